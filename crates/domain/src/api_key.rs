@@ -1,0 +1,82 @@
+//! Who may call the service, and for what.
+
+use chrono::{DateTime, Utc};
+
+use crate::{identity::text_form, ids::ApiKeyId};
+
+/// A key of a calling service. Its secret is known only to the caller; we keep the hash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiKey {
+    /// This key's own name.
+    pub id: ApiKeyId,
+    /// What people call it.
+    pub name: String,
+    /// What it may do.
+    pub scopes: Vec<KeyScope>,
+    /// When it was created, UTC.
+    pub created_at: DateTime<Utc>,
+    /// From then on it is refused; `None` while it is good.
+    pub revoked_at: Option<DateTime<Utc>>,
+}
+
+impl ApiKey {
+    /// Whether the key may do this. `admin` may do everything.
+    #[must_use]
+    pub fn allows(&self, scope: KeyScope) -> bool {
+        self.scopes.iter().any(|it| *it == scope || *it == KeyScope::Admin)
+    }
+}
+
+/// What a key may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum KeyScope {
+    /// List and read identities.
+    IdentitiesRead,
+    /// Link, change and unlink identities.
+    IdentitiesWrite,
+    /// Get and refresh access tokens.
+    TokensRead,
+    /// Start and complete link sessions.
+    LinkWrite,
+    /// List and read providers and provider types.
+    ProvidersRead,
+    /// Create, change and delete providers.
+    ProvidersWrite,
+    /// Read single sign-on settings and identities.
+    SsoRead,
+    /// Change single sign-on settings and identities.
+    SsoWrite,
+    /// Read the event log.
+    EventsRead,
+    /// Everything.
+    Admin,
+}
+
+text_form!(KeyScope:
+    IdentitiesRead = "identities:read",
+    IdentitiesWrite = "identities:write",
+    TokensRead = "tokens:read",
+    LinkWrite = "link:write",
+    ProvidersRead = "providers:read",
+    ProvidersWrite = "providers:write",
+    SsoRead = "sso:read",
+    SsoWrite = "sso:write",
+    EventsRead = "events:read",
+    Admin = "admin",
+);
+
+impl KeyScope {
+    /// Every scope there is.
+    pub const ALL: [Self; 10] = [
+        Self::IdentitiesRead,
+        Self::IdentitiesWrite,
+        Self::TokensRead,
+        Self::LinkWrite,
+        Self::ProvidersRead,
+        Self::ProvidersWrite,
+        Self::SsoRead,
+        Self::SsoWrite,
+        Self::EventsRead,
+        Self::Admin,
+    ];
+}

@@ -1,0 +1,113 @@
+//! Why the domain did not do as asked, by who must act.
+
+use std::time::Duration;
+
+use crate::{
+    identity::InvalidReason,
+    ports::{ConnectorError, InvalidConfig, RepositoryError},
+};
+
+/// Why a service did not do as asked. Unless a variant says otherwise, nothing was changed.
+///
+/// The variants are what callers treat differently; the messages say what to do and hold no
+/// secret, so that they may be shown.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The caller: something in the request is missing, malformed or out of range.
+    #[error("{field}: {problem}")]
+    InvalidRequest {
+        /// The field, as the request names it.
+        field: String,
+        /// What is wrong and what was expected.
+        problem: String,
+    },
+    /// The caller: no valid key.
+    #[error(
+        "send a valid API key as `Authorization: Bearer …`; create one with `symbolon api-key create`"
+    )]
+    Unauthenticated,
+    /// The caller: the key may not do this.
+    #[error("the API key lacks the scope `{scope}`")]
+    Forbidden {
+        /// The scope that would allow it.
+        scope: &'static str,
+    },
+    /// The caller: identities were asked for with no filter at all.
+    #[error("give at least one filter, for example `user_id`")]
+    FilterRequired,
+    /// The caller: there is no such thing.
+    #[error("there is no such {0}")]
+    NotFound(&'static str),
+    /// The caller: the thing is there already.
+    #[error("{0}")]
+    AlreadyExists(&'static str),
+    /// The caller: the provider has identities.
+    #[error("the provider has {0} identities; delete them first or ask with `?cascade=true`")]
+    ProviderInUse(u64),
+    /// The user: the account belongs to somebody else.
+    #[error("{0}")]
+    IdentityAlreadyLinked(&'static str),
+    /// The user: must link again.
+    #[error("{detail}; start a link session so that the user links the account again")]
+    IdentityNotValid {
+        /// The recorded reason, if one is recorded.
+        reason: Option<InvalidReason>,
+        /// What happened.
+        detail: String,
+    },
+    /// The caller: somebody changed it first.
+    #[error("the identity was changed since; read it again and repeat the change")]
+    VersionConflict,
+    /// The operator: the provider rejects our client or our configuration.
+    #[error("{detail}; check the provider's client id, secret, redirect URI and scopes")]
+    ProviderMisconfigured {
+        /// What happened.
+        detail: String,
+    },
+    /// Nobody yet: try again.
+    #[error("{detail}; try again later")]
+    ProviderUnavailable {
+        /// What happened.
+        detail: String,
+        /// When, at the earliest.
+        retry_after: Duration,
+    },
+    /// The store failed, or a sealed value does not open. The operator must look.
+    #[error(transparent)]
+    Repository(#[from] RepositoryError),
+}
+
+impl Error {
+    /// An [`Error::InvalidRequest`].
+    pub fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::InvalidRequest { field: field.into(), problem: problem.into() }
+    }
+}
+
+impl From<InvalidConfig> for Error {
+    fn from(error: InvalidConfig) -> Self {
+        Self::invalid(format!("config.{}", error.field), error.problem)
+    }
+}
+
+/// How long a caller waits after a failure whose provider did not say.
+pub(crate) const DEFAULT_RETRY: Duration = Duration::from_secs(5);
+
+impl From<ConnectorError> for Error {
+    fn from(error: ConnectorError) -> Self {
+        let detail = error.to_string();
+        match error {
+            ConnectorError::GrantRejected { .. } => Self::IdentityNotValid { reason: None, detail },
+            ConnectorError::ClientRejected { .. } | ConnectorError::Misconfigured { .. } => {
+                Self::ProviderMisconfigured { detail }
+            }
+            ConnectorError::Unavailable { retry_after, .. } => Self::ProviderUnavailable {
+                detail,
+                retry_after: retry_after.unwrap_or(DEFAULT_RETRY),
+            },
+            ConnectorError::Untrusted { .. } => {
+                Self::ProviderUnavailable { detail, retry_after: DEFAULT_RETRY }
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Provider types, and their instances.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde_json::{Map, Value};
+
+use crate::{ids::ProviderId, secret::Secret};
+
+/// An instance of a provider type: `gitlab` at one host, `oidc` at one issuer.
+///
+/// (type, external id) is unique, an absent external id counting as a value of its own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct IdentityProvider {
+    /// This instance's own name.
+    pub id: ProviderId,
+    /// The key of its [`ProviderType`].
+    pub provider_type: String,
+    /// Which instance: a host, a workspace, a tenant; up to 255 characters.
+    pub external_id: Option<String>,
+    /// What the type needs, without its secrets.
+    pub config: Map<String, Value>,
+    /// Names of the secrets that are set; their values are sealed.
+    pub secret_names: Vec<String>,
+    /// Whether this provider was seen to name itself in authorization responses, so that one
+    /// without `iss` is refused from then on
+    /// ([RFC 9207 §2.4](https://www.rfc-editor.org/rfc/rfc9207#section-2.4)).
+    pub names_issuer: bool,
+    /// When it was created, UTC.
+    pub date_added: DateTime<Utc>,
+    /// Counts the changes of this row; starts at 1.
+    pub version: i64,
+}
+
+/// A provider's secret configuration values, by name.
+pub type ProviderSecrets = BTreeMap<String, Secret>;
+
+/// A kind of provider, from the catalog.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProviderType {
+    /// The key, for example `oidc`: lower-case letters, digits, `_` and `-`.
+    pub name: String,
+    /// What people call it, for example `OpenID Connect`.
+    pub title: String,
+    /// One or two sentences: what it is for and what to register at the provider.
+    pub description: String,
+    /// The provider's own documentation that the type rests on.
+    pub documentation: String,
+    /// JSON Schema (2020-12) of `config`; secrets are marked `writeOnly`.
+    pub config_schema: Value,
+    /// The keys of `config` that are secrets.
+    pub secret_names: Vec<String>,
+    /// What instances can do.
+    pub capabilities: Capabilities,
+}
+
+/// What a provider can do; known before it is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Sends refresh tokens and takes them back.
+    pub refresh: bool,
+    /// Ends a grant on request.
+    pub revoke: bool,
+    /// Vouches for who signs in, with a verified ID token or the like.
+    pub sign_in: bool,
+    /// What becomes of a refresh token once it was used.
+    pub rotation: Rotation,
+}
+
+/// What becomes of a refresh token once it was used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rotation {
+    /// It may be spent: a use whose answer was lost leaves the grant in doubt.
+    MayRotate,
+    /// It is good again and again, so a lost answer loses nothing.
+    Reusable,
+}

@@ -1,0 +1,27 @@
+//! What the domain needs from the outside, as traits in the domain's own words.
+//!
+//! One method is one transaction: what it promises to write stands or falls together, the event
+//! that tells of it included. Each promise has a test of the same words in
+//! [`testing::contract`](crate::testing::contract), which every adapter runs.
+
+mod api_keys;
+mod clock;
+mod connector;
+mod credentials;
+mod event_log;
+mod identities;
+mod identity_providers;
+mod link_sessions;
+mod repository_error;
+mod sealer;
+
+pub use api_keys::*;
+pub use clock::*;
+pub use connector::*;
+pub use credentials::*;
+pub use event_log::*;
+pub use identities::*;
+pub use identity_providers::*;
+pub use link_sessions::*;
+pub use repository_error::*;
+pub use sealer::*;

@@ -1,0 +1,213 @@
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use serde_json::{Map, Value};
+use url::Url;
+
+use crate::{
+    account::ExternalAccount,
+    credentials::Credentials,
+    identity_provider::{Capabilities, IdentityProvider, ProviderSecrets, ProviderType},
+    ids::ExternalId,
+    secret::Secret,
+};
+
+/// Where to send the browser, and what to send along
+/// ([RFC 6749 §4.1.1](https://www.rfc-editor.org/rfc/rfc6749#section-4.1.1)).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthorizationRequest {
+    /// Our callback of this provider instance.
+    pub redirect_uri: Url,
+    /// Sent along and expected back.
+    pub state: Secret,
+    /// Expected in the ID token.
+    pub nonce: Secret,
+    /// Its S256 challenge is sent along.
+    pub code_verifier: Secret,
+    /// What to ask for instead of the configured scopes; empty for those.
+    pub scopes: Vec<String>,
+    /// The account to suggest.
+    pub login_hint: Option<String>,
+}
+
+/// A code to be traded for tokens
+/// ([RFC 6749 §4.1.3](https://www.rfc-editor.org/rfc/rfc6749#section-4.1.3)).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CodeExchange {
+    /// What the provider sent back.
+    pub code: Secret,
+    /// The same as in the authorization request.
+    pub redirect_uri: Url,
+    /// Proves that the code is traded by whoever asked for it.
+    pub code_verifier: Secret,
+    /// Must be in the ID token.
+    pub nonce: Secret,
+    /// Scopes that were asked for; what was granted when the answer names none.
+    pub scopes: Vec<String>,
+}
+
+/// Tokens that were traded for a code, verified.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Grant {
+    /// What to keep.
+    pub credentials: Credentials,
+    /// The claims of the verified ID token; empty where the provider issues none.
+    pub claims: Map<String, Value>,
+}
+
+/// Credentials to be renewed
+/// ([RFC 6749 §6](https://www.rfc-editor.org/rfc/rfc6749#section-6)).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefreshRequest {
+    /// What is spent.
+    pub refresh_token: Secret,
+    /// Whose credentials they are: an ID token in the answer must name the same account
+    /// ([OpenID Connect Core 1.0 §12.2](https://openid.net/specs/openid-connect-core-1_0.html#RefreshTokenResponse)).
+    pub external_id: ExternalId,
+}
+
+/// Whether a grant was ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Revocation {
+    /// The provider ended it, or did not know it any more.
+    Revoked,
+    /// The provider has no such step, or there is nothing to revoke.
+    Unsupported,
+}
+
+/// Whether something that must happen once may have happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// The request never left.
+    No,
+    /// The provider answered, and the answer says that it did nothing.
+    Answered,
+    /// The request left, and what came back does not tell.
+    Unknown,
+}
+
+/// Why a provider could not be made to do something. The variant says who must act.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ConnectorError {
+    /// The user: the grant is refused (`invalid_grant`, `access_denied` and their like).
+    #[error("the provider refuses the grant ({code})")]
+    GrantRejected {
+        /// The registered error code, or a native one from the catalog.
+        code: String,
+    },
+    /// The operator: our client or our request is refused (`invalid_client`,
+    /// `unauthorized_client`, `invalid_scope`, a redirect URI that is not registered).
+    #[error("the provider rejects our client ({code})")]
+    ClientRejected {
+        /// The registered error code, or a native one from the catalog.
+        code: String,
+    },
+    /// The operator: our configuration cannot work (discovery names another issuer, a forbidden
+    /// address).
+    #[error("the provider is misconfigured: {detail}")]
+    Misconfigured {
+        /// What is wrong and what to do, in words of ours.
+        detail: String,
+    },
+    /// Nobody yet: no answer, 5xx, 429, an answer that cannot be read.
+    #[error("the provider is unavailable: {detail}")]
+    Unavailable {
+        /// What happened, in words of ours.
+        detail: String,
+        /// When to try again, if the provider said so.
+        retry_after: Option<Duration>,
+        /// Whether what was asked for may have happened.
+        sent: Sent,
+    },
+    /// Nobody: what the provider sent does not prove what it should (a signature, an issuer, a
+    /// nonce, another subject). Nothing of it was used.
+    #[error("the provider's answer is not trusted: {detail}")]
+    Untrusted {
+        /// Which check failed, in words of ours.
+        detail: String,
+    },
+}
+
+/// Speaks to one provider instance. Knows nothing of users and stores nothing.
+#[cfg_attr(any(test, feature = "testing"), mockall::automock)]
+#[async_trait]
+pub trait Connector: Send + Sync {
+    /// What this instance can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Where to send the browser. May fetch the provider's metadata.
+    async fn authorize(&self, request: &AuthorizationRequest) -> Result<Url, ConnectorError>;
+
+    /// Checks the `iss` of an authorization response, before anything else of it is used
+    /// ([RFC 9207 §2.4](https://www.rfc-editor.org/rfc/rfc9207#section-2.4)): one that is there
+    /// must be the provider's; it must be there when `required` or when the provider's metadata
+    /// say that it will be.
+    async fn check_issuer<'a>(
+        &self,
+        issuer: Option<&'a str>,
+        required: bool,
+    ) -> Result<(), ConnectorError>;
+
+    /// Trades a code for tokens, and verifies the ID token in full.
+    async fn exchange(&self, exchange: &CodeExchange) -> Result<Grant, ConnectorError>;
+
+    /// Establishes whose the grant is, from its claims and the provider's profile endpoint.
+    async fn build_identity(&self, grant: &Grant) -> Result<ExternalAccount, ConnectorError>;
+
+    /// Gets new credentials. What the provider did not send again is absent in the answer: see
+    /// [`Credentials::renewed_by`]. Sends at most one request that spends the refresh token.
+    async fn refresh(&self, request: &RefreshRequest) -> Result<Credentials, ConnectorError>;
+
+    /// Whether the provider answers at all, asked before a refresh token is risked once more;
+    /// spends nothing.
+    async fn reachable(&self) -> Result<(), ConnectorError>;
+
+    /// Ends the grant ([RFC 7009](https://www.rfc-editor.org/rfc/rfc7009)).
+    async fn revoke(&self, credentials: &Credentials) -> Result<Revocation, ConnectorError>;
+}
+
+/// A configuration does not fit its provider type.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("config.{field}: {problem}")]
+pub struct InvalidConfig {
+    /// The key, for example `issuer`.
+    pub field: String,
+    /// What is wrong and what was expected; never quotes a secret.
+    pub problem: String,
+}
+
+/// The catalog: which provider types there are, and how to speak to their instances.
+#[cfg_attr(any(test, feature = "testing"), mockall::automock)]
+pub trait Connectors: Send + Sync {
+    /// Every type, by name.
+    fn types(&self) -> Vec<ProviderType>;
+
+    /// One type, or `None` when there is none by that name.
+    fn find_type(&self, name: &str) -> Option<ProviderType> {
+        self.types().into_iter().find(|it| it.name == name)
+    }
+
+    /// Checks a configuration, secrets included, without asking anybody.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`] names the first key that does not fit: unknown, missing, or of a wrong
+    /// form. An unknown type is an error too.
+    fn check(
+        &self,
+        provider_type: &str,
+        config: &Map<String, Value>,
+        secrets: &ProviderSecrets,
+    ) -> Result<(), InvalidConfig>;
+
+    /// What speaks to an instance. Asks nobody.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`] as from [`check`](Self::check).
+    fn connect(
+        &self,
+        provider: &IdentityProvider,
+        secrets: &ProviderSecrets,
+    ) -> Result<Arc<dyn Connector>, InvalidConfig>;
+}

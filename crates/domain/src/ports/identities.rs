@@ -1,0 +1,153 @@
+use async_trait::async_trait;
+use serde_json::{Map, Value};
+
+use super::RepositoryError;
+use crate::{
+    credentials::Credentials,
+    event::Actor,
+    identity::{Identity, IdentityFilter},
+    ids::{ExternalId, IdentityId, ProviderId, UserId},
+    link_session::CompletionClaim,
+    page::{Page, PageRequest},
+};
+
+/// An account to be linked, or recognized.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Link {
+    /// Where the account lives.
+    pub provider_id: ProviderId,
+    /// Whose it is to be.
+    pub owner: LinkOwner,
+    /// Which account.
+    pub external_id: ExternalId,
+    /// An older name of the account: a row found under it is rewritten to `external_id`.
+    pub legacy_id: Option<ExternalId>,
+    /// The profile and the caller's own values.
+    pub data: Map<String, Value>,
+    /// What the provider gave, if anything; sealed by the store.
+    pub credentials: Option<Credentials>,
+    /// What the provider granted.
+    pub scopes: Vec<String>,
+    /// Whether an existing link of the account or of the user may be rebound.
+    pub reattach: bool,
+    /// Completes this session in the same transaction.
+    pub session: Option<CompletionClaim>,
+    /// Who does it.
+    pub actor: Actor,
+}
+
+/// Whose an account is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkOwner {
+    /// This user's: a link.
+    User(UserId),
+    /// Whoever has linked it: a sign-in.
+    Whoever,
+}
+
+/// What became of a link.
+#[derive(Clone, Debug, PartialEq)]
+pub enum LinkOutcome {
+    /// A new row.
+    Created(Identity),
+    /// The same user's link of the same account, renewed in place.
+    Updated(Identity),
+    /// An existing row was given another user, another account, or both; it kept its id.
+    Rebound(Identity),
+    /// A sign-in found the account's owner.
+    SignedIn(Identity),
+    /// A sign-in found that nobody has linked the account. The session becomes `unlinked` and
+    /// keeps what it held.
+    NobodyLinked,
+    /// The account, or the user's place at this provider, is taken. Nothing was changed.
+    Taken(Taken),
+    /// The session was completed by somebody else, or the code is not its own. Nothing was
+    /// changed.
+    SessionUsed,
+}
+
+/// What stands in the way of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// The account belongs to another user.
+    Account,
+    /// The user has another account at this provider.
+    User,
+}
+
+/// New values for an identity's `data`, and perhaps for its credentials.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DataUpdate {
+    /// Which identity.
+    pub id: IdentityId,
+    /// The whole new value.
+    pub data: Map<String, Value>,
+    /// New credentials, over those that are there; `None` leaves them alone.
+    pub credentials: Option<Credentials>,
+    /// Only where the version is still this.
+    pub if_version: Option<i64>,
+    /// Who does it.
+    pub actor: Actor,
+}
+
+/// What became of a [`DataUpdate`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum DataOutcome {
+    /// Done; the row as it is now.
+    Updated(Identity),
+    /// The version is another; nothing was changed.
+    VersionConflict,
+    /// There is no such identity.
+    Absent,
+}
+
+/// Keeps identities.
+#[cfg_attr(any(test, feature = "testing"), mockall::automock)]
+#[async_trait]
+pub trait IdentityRepository: Send + Sync {
+    /// The identity, or `None` when there is none by that id.
+    async fn find(&self, id: IdentityId) -> Result<Option<Identity>, RepositoryError>;
+
+    /// Identities in ascending id order.
+    async fn list(
+        &self,
+        filter: &IdentityFilter,
+        page: PageRequest,
+    ) -> Result<Page<Identity>, RepositoryError>;
+
+    /// Links an account, or recognizes it, and completes the session it came from.
+    ///
+    /// The rules, with user U and account A at one provider:
+    ///
+    /// | there is | becomes |
+    /// | --- | --- |
+    /// | neither | created |
+    /// | (U, A) | updated in place: `data`'s keys go over the old ones, credentials are [renewed](Credentials::renewed_by) |
+    /// | (U, B), reattach | the row of U now names A; `data` and credentials are replaced |
+    /// | (V, A), reattach | the row of A now belongs to U; `data` and credentials are replaced |
+    /// | (U, B) and (V, A), reattach | the row of U now names A; the row of V goes, with its event |
+    /// | (U, B) or (V, A), no reattach | nothing: [`LinkOutcome::Taken`] |
+    ///
+    /// A row found under `legacy_id` counts as a row of A, if it belongs to U or this is a
+    /// sign-in, and is rewritten to A. The status becomes valid, `date_verified` now. New
+    /// credentials mean a new generation: a refresh under way cannot overwrite them. The unique
+    /// keys of the database decide between callers, so of two links of one account one is kept.
+    ///
+    /// # Errors
+    ///
+    /// [`RepositoryError::NotFound`] when there is no such provider.
+    async fn link(&self, link: &Link) -> Result<LinkOutcome, RepositoryError>;
+
+    /// Replaces `data` and writes the event. New credentials go over the old ones and are a new
+    /// generation; they make an invalid identity valid.
+    async fn update_data(&self, update: &DataUpdate) -> Result<DataOutcome, RepositoryError>;
+
+    /// Removes the link, writes the event, and gives back what the provider might want to revoke.
+    ///
+    /// `None` when there is no such identity.
+    async fn unlink(
+        &self,
+        id: IdentityId,
+        actor: &Actor,
+    ) -> Result<Option<(Identity, Option<Credentials>)>, RepositoryError>;
+}

@@ -1,0 +1,107 @@
+use async_trait::async_trait;
+use serde_json::{Map, Value};
+
+use super::RepositoryError;
+use crate::{
+    event::Actor,
+    identity_provider::{IdentityProvider, ProviderSecrets},
+    ids::ProviderId,
+    page::{Page, PageRequest},
+};
+
+/// A provider instance to be kept.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewIdentityProvider {
+    /// The key of its type.
+    pub provider_type: String,
+    /// Which instance.
+    pub external_id: Option<String>,
+    /// What the type needs, without its secrets.
+    pub config: Map<String, Value>,
+    /// Its secrets; sealed by the store.
+    pub secrets: ProviderSecrets,
+}
+
+/// Which provider instances are meant: all conditions together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProviderFilter {
+    /// Instances of this type.
+    pub provider_type: Option<String>,
+    /// Instances with this external id.
+    pub external_id: Option<String>,
+}
+
+/// What became of a deletion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProviderDeletion {
+    /// It is gone, and this many identities with it.
+    Deleted(u64),
+    /// It has this many identities, and cascading was not asked for; nothing was changed.
+    InUse(u64),
+    /// There is no such provider.
+    Absent,
+}
+
+/// Keeps provider instances and their sealed secrets.
+#[cfg_attr(any(test, feature = "testing"), mockall::automock)]
+#[async_trait]
+pub trait IdentityProviderRepository: Send + Sync {
+    /// Adds an instance and the event that tells of it.
+    ///
+    /// # Errors
+    ///
+    /// [`RepositoryError::Conflict`] when (type, external id) is taken, an absent external id
+    /// counting as a value.
+    async fn insert(
+        &self,
+        provider: &NewIdentityProvider,
+        actor: &Actor,
+    ) -> Result<IdentityProvider, RepositoryError>;
+
+    /// The instance, or `None` when there is none by that id.
+    async fn find(&self, id: ProviderId) -> Result<Option<IdentityProvider>, RepositoryError>;
+
+    /// The instance of this type with exactly this external id, `None` meaning absent, not any.
+    async fn find_by_key<'a>(
+        &self,
+        provider_type: &str,
+        external_id: Option<&'a str>,
+    ) -> Result<Option<IdentityProvider>, RepositoryError>;
+
+    /// The instance together with its opened secrets.
+    async fn find_with_secrets(
+        &self,
+        id: ProviderId,
+    ) -> Result<Option<(IdentityProvider, ProviderSecrets)>, RepositoryError>;
+
+    /// Instances in ascending id order.
+    async fn list(
+        &self,
+        filter: &ProviderFilter,
+        page: PageRequest,
+    ) -> Result<Page<IdentityProvider>, RepositoryError>;
+
+    /// Replaces configuration and secrets and writes the event, where the version is still
+    /// `version`; the row's version goes up by one.
+    ///
+    /// `None` when there is no such instance or its version is another.
+    async fn update(
+        &self,
+        id: ProviderId,
+        version: i64,
+        config: &Map<String, Value>,
+        secrets: &ProviderSecrets,
+        actor: &Actor,
+    ) -> Result<Option<IdentityProvider>, RepositoryError>;
+
+    /// Remembers that this provider names itself in authorization responses.
+    async fn record_issuer_named(&self, id: ProviderId) -> Result<(), RepositoryError>;
+
+    /// Deletes an instance, with `cascade` its identities too, each with its event.
+    async fn delete(
+        &self,
+        id: ProviderId,
+        cascade: bool,
+        actor: &Actor,
+    ) -> Result<ProviderDeletion, RepositoryError>;
+}
