@@ -95,12 +95,13 @@ pub enum LeasedWrite {
 /// How a refresh ended that brought no credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RefreshEnd {
-    /// It may be tried again later. `answered` tells whether the provider's answer (or the lack
-    /// of any sending) shows that the refresh token was not spent: then nothing is in doubt.
+    /// It may be tried again later.
     Failed {
         /// When and why.
         back_off: BackOff,
-        /// Whether the count of unanswered sendings is set back to 0.
+        /// Whether the provider's answer (or the lack of any sending) shows that the last sending
+        /// did not spend the refresh token: then it is taken off the count of unanswered ones. An
+        /// earlier sending whose answer was lost stays counted.
         answered: bool,
     },
     /// The user must link again.

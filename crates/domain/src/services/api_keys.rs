@@ -1,0 +1,58 @@
+use std::sync::Arc;
+
+use crate::{
+    Error,
+    api_key::{ApiKey, KeyScope},
+    event::Actor,
+    ports::ApiKeyRepository,
+    secret::{Secret, SecretHash},
+};
+
+/// Makes and recognizes the keys of calling services.
+pub struct ApiKeys {
+    /// Where keys are kept.
+    pub keys: Arc<dyn ApiKeyRepository>,
+}
+
+/// What every key's secret starts with, so that secret scanners can find a leaked one.
+pub const KEY_PREFIX: &str = "sym_";
+
+impl ApiKeys {
+    /// Makes a key. The secret is in this answer and nowhere else.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidRequest`] for a name that is empty or over 255 characters, or for no scope.
+    pub async fn create(
+        &self,
+        name: &str,
+        scopes: &[KeyScope],
+        actor: &Actor,
+    ) -> Result<(ApiKey, Secret), Error> {
+        if name.is_empty() || name.chars().count() > 255 || name.chars().any(char::is_control) {
+            return Err(Error::invalid("name", "must be 1 to 255 characters"));
+        }
+        if scopes.is_empty() {
+            return Err(Error::invalid("scope", "give at least one"));
+        }
+        let secret = Secret::new(format!("{KEY_PREFIX}{}", Secret::random().expose()));
+        let key = self.keys.insert(name, scopes, &secret.hash(), actor).await?;
+        Ok((key, secret))
+    }
+
+    /// The key with this secret.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unauthenticated`] when there is none or it was revoked.
+    pub async fn authenticate(&self, secret: &str) -> Result<ApiKey, Error> {
+        if !secret.starts_with(KEY_PREFIX) {
+            return Err(Error::Unauthenticated);
+        }
+        self.keys
+            .find_by_hash(&SecretHash::of(secret))
+            .await?
+            .filter(|key| key.revoked_at.is_none())
+            .ok_or(Error::Unauthenticated)
+    }
+}

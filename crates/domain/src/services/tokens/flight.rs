@@ -1,0 +1,88 @@
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use super::Shared;
+use crate::{
+    ids::{IdentityId, ProviderId},
+    ports::StoredCredentials,
+};
+
+/// How a refresh ended, for everybody who waits for it.
+pub(super) type Landing = Result<Arc<StoredCredentials>, Shared>;
+
+/// The refreshes under way in this process, at most one for an identity. A clone shares them.
+#[derive(Clone, Debug)]
+pub(super) struct Flights {
+    under_way: Arc<Mutex<HashMap<IdentityId, watch::Receiver<Option<Landing>>>>>,
+    bulkheads: Arc<Mutex<HashMap<ProviderId, Arc<Semaphore>>>>,
+    per_provider: usize,
+}
+
+/// A seat on a flight: the first who asks flies it, the others wait.
+pub(super) enum Seat {
+    Pilot(Pilot),
+    Passenger(watch::Receiver<Option<Landing>>),
+}
+
+impl Flights {
+    pub(super) fn new(per_provider: usize) -> Self {
+        Self {
+            under_way: Arc::default(),
+            bulkheads: Arc::default(),
+            per_provider: per_provider.max(1),
+        }
+    }
+
+    pub(super) fn board(&self, id: IdentityId) -> Seat {
+        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(flight) = under_way.get(&id) {
+            return Seat::Passenger(flight.clone());
+        }
+        let (landing, flight) = watch::channel(None);
+        under_way.insert(id, flight.clone());
+        Seat::Pilot(Pilot { flights: self.clone(), id, landing, flight })
+    }
+
+    /// A place among the calls to one provider, so that one that hangs takes no more than its
+    /// share.
+    pub(super) async fn permit(&self, provider: ProviderId) -> Option<OwnedSemaphorePermit> {
+        let bulkhead = {
+            let mut bulkheads = self.bulkheads.lock().unwrap_or_else(PoisonError::into_inner);
+            let new = || Arc::new(Semaphore::new(self.per_provider));
+            Arc::clone(bulkheads.entry(provider).or_insert_with(new))
+        };
+        bulkhead.acquire_owned().await.ok()
+    }
+}
+
+/// Flies: does the work and tells the passengers. If it never lands, they are told by the drop.
+pub(super) struct Pilot {
+    flights: Flights,
+    id: IdentityId,
+    landing: watch::Sender<Option<Landing>>,
+    flight: watch::Receiver<Option<Landing>>,
+}
+
+impl Pilot {
+    pub(super) fn passenger(&self) -> watch::Receiver<Option<Landing>> {
+        self.flight.clone()
+    }
+
+    /// Lands: from now on a new flight can start, and everybody on this one is told.
+    pub(super) fn land(self, landing: Landing) {
+        let told = self.landing.clone();
+        drop(self);
+        told.send_replace(Some(landing));
+    }
+}
+
+impl Drop for Pilot {
+    fn drop(&mut self) {
+        let mut under_way = self.flights.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        under_way.remove(&self.id);
+    }
+}

@@ -1,0 +1,404 @@
+//! The refresh protocol: at most one use of a refresh token, over all replicas, through crashes.
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{Shared, Tokens, backing_off, check_valid, flight::Seat, is_backing_off, not_valid};
+use crate::{
+    Error,
+    credentials::Credentials,
+    error::DEFAULT_RETRY,
+    event::Actor,
+    identity::{Invalid, InvalidReason},
+    identity_provider::Rotation,
+    ids::IdentityId,
+    ports::{
+        BackOff, Connector, ConnectorError, FailureClass, Lease, LeaseOutcome, LeasedWrite,
+        RefreshEnd, RefreshRequest, RepositoryError, Sent, StoredCredentials,
+    },
+};
+
+/// Longest that a holder waits before it looks again whether the lease is free; a notification
+/// wakes it sooner.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// Between two tries of a commit that failed.
+const COMMIT_AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// Between two refreshes of which the first failed; doubled with each failure.
+const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
+/// Longest `Retry-After` of a provider that is taken at its word.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(1);
+
+/// How one holder's part in a refresh ended.
+enum Part {
+    /// Newer credentials are there, or somebody else's attempt is: look again.
+    LookAgain,
+    /// Over: this failure is for everybody who waits.
+    Failed(Error),
+}
+
+impl From<RepositoryError> for Part {
+    fn from(error: RepositoryError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl Tokens {
+    /// Replaces the credentials of this generation. Callers in this process share one attempt;
+    /// the attempt goes on when they leave.
+    ///
+    /// Answers credentials of a later generation.
+    pub(super) async fn renew(
+        &self,
+        id: IdentityId,
+        generation: i64,
+    ) -> Result<Arc<StoredCredentials>, Error> {
+        // A flight that took off earlier may land with just what this caller has seen already.
+        loop {
+            let mut flight = match self.flights.board(id) {
+                Seat::Passenger(flight) => flight,
+                Seat::Pilot(pilot) => {
+                    let flight = pilot.passenger();
+                    let this = self.clone();
+                    self.tasks.spawn(async move {
+                        let landing = this.replace(id, generation).await;
+                        pilot.land(landing.map_err(|error| Shared::Domain(Arc::new(error))));
+                    });
+                    flight
+                }
+            };
+            // Longer than a lease of somebody who crashed and an attempt of our own.
+            let patience = self.settings.lease() * 2 + Duration::from_secs(5);
+            let landed = timeout(patience, flight.wait_for(Option::is_some)).await;
+            let landing = match landed {
+                Ok(Ok(landing)) => landing.clone(),
+                Ok(Err(_)) | Err(_) => None,
+            };
+            match landing {
+                Some(Ok(renewed)) if renewed.generation > generation => return Ok(renewed),
+                Some(Ok(_)) => {}
+                Some(Err(shared)) => return Err(shared.into()),
+                None => return Err(in_progress()),
+            }
+        }
+    }
+
+    /// Waits for the lease, and refreshes under it, until the generation has moved or it is clear
+    /// that it won't.
+    async fn replace(
+        &self,
+        id: IdentityId,
+        generation: i64,
+    ) -> Result<Arc<StoredCredentials>, Error> {
+        let give_up = Instant::now() + self.settings.lease() + Duration::from_secs(2);
+        loop {
+            let stored = self.find(id).await?;
+            if stored.generation != generation {
+                return Ok(Arc::new(stored));
+            }
+            self.check_may_try(&stored)?;
+            // Taken before the lease, so that the lease's time does not run while it waits.
+            let permit = timeout(self.settings.lease(), self.flights.permit(stored.provider_id));
+            let Ok(Some(permit)) = permit.await else {
+                return Err(Error::ProviderUnavailable {
+                    detail: "too many refreshes wait for this provider".to_owned(),
+                    retry_after: DEFAULT_RETRY,
+                });
+            };
+            let lease = self.settings.lease();
+            let taken =
+                self.credentials.take_lease(id, generation, &self.settings.replica, lease).await?;
+            match taken {
+                LeaseOutcome::Taken(lease) => match self.refresh_under(lease).await {
+                    Part::LookAgain => {}
+                    Part::Failed(error) => return Err(error),
+                },
+                LeaseOutcome::Moved => {}
+                LeaseOutcome::Held if Instant::now() < give_up => {
+                    drop(permit);
+                    self.credentials.changed(id, LOOK_AGAIN).await;
+                }
+                LeaseOutcome::Held => return Err(in_progress()),
+            }
+        }
+    }
+
+    async fn find(&self, id: IdentityId) -> Result<StoredCredentials, Error> {
+        self.credentials.find(id).await?.ok_or(Error::NotFound("identity"))
+    }
+
+    /// Whether a refresh of these credentials may be tried now.
+    fn check_may_try(&self, stored: &StoredCredentials) -> Result<(), Error> {
+        check_valid(stored)?;
+        let now = self.clock.now();
+        match &stored.back_off {
+            Some(back_off) if is_backing_off(stored, now) => Err(backing_off(back_off, now)),
+            _ => Ok(()),
+        }
+    }
+
+    /// One holder's part: everything between taking the lease and giving it back.
+    async fn refresh_under(&self, lease: Lease) -> Part {
+        // Somebody may have failed and backed off between our look and our lease.
+        let stored = match self.find(lease.identity_id).await {
+            Ok(stored) => stored,
+            Err(error) => return Part::Failed(error),
+        };
+        if let Err(error) = self.check_may_try(&stored) {
+            return self.give_back(&lease, error).await;
+        }
+        let Some(refresh_token) =
+            stored.credentials.as_ref().and_then(|it| it.refresh_token.clone())
+        else {
+            return self.without_refresh_token(&lease, &stored).await;
+        };
+        let connector = match self.providers.connect(stored.provider_id).await {
+            Ok((_, connector)) => connector,
+            Err(error) => return self.give_back(&lease, error).await,
+        };
+        let identity = match self.identities.identities.find(lease.identity_id).await {
+            Ok(Some(identity)) => identity,
+            Ok(None) => return Part::Failed(Error::NotFound("identity")),
+            Err(error) => return self.give_back(&lease, error.into()).await,
+        };
+        let request = RefreshRequest { refresh_token, external_id: identity.external_id };
+        self.call(lease, &stored, connector.as_ref(), &request).await
+    }
+
+    /// Sends the refresh token: once, and once more with care when no answer came.
+    async fn call(
+        &self,
+        lease: Lease,
+        stored: &StoredCredentials,
+        connector: &dyn Connector,
+        request: &RefreshRequest,
+    ) -> Part {
+        let may_rotate = connector.capabilities().rotation == Rotation::MayRotate;
+        let mut unanswered = if may_rotate { lease.unanswered } else { 0 };
+        loop {
+            if unanswered >= 2 {
+                let detail = "no answer came to the refresh and to its one careful retry";
+                return self.invalidate(&lease, InvalidReason::RotationInDoubt, detail).await;
+            }
+            // The one retry is not wasted on a provider that does not answer at all.
+            if unanswered == 1
+                && let Err(error) = self.reachable(connector).await
+            {
+                return self.fail(&lease, stored, &error, false).await;
+            }
+            match self.credentials.record_sending(&lease).await {
+                Ok(LeasedWrite::Done) => {}
+                Ok(LeasedWrite::Superseded) => return Part::LookAgain,
+                Ok(LeasedWrite::Gone) => return Part::Failed(Error::NotFound("identity")),
+                Err(error) => return self.give_back(&lease, error.into()).await,
+            }
+            unanswered += 1;
+
+            let error = match timeout(self.settings.call_timeout, connector.refresh(request)).await
+            {
+                Ok(Ok(answer)) => return self.commit(&lease, stored, answer).await,
+                Ok(Err(error)) => error,
+                Err(_) => ConnectorError::Unavailable {
+                    detail: "it did not answer in time".to_owned(),
+                    retry_after: None,
+                    sent: Sent::Unknown,
+                },
+            };
+            match &error {
+                ConnectorError::GrantRejected { code } => {
+                    return self.rejected(&lease, code, unanswered > 1).await;
+                }
+                ConnectorError::Unavailable { sent: Sent::Unknown, .. } if !may_rotate => {
+                    return self.fail(&lease, stored, &error, true).await;
+                }
+                ConnectorError::Unavailable { sent: Sent::Unknown, .. } => {
+                    tracing::warn!(identity = %lease.identity_id, %error, unanswered, "a refresh token was sent and no answer came");
+                }
+                // Something came back with success, and cannot be used: the token may be spent.
+                ConnectorError::Untrusted { .. } => {
+                    return self.fail(&lease, stored, &error, !may_rotate).await;
+                }
+                _ => return self.fail(&lease, stored, &error, true).await,
+            }
+        }
+    }
+
+    async fn reachable(&self, connector: &dyn Connector) -> Result<(), ConnectorError> {
+        match timeout(self.settings.call_timeout, connector.reachable()).await {
+            Ok(result) => result,
+            Err(_) => Err(ConnectorError::Unavailable {
+                detail: "it does not answer at all".to_owned(),
+                retry_after: None,
+                sent: Sent::No,
+            }),
+        }
+    }
+
+    /// Keeps new credentials. A commit that fails is tried again, the call never: the tokens are
+    /// held until they are safe or no longer wanted, also over a shutdown.
+    async fn commit(
+        &self,
+        lease: &Lease,
+        stored: &StoredCredentials,
+        mut answer: Credentials,
+    ) -> Part {
+        answer.obtained_at.get_or_insert_with(|| self.clock.now());
+        let renewed = stored.credentials.clone().unwrap_or_default().renewed_by(answer);
+        let mut pause = COMMIT_AGAIN.0;
+        loop {
+            match self.credentials.commit(lease, &renewed).await {
+                Ok(LeasedWrite::Done) => {
+                    Self::count(stored, "refreshed");
+                    return Part::LookAgain;
+                }
+                Ok(LeasedWrite::Superseded) => {
+                    Self::count(stored, "superseded");
+                    tracing::warn!(identity = %lease.identity_id, attempt = lease.attempt, "refreshed too late: newer credentials are there");
+                    return Part::LookAgain;
+                }
+                Ok(LeasedWrite::Gone) => {
+                    Self::count(stored, "unlinked");
+                    let actor = Actor::Replica(self.settings.replica.clone());
+                    let id = lease.identity_id;
+                    self.identities.revoke(id, stored.provider_id, &renewed, actor).await;
+                    return Part::Failed(Error::NotFound("identity"));
+                }
+                Err(error) => {
+                    Self::count(stored, "commit_failed");
+                    tracing::error!(identity = %lease.identity_id, error = %chain(&error), "new credentials are not safe yet; trying again");
+                    sleep(pause).await;
+                    pause = (pause * 2).min(COMMIT_AGAIN.1);
+                }
+            }
+        }
+    }
+
+    /// The provider refuses the refresh token. Another attempt may have replaced it meanwhile:
+    /// the conditional write finds out, and then what is there is used.
+    async fn rejected(&self, lease: &Lease, code: &str, was_in_doubt: bool) -> Part {
+        let reason = if was_in_doubt {
+            InvalidReason::RotationInDoubt
+        } else {
+            InvalidReason::GrantRejected
+        };
+        self.invalidate(lease, reason, code).await
+    }
+
+    /// There is nothing to refresh with. An access token that still works is left in peace.
+    async fn without_refresh_token(&self, lease: &Lease, stored: &StoredCredentials) -> Part {
+        let dead = stored
+            .credentials
+            .as_ref()
+            .is_some_and(|it| it.access_token.is_some() && !it.is_alive(self.clock.now()));
+        if dead {
+            let reason = InvalidReason::NoRefreshToken;
+            return self.invalidate(lease, reason, "expired without a refresh token").await;
+        }
+        let detail = match stored.credentials {
+            Some(_) => "the provider gave no refresh token",
+            None => "the identity was linked without credentials",
+        };
+        let error = Error::IdentityNotValid { reason: None, detail: detail.to_owned() };
+        self.give_back(lease, error).await
+    }
+
+    async fn invalidate(&self, lease: &Lease, reason: InvalidReason, detail: &str) -> Part {
+        let end = RefreshEnd::Invalid { reason, detail: detail.to_owned() };
+        match self.credentials.end(lease, &end).await {
+            Ok(LeasedWrite::Done) => {
+                metrics::counter!("symbolon_identities_invalidated_total", "reason" => reason.as_str())
+                    .increment(1);
+                tracing::warn!(identity = %lease.identity_id, reason = reason.as_str(), detail, "the user must link again");
+                Part::Failed(not_valid(Some(&Invalid { reason, at: self.clock.now() })))
+            }
+            Ok(LeasedWrite::Superseded) => Part::LookAgain,
+            Ok(LeasedWrite::Gone) => Part::Failed(Error::NotFound("identity")),
+            Err(error) => error.into(),
+        }
+    }
+
+    /// Ends an attempt that may be repeated later.
+    async fn fail(
+        &self,
+        lease: &Lease,
+        stored: &StoredCredentials,
+        error: &ConnectorError,
+        answered: bool,
+    ) -> Part {
+        let now = self.clock.now();
+        let back_off = back_off(lease, stored, error, now);
+        Self::count(stored, back_off.class.as_str());
+        tracing::warn!(identity = %lease.identity_id, provider = %stored.provider_id, %error, until = %back_off.until, "a refresh failed");
+        let failure = backing_off(&back_off, now);
+        match self.credentials.end(lease, &RefreshEnd::Failed { back_off, answered }).await {
+            Ok(LeasedWrite::Done) => Part::Failed(failure),
+            Ok(LeasedWrite::Superseded) => Part::LookAgain,
+            Ok(LeasedWrite::Gone) => Part::Failed(Error::NotFound("identity")),
+            Err(error) => error.into(),
+        }
+    }
+
+    /// Gives a lease back under which nothing was sent. If that fails it runs out by itself.
+    async fn give_back(&self, lease: &Lease, why: Error) -> Part {
+        if let Err(error) = self.credentials.release(lease).await {
+            tracing::warn!(identity = %lease.identity_id, error = %chain(&error), "a lease could not be given back");
+        }
+        Part::Failed(why)
+    }
+
+    fn count(stored: &StoredCredentials, outcome: &'static str) {
+        let provider = stored.provider_id.to_string();
+        metrics::counter!("symbolon_refreshes_total", "provider_id" => provider, "outcome" => outcome)
+            .increment(1);
+    }
+}
+
+/// When to try again after a failure.
+fn back_off(
+    lease: &Lease,
+    stored: &StoredCredentials,
+    error: &ConnectorError,
+    now: DateTime<Utc>,
+) -> BackOff {
+    let failures = stored.back_off.as_ref().map_or(0, |it| it.failures).saturating_add(1);
+    let (class, asked) = match error {
+        ConnectorError::ClientRejected { .. } | ConnectorError::Misconfigured { .. } => {
+            (FailureClass::Misconfigured, None)
+        }
+        ConnectorError::Unavailable { retry_after, .. } => {
+            (FailureClass::Unavailable, *retry_after)
+        }
+        ConnectorError::GrantRejected { .. } | ConnectorError::Untrusted { .. } => {
+            (FailureClass::Unavailable, None)
+        }
+    };
+    let doubled = BACK_OFF.0 * 2_u32.saturating_pow((failures - 1).min(16));
+    let own = doubled.min(BACK_OFF.1);
+    // Spread, so that the identities of one outage do not all come back in the same second; by
+    // the lease, so that a run can be repeated exactly.
+    let spread =
+        (lease.identity_id.0.wrapping_mul(7919).wrapping_add(lease.attempt)).rem_euclid(25);
+    let own = own + own * u32::try_from(spread).unwrap_or(0) / 100;
+    let wait = asked.map_or(own, |it| it.min(LONGEST_RETRY_AFTER).max(Duration::from_millis(100)));
+    let until = now + TimeDelta::from_std(wait).unwrap_or(TimeDelta::hours(1));
+    BackOff { until, class, failures, detail: error.to_string() }
+}
+
+fn in_progress() -> Error {
+    Error::ProviderUnavailable {
+        detail: "a refresh of this identity is under way and takes long".to_owned(),
+        retry_after: DEFAULT_RETRY,
+    }
+}
+
+/// An error with its causes, for a log line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
