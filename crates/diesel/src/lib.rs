@@ -1,1 +1,24 @@
-//! x
+//! The repositories of [`symbolon_domain::ports`] on PostgreSQL and on embedded SQLite.
+//!
+//! [`open`] gives every port over one database. The queries are written once, in `queries/`, and
+//! compiled for both dialects; what only one of them has (locks, notification, clocks) stands in
+//! `postgres.rs` and `sqlite.rs`. Secrets are sealed here, before they reach a row, with the
+//! [`Sealer`](symbolon_domain::ports::Sealer) that the store is given. No type of Diesel's leaves
+//! this crate.
+
+#[macro_use]
+mod tables;
+
+mod bell;
+mod database;
+mod failure;
+mod postgres;
+mod settings;
+mod sqlite;
+mod tls;
+mod values;
+
+pub use database::{Database, open};
+pub use postgres::Store as PostgresStore;
+pub use settings::{DatabaseSettings, OpenError};
+pub use sqlite::Store as SqliteStore;

@@ -6,8 +6,10 @@ mod clock;
 pub mod contract;
 pub mod fixtures;
 mod memory;
+mod provider;
 mod sealer;
 
 pub use clock::{RunningClock, TestClock};
 pub use memory::MemoryStore;
+pub use provider::{RefreshFault, ScriptedProvider};
 pub use sealer::TestSealer;

@@ -270,7 +270,7 @@ macro_rules! contract_tests {
             racing_tries_of_one_commit_are_one_commit
             a_write_after_the_unlink_finds_it_gone
             a_failed_refresh_keeps_the_generation_and_backs_off
-            only_an_answer_ends_the_doubt
+            an_answer_ends_the_doubt_about_its_own_sending_alone
             a_refresh_that_ends_for_good_makes_the_identity_invalid
             a_repeated_end_is_done_and_changes_nothing
             a_released_lease_is_free

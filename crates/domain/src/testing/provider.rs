@@ -202,8 +202,10 @@ impl ScriptedProvider {
 impl State {
     fn next_tokens(&mut self, account: &str) -> (String, String) {
         self.serial += 1;
-        let tokens =
-            (format!("access-{account}-{}", self.serial), format!("refresh-{account}-{}", self.serial));
+        let tokens = (
+            format!("access-{account}-{}", self.serial),
+            format!("refresh-{account}-{}", self.serial),
+        );
         self.lived.insert(tokens.1.clone());
         tokens
     }
@@ -266,7 +268,8 @@ impl State {
             token.clone_into(&mut refresh);
             spent = None;
         }
-        let grant = GrantState { access: access.clone(), refresh: refresh.clone(), spent, alive: true };
+        let grant =
+            GrantState { access: access.clone(), refresh: refresh.clone(), spent, alive: true };
         self.grants.insert(account, grant);
         Ok(self.answer(access, (!keep).then_some(refresh)))
     }
@@ -284,9 +287,8 @@ impl Connector for ScriptedProvider {
     }
 
     async fn authorize(&self, request: &AuthorizationRequest) -> Result<Url, ConnectorError> {
-        let mut url = Url::parse("https://scripted.example/authorize").map_err(|error| {
-            ConnectorError::Misconfigured { detail: error.to_string() }
-        })?;
+        let mut url = Url::parse("https://scripted.example/authorize")
+            .map_err(|error| ConnectorError::Misconfigured { detail: error.to_string() })?;
         url.query_pairs_mut()
             .append_pair("state", request.state.expose())
             .append_pair("redirect_uri", request.redirect_uri.as_str());

@@ -13,6 +13,7 @@ use symbolon_domain::{
     secret::Secret,
     services::{
         AuthorizationResponse, BrowserError, LinkSettings, Linking, Opened, ReturnUrls, StartLink,
+        TokenNeed,
     },
     testing::fixtures,
 };
@@ -113,17 +114,15 @@ async fn the_callback_binds_nothing_and_completion_links() {
     let (trip, code) = walk(&world, &linking, start(&world)).await;
     assert_eq!(linked(&world).await, 0);
     let user = Some(fixtures::user("user-1"));
-    let completed =
-        linking.complete(trip.id, &code, user, fixtures::ACTOR).await.unwrap();
+    let completed = linking.complete(trip.id, &code, user, fixtures::ACTOR).await.unwrap();
     assert_eq!(completed.status, LinkSessionStatus::Linked);
     assert_eq!(completed.profile["email"], "account-1@scripted.example");
     let identity = world.find(completed.identity_id.unwrap()).await;
     assert_eq!(identity.external_id.as_str(), "account-1");
     let session = LinkSessionRepository::find(&*world.store, trip.id).await.unwrap().unwrap();
     assert_eq!(session.status, LinkSessionStatus::Linked);
-    let answer =
-        world.replica("a").issue(identity.id, &symbolon_domain::services::TokenNeed::default());
-    assert!(world.provider.accepts("account-1", &answer.await.unwrap().access_token));
+    let answer = world.replica("a").issue(identity.id, &TokenNeed::default()).await.unwrap();
+    assert!(world.provider.accepts("account-1", &answer.access_token));
 }
 
 #[tokio::test]
@@ -165,8 +164,7 @@ async fn a_response_in_another_browser_uses_nothing_up() {
     let linking = linking(&world);
     let trip = begin(&linking, start(&world)).await;
     for browser in [None, Some(Secret::random())] {
-        let refused =
-            linking.receive(world.provider_id, code(&trip, "account-1"), browser).await;
+        let refused = linking.receive(world.provider_id, code(&trip, "account-1"), browser).await;
         assert!(matches!(refused, Err(BrowserError::OtherBrowser)));
     }
     let browser = Some(trip.browser.clone());
@@ -239,10 +237,8 @@ async fn an_issuer_that_was_seen_once_is_required_from_then_on() {
     let linking = linking(&world);
     let receive = async |issuer: Option<&str>| {
         let trip = begin(&linking, start(&world)).await;
-        let response = AuthorizationResponse {
-            issuer: issuer.map(str::to_owned),
-            ..code(&trip, "account-1")
-        };
+        let response =
+            AuthorizationResponse { issuer: issuer.map(str::to_owned), ..code(&trip, "account-1") };
         let url = linking.receive(world.provider_id, response, Some(trip.browser)).await.unwrap();
         let mut back = query(&url);
         (back.remove("status").unwrap(), back.remove("error"))

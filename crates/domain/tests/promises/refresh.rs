@@ -21,7 +21,6 @@ use symbolon_domain::{
         ConnectorError, CredentialsRepository, DataUpdate, IdentityRepository, Lease, LeaseOutcome,
         LeasedWrite, RefreshEnd, RepositoryError, Sent, StoredCredentials,
     },
-    secret::Secret,
     services::{IssuedToken, TokenNeed, Tokens},
     testing::{MemoryStore, RefreshFault, fixtures},
 };
@@ -172,8 +171,10 @@ async fn a_refused_grant_is_final_at_once_and_says_so() {
     world.provider.end_grant("account-1");
     for _ in 0..3 {
         let error = token(&tokens, id).await.unwrap_err();
-        assert!(matches!(error,
-            Error::IdentityNotValid { reason: Some(InvalidReason::GrantRejected), .. }));
+        assert!(matches!(
+            error,
+            Error::IdentityNotValid { reason: Some(InvalidReason::GrantRejected), .. }
+        ));
     }
     assert_eq!(world.provider.refreshes(), 1);
     let identity = world.find(id).await;
@@ -232,8 +233,10 @@ async fn a_lost_answer_that_cannot_be_had_again_ends_in_an_honest_invalid() {
     world.provider.fail_next([RefreshFault::LoseAnswer]);
     for _ in 0..3 {
         let error = token(&tokens, id).await.unwrap_err();
-        assert!(matches!(error,
-            Error::IdentityNotValid { reason: Some(InvalidReason::RotationInDoubt), .. }));
+        assert!(matches!(
+            error,
+            Error::IdentityNotValid { reason: Some(InvalidReason::RotationInDoubt), .. }
+        ));
     }
     assert_eq!(world.provider.refreshes(), 2);
 }
@@ -247,8 +250,10 @@ async fn after_two_lost_answers_the_token_is_never_sent_again() {
     world.provider.fail_next([RefreshFault::LoseAnswer, RefreshFault::LoseRequest]);
     for _ in 0..3 {
         let error = token(&tokens, id).await.unwrap_err();
-        assert!(matches!(error,
-            Error::IdentityNotValid { reason: Some(InvalidReason::RotationInDoubt), .. }));
+        assert!(matches!(
+            error,
+            Error::IdentityNotValid { reason: Some(InvalidReason::RotationInDoubt), .. }
+        ));
         world.expire();
     }
     assert_eq!(world.provider.refreshes(), 1);
@@ -286,8 +291,10 @@ async fn an_answer_to_the_retry_does_not_clear_the_doubt_about_the_first() {
     assert!(matches!(token(&tokens, id).await, Err(Error::ProviderUnavailable { .. })));
     world.clock.advance(TimeDelta::minutes(2));
     let error = token(&tokens, id).await.unwrap_err();
-    assert!(matches!(error,
-        Error::IdentityNotValid { reason: Some(InvalidReason::RotationInDoubt), .. }));
+    assert!(matches!(
+        error,
+        Error::IdentityNotValid { reason: Some(InvalidReason::RotationInDoubt), .. }
+    ));
 }
 
 #[tokio::test(start_paused = true)]
@@ -404,8 +411,13 @@ async fn data_that_is_written_during_a_refresh_stays() {
     let caller = tokio::spawn(async move { token(&tokens, id).await });
     tokio::time::sleep(Duration::from_millis(30)).await;
     let data = fixtures::object(json!({"preferred": "T1"}));
-    let update =
-        DataUpdate { id, data: data.clone(), credentials: None, if_version: None, actor: Actor::Operator };
+    let update = DataUpdate {
+        id,
+        data: data.clone(),
+        credentials: None,
+        if_version: None,
+        actor: Actor::Operator,
+    };
     world.store.update_data(&update).await.unwrap();
     let answer = caller.await.unwrap().unwrap();
     assert!(world.provider.accepts("account-1", &answer.access_token));
@@ -458,8 +470,7 @@ async fn a_commit_that_fails_is_tried_again_and_the_call_never() {
 #[tokio::test]
 async fn without_a_refresh_token_a_token_serves_until_it_ends() {
     let world = World::new().await;
-    let credentials =
-        Credentials { refresh_token: None, ..world.provider.grant("account-1") };
+    let credentials = Credentials { refresh_token: None, ..world.provider.grant("account-1") };
     let id = world.identity_with(Some(credentials)).await;
     let tokens = world.replica("a");
     world.clock.advance(TimeDelta::seconds(3600 - 10));
@@ -468,8 +479,10 @@ async fn without_a_refresh_token_a_token_serves_until_it_ends() {
     assert_eq!(world.find(id).await.status, IdentityStatus::Valid);
     world.clock.advance(TimeDelta::seconds(20));
     for _ in 0..2 {
-        assert!(matches!(token(&tokens, id).await,
-            Err(Error::IdentityNotValid { reason: Some(InvalidReason::NoRefreshToken), .. })));
+        assert!(matches!(
+            token(&tokens, id).await,
+            Err(Error::IdentityNotValid { reason: Some(InvalidReason::NoRefreshToken), .. })
+        ));
     }
     assert_eq!(world.provider.refreshes(), 0);
 }

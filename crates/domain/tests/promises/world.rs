@@ -7,11 +7,11 @@ use symbolon_domain::{
     identity::Identity,
     identity_provider::ProviderSecrets,
     ids::{IdentityId, ProviderId},
+    page::PageRequest,
     ports::{
         Clock, CredentialsRepository, EventFilter, EventLog, IdentityProviderRepository,
         IdentityRepository, Link, LinkOutcome, NewIdentityProvider, StoredCredentials,
     },
-    page::PageRequest,
     services::{Identities, Providers, Tasks, TokenPorts, TokenSettings, Tokens},
     testing::{MemoryStore, ScriptedProvider, TestClock, fixtures},
 };
@@ -45,10 +45,8 @@ impl World {
             config: serde_json::Map::new(),
             secrets: ProviderSecrets::new(),
         };
-        let provider_id = IdentityProviderRepository::insert(&*store, &new, &Actor::Operator)
-            .await
-            .unwrap()
-            .id;
+        let provider_id =
+            IdentityProviderRepository::insert(&*store, &new, &Actor::Operator).await.unwrap().id;
         let tasks = Tasks::default();
         let identities = Arc::new(Identities {
             identities: store.clone(),

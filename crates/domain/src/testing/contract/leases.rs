@@ -231,10 +231,10 @@ pub async fn a_failed_refresh_keeps_the_generation_and_backs_off(store: &Arc<dyn
     }
 }
 
-/// An answer to a refresh ends the doubt; a refresh without one leaves it.
-pub async fn only_an_answer_ends_the_doubt(store: &Arc<dyn Store>) {
+/// An answer to a sending takes that sending off the count; an earlier one that got none stays.
+pub async fn an_answer_ends_the_doubt_about_its_own_sending_alone(store: &Arc<dyn Store>) {
     let id = identity(store).await.id;
-    for (answered, unanswered) in [(false, 1), (false, 2), (true, 0)] {
+    for (answered, unanswered) in [(true, 0), (false, 1), (true, 1), (false, 2)] {
         let held = lease(store, id).await;
         store.credentials().record_sending(&held).await.unwrap();
         let end = RefreshEnd::Failed { back_off: fixtures::back_off(), answered };

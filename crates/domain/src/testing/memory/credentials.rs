@@ -151,7 +151,7 @@ impl CredentialsRepository for MemoryStore {
                             ..back_off.clone()
                         });
                         if *answered {
-                            row.unanswered = 0;
+                            row.unanswered = row.unanswered.saturating_sub(1);
                         }
                         let failure = back_off.class.as_str();
                         let detail = json!({ "failure": failure, "detail": back_off.detail });

@@ -1,0 +1,128 @@
+//! One database, as every port that it serves.
+
+use std::{path::Path, sync::Arc};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use symbolon_domain::ports::{
+    ApiKeyRepository, CredentialsRepository, EventLog, IdentityProviderRepository,
+    IdentityRepository, LinkSessionRepository, RepositoryError, Sealer,
+};
+
+use crate::{
+    postgres,
+    settings::{DatabaseSettings, OpenError},
+    sqlite,
+};
+
+/// Every port over one database. A clone is the same database.
+#[derive(Clone)]
+pub struct Database {
+    /// Keeps identities.
+    pub identities: Arc<dyn IdentityRepository>,
+    /// Keeps credentials and decides who refreshes them.
+    pub credentials: Arc<dyn CredentialsRepository>,
+    /// Keeps provider instances.
+    pub providers: Arc<dyn IdentityProviderRepository>,
+    /// Keeps link sessions.
+    pub sessions: Arc<dyn LinkSessionRepository>,
+    /// Keeps what happened.
+    pub events: Arc<dyn EventLog>,
+    /// Keeps API keys.
+    pub api_keys: Arc<dyn ApiKeyRepository>,
+    engine: Arc<dyn Engine>,
+}
+
+/// What a database does besides keeping rows.
+#[async_trait]
+pub(crate) trait Engine: Send + Sync {
+    /// The time that it decides by.
+    async fn clock(&self) -> Result<DateTime<Utc>, RepositoryError>;
+    /// The names of the migrations that it lacks, in their order.
+    async fn pending(&self) -> Result<Vec<String>, OpenError>;
+    /// Applies them, alone, and names them.
+    async fn migrate(&self) -> Result<Vec<String>, OpenError>;
+    /// Whether a single process uses it, which may then migrate it by itself.
+    fn is_embedded(&self) -> bool;
+}
+
+/// Opens a database. Its tables are not looked at: see [`Database::pending_migrations`].
+///
+/// A SQLite file that is not there is created, readable by its owner alone.
+///
+/// # Errors
+///
+/// [`OpenError`] when the settings make no sense or the database cannot be reached.
+pub async fn open(
+    settings: &DatabaseSettings,
+    sealer: Arc<dyn Sealer>,
+) -> Result<Database, OpenError> {
+    let url = settings.url.expose();
+    if let Some(path) = url.strip_prefix("sqlite:") {
+        let store = sqlite::Store::open(Path::new(path), settings, sealer).await?;
+        Ok(Database::over(Arc::new(store)))
+    } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        let store = postgres::Store::open(settings, sealer).await?;
+        Ok(Database::over(Arc::new(store)))
+    } else {
+        Err(OpenError::UnknownKind)
+    }
+}
+
+impl Database {
+    fn over<S>(store: Arc<S>) -> Self
+    where
+        S: IdentityRepository
+            + CredentialsRepository
+            + IdentityProviderRepository
+            + LinkSessionRepository
+            + EventLog
+            + ApiKeyRepository
+            + Engine
+            + 'static,
+    {
+        Self {
+            identities: store.clone(),
+            credentials: store.clone(),
+            providers: store.clone(),
+            sessions: store.clone(),
+            events: store.clone(),
+            api_keys: store.clone(),
+            engine: store,
+        }
+    }
+
+    /// The time by the database's clock, UTC: that it answers shows that it is there.
+    ///
+    /// # Errors
+    ///
+    /// [`RepositoryError::Store`] when it does not answer.
+    pub async fn clock(&self) -> Result<DateTime<Utc>, RepositoryError> {
+        self.engine.clock().await
+    }
+
+    /// The names of the migrations that the database lacks, in their order.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] when it does not answer.
+    pub async fn pending_migrations(&self) -> Result<Vec<String>, OpenError> {
+        self.engine.pending().await
+    }
+
+    /// Applies the migrations that the database lacks and names them. Of several processes that
+    /// do so at the same time, one works and the others wait and find nothing left.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::Migration`]; the steps before the one that failed stay.
+    pub async fn migrate(&self) -> Result<Vec<String>, OpenError> {
+        self.engine.migrate().await
+    }
+
+    /// Whether the database is embedded in this process (SQLite).
+    #[must_use]
+    pub fn is_embedded(&self) -> bool {
+        self.engine.is_embedded()
+    }
+}

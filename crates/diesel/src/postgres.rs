@@ -1,0 +1,408 @@
+//! PostgreSQL: a pool for transactions and lists, two shared connections that pipeline the hot
+//! reads, one that listens.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use chrono::{DateTime, SubsecRound as _, Utc};
+use diesel::{
+    ConnectionError, ConnectionResult, QueryResult,
+    dsl::sql,
+    expression::SqlLiteral,
+    prelude::*,
+    sql_types::{BigInt, Nullable, Text, Timestamptz},
+};
+use diesel_async::{
+    AsyncMigrationHarness, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection,
+    pooled_connection::{
+        AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod,
+        deadpool::{Object, Pool},
+    },
+};
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
+use futures_util::{FutureExt as _, StreamExt as _};
+use symbolon_domain::{
+    ids::IdentityId,
+    ports::{RepositoryError, Sealer},
+    secret::SecretHash,
+};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::{
+    bell::Bell,
+    database::Engine,
+    failure::{Failure, unreachable},
+    settings::{DatabaseSettings, OpenError},
+    tls,
+};
+
+pub(crate) mod schema {
+    tables!(Timestamptz, Jsonb);
+}
+
+pub(crate) type Conn = AsyncPgConnection;
+pub(crate) type Db = diesel::pg::Pg;
+
+#[path = "queries/api_keys.rs"]
+mod api_keys;
+#[path = "queries/credentials.rs"]
+mod credentials;
+#[path = "queries/events.rs"]
+mod events;
+#[path = "queries/identities.rs"]
+mod identities;
+#[path = "queries/identity_providers.rs"]
+mod identity_providers;
+#[path = "queries/identity_row.rs"]
+mod identity_row;
+#[path = "queries/link_sessions.rs"]
+mod link_sessions;
+
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/postgres");
+/// The channel on which changed identities are announced, by id.
+const CHANNEL: &str = "symbolon_identities";
+/// Names the advisory lock under which migrations run: "symbolon" in ASCII.
+const MIGRATION_LOCK: i64 = 0x7379_6d62_6f6c_6f6e;
+/// How often a transaction is tried again that lost a race. Each loss is somebody's win, so a
+/// crowd of this size gets through.
+pub(crate) const RACES: usize = 200;
+
+/// Runs a transaction on a connection of the pool.
+macro_rules! in_transaction {
+    ($store:expr, async |$conn:ident| $body:expr) => {
+        async {
+            let mut connection = $store.writer().await.map_err(Failure::Sealed)?;
+            diesel_async::AsyncConnection::transaction::<_, Failure, _>(
+                &mut *connection,
+                async |$conn| $body,
+            )
+            .await
+        }
+        .await
+    };
+}
+use in_transaction;
+
+/// Locks the rows that a query reads until the transaction ends.
+macro_rules! locked {
+    ($query:expr) => {
+        $query.for_update()
+    };
+}
+use locked;
+
+/// A read on a shared connection; once more on a new one when it turns out to be broken.
+macro_rules! hot_read {
+    ($store:expr, |$conn:ident| $query:expr) => {{
+        let mut tried = false;
+        loop {
+            let shared = $store.hot().await?;
+            let $conn = &mut &*shared;
+            match $query.await.optional() {
+                Ok(row) => return Ok(row),
+                Err(error) => {
+                    $store.forget(&shared);
+                    if tried {
+                        return Err(Failure::from(error).into());
+                    }
+                    tried = true;
+                }
+            }
+        }
+    }};
+}
+
+/// The transaction's time, by the database's clock.
+fn now() -> SqlLiteral<Timestamptz> {
+    sql("now()")
+}
+
+/// The same where a column may be empty.
+fn maybe_now() -> SqlLiteral<Nullable<Timestamptz>> {
+    sql("now()")
+}
+
+/// That much later.
+fn maybe_now_plus(time: Duration) -> SqlLiteral<Nullable<Timestamptz>> {
+    // A number of ours, not a text of somebody's.
+    let milliseconds = time.as_millis().min(1_000_000_000_000);
+    sql(&format!("now() + interval '1 millisecond' * {milliseconds}"))
+}
+
+async fn time(conn: &mut Conn) -> QueryResult<DateTime<Utc>> {
+    diesel::select(now()).get_result(conn).await
+}
+
+/// As precise as the columns are.
+fn to_microseconds(at: DateTime<Utc>) -> DateTime<Utc> {
+    at.trunc_subsecs(6)
+}
+
+/// Announces a change with the transaction's end, to every replica.
+async fn ring(conn: &mut Conn, identity: i64) -> QueryResult<()> {
+    diesel::sql_query("SELECT pg_notify($1, $2)")
+        .bind::<Text, _>(CHANNEL)
+        .bind::<Text, _>(identity.to_string())
+        .execute(conn)
+        .await
+        .map(drop)
+}
+
+/// Every repository, in one PostgreSQL database.
+pub struct Store {
+    pool: Pool<Conn>,
+    hot: Vec<HotConnection>,
+    turn: AtomicUsize,
+    connector: Connector,
+    sealer: Arc<dyn Sealer>,
+    bell: Bell,
+    listener: tokio::task::AbortHandle,
+}
+
+/// A connection that many share: a request does not wait for the answer of the one before.
+#[derive(Default)]
+struct HotConnection(Mutex<Option<Arc<Conn>>>);
+
+/// Makes connections.
+#[derive(Clone)]
+struct Connector {
+    config: tokio_postgres::Config,
+    tls: Option<MakeRustlsConnect>,
+}
+
+impl Connector {
+    fn new(settings: &DatabaseSettings) -> Result<Self, OpenError> {
+        // libpq's stricter modes are what we do in any case once TLS is spoken.
+        let url = settings
+            .url
+            .expose()
+            .replace("sslmode=verify-full", "sslmode=require")
+            .replace("sslmode=verify-ca", "sslmode=require");
+        // The parser's message may quote a part of the address, and so a password.
+        let mut config: tokio_postgres::Config = url.parse().map_err(|_| {
+            OpenError::Malformed(
+                "expected postgres://user:password@host:port/database?sslmode=…".to_owned(),
+            )
+        })?;
+        let timeout = settings.statement_timeout.as_millis();
+        let options = config.get_options().unwrap_or_default();
+        config.options(format!("{options} -c statement_timeout={timeout}").trim().to_owned());
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(Duration::from_secs(5));
+        }
+        if config.get_application_name().is_none() {
+            config.application_name("symbolon");
+        }
+        let tls = match config.get_ssl_mode() {
+            tokio_postgres::config::SslMode::Disable => None,
+            _ => {
+                let root = settings.tls_root_certificate.as_deref();
+                Some(MakeRustlsConnect::new(tls::config(root)?))
+            }
+        };
+        Ok(Self { config, tls })
+    }
+
+    async fn connect(&self) -> ConnectionResult<Conn> {
+        let bad = |error: tokio_postgres::Error| {
+            let source = std::error::Error::source(&error).map(|it| format!(": {it}"));
+            ConnectionError::BadConnection(format!("{error}{}", source.unwrap_or_default()))
+        };
+        if let Some(tls) = &self.tls {
+            let (client, connection) = self.config.connect(tls.clone()).await.map_err(bad)?;
+            Conn::try_from_client_and_connection(client, connection).await
+        } else {
+            let (client, connection) =
+                self.config.connect(tokio_postgres::NoTls).await.map_err(bad)?;
+            Conn::try_from_client_and_connection(client, connection).await
+        }
+    }
+}
+
+impl Store {
+    /// A store over the database that the settings name, which must answer.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`].
+    pub async fn open(
+        settings: &DatabaseSettings,
+        sealer: Arc<dyn Sealer>,
+    ) -> Result<Self, OpenError> {
+        let connector = Connector::new(settings)?;
+        let mut config = ManagerConfig::default();
+        config.recycling_method = RecyclingMethod::Fast;
+        let setup = connector.clone();
+        config.custom_setup = Box::new(move |_| {
+            let setup = setup.clone();
+            async move { setup.connect().await }.boxed()
+        });
+        let manager = AsyncDieselConnectionManager::new_with_config("", config);
+        let pool = Pool::builder(manager)
+            .max_size(settings.max_connections.max(1))
+            .wait_timeout(Some(Duration::from_secs(10)))
+            .runtime(deadpool::Runtime::Tokio1)
+            .build()
+            .map_err(|error| OpenError::Malformed(error.to_string()))?;
+        // The first connection shows whether there is a database.
+        drop(pool.get().await.map_err(|error| OpenError::Unreachable(error.to_string()))?);
+
+        let bell = Bell::new();
+        let listener = tokio::spawn(listen(connector.clone(), bell.clone())).abort_handle();
+        let hot = vec![HotConnection::default(), HotConnection::default()];
+        Ok(Self { pool, hot, turn: AtomicUsize::new(0), connector, sealer, bell, listener })
+    }
+
+    pub(crate) async fn reader(&self) -> Result<Object<Conn>, RepositoryError> {
+        self.pool.get().await.map_err(unreachable)
+    }
+
+    pub(crate) async fn writer(&self) -> Result<Object<Conn>, RepositoryError> {
+        self.reader().await
+    }
+
+    /// After a transaction: the database itself announces what changed.
+    #[expect(clippy::unused_self, reason = "the other dialect needs it")]
+    pub(crate) fn rung(&self) {}
+
+    /// One of the shared connections, made anew when it is broken.
+    async fn hot(&self) -> Result<Arc<Conn>, RepositoryError> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.hot.len();
+        let slot = &self.hot[turn].0;
+        let there = slot.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(conn) = there {
+            return Ok(conn);
+        }
+        let conn = self.connector.connect().await.map_err(unreachable)?;
+        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        // Of several that were made at the same time, one stays.
+        Ok(Arc::clone(slot.get_or_insert_with(|| Arc::new(conn))))
+    }
+
+    /// Forgets a connection that failed, unless it was replaced already.
+    fn forget(&self, conn: &Arc<Conn>) {
+        for HotConnection(slot) in &self.hot {
+            let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+            if slot.as_ref().is_some_and(|it| Arc::ptr_eq(it, conn)) {
+                *slot = None;
+            }
+        }
+    }
+
+    pub(crate) async fn find_credentials(
+        &self,
+        id: IdentityId,
+    ) -> Result<Option<credentials::Row>, RepositoryError> {
+        hot_read!(self, |conn| schema::identities::table
+            .find(id.0)
+            .select(credentials::Row::as_select())
+            .first(conn))
+    }
+
+    pub(crate) async fn find_identity(
+        &self,
+        id: IdentityId,
+    ) -> Result<Option<identity_row::Shown>, RepositoryError> {
+        hot_read!(self, |conn| schema::identities::table
+            .find(id.0)
+            .select(identity_row::Shown::as_select())
+            .first(conn))
+    }
+
+    pub(crate) async fn find_api_key(
+        &self,
+        hash: &SecretHash,
+    ) -> Result<Option<api_keys::Row>, RepositoryError> {
+        hot_read!(self, |conn| schema::api_keys::table
+            .filter(schema::api_keys::hash.eq(hash.0.as_slice()))
+            .select(api_keys::Row::as_select())
+            .first(conn))
+    }
+
+    pub(crate) async fn wait_for_change(&self, id: IdentityId, at_most: Duration) {
+        let mut ear = self.bell.listen();
+        let under_way = || {
+            async move {
+                let mut conn = self.reader().await?;
+                let attempt = credentials::attempt_under_way(&mut conn, id).await;
+                Ok(attempt.map_err(Failure::from)?)
+            }
+            .boxed()
+        };
+        crate::bell::wait_for_change(&mut ear, id, at_most, under_way).await;
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.listener.abort();
+    }
+}
+
+/// Listens for changes that any replica announces. While it cannot, waiters poll.
+async fn listen(connector: Connector, bell: Bell) {
+    loop {
+        let heard = async {
+            let mut conn = connector.connect().await.map_err(|error| error.to_string())?;
+            conn.batch_execute(&format!("LISTEN {CHANNEL}"))
+                .await
+                .map_err(|error| error.to_string())?;
+            let mut notifications = std::pin::pin!(conn.notifications_stream());
+            while let Some(notification) = notifications.next().await {
+                let notification = notification.map_err(|error| error.to_string())?;
+                if let Ok(id) = notification.payload.parse() {
+                    bell.ring(IdentityId(id));
+                }
+            }
+            Err::<(), _>("the connection ended".to_owned())
+        };
+        if let Err(problem) = heard.await {
+            tracing::warn!(problem, "does not hear of other replicas' refreshes; polling instead");
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+#[async_trait]
+impl Engine for Store {
+    async fn clock(&self) -> Result<DateTime<Utc>, RepositoryError> {
+        let clock = sql::<Timestamptz>("clock_timestamp()");
+        let mut conn = self.reader().await?;
+        Ok(diesel::select(clock).get_result(&mut *conn).await.map_err(Failure::from)?)
+    }
+
+    async fn pending(&self) -> Result<Vec<String>, OpenError> {
+        let conn = self.connector.connect().await;
+        let conn = conn.map_err(|error| OpenError::Unreachable(error.to_string()))?;
+        let mut harness = AsyncMigrationHarness::new(conn);
+        let pending = harness.pending_migrations(MIGRATIONS);
+        let pending = pending.map_err(|error| OpenError::Migration(error.to_string()))?;
+        Ok(pending.iter().map(|it| it.name().to_string()).collect())
+    }
+
+    async fn migrate(&self) -> Result<Vec<String>, OpenError> {
+        let failed = |error: &dyn std::fmt::Display| OpenError::Migration(error.to_string());
+        let conn = self.connector.connect().await;
+        let mut conn = conn.map_err(|error| OpenError::Unreachable(error.to_string()))?;
+        conn.batch_execute("SET statement_timeout = 0").await.map_err(|it| failed(&it))?;
+        // Held by the connection: whatever happens, its end releases it.
+        diesel::sql_query("SELECT pg_advisory_lock($1)")
+            .bind::<BigInt, _>(MIGRATION_LOCK)
+            .execute(&mut conn)
+            .await
+            .map_err(|it| failed(&it))?;
+        let mut harness = AsyncMigrationHarness::new(conn);
+        let applied = harness.run_pending_migrations(MIGRATIONS).map_err(|it| failed(&it))?;
+        Ok(applied.iter().map(ToString::to_string).collect())
+    }
+
+    fn is_embedded(&self) -> bool {
+        false
+    }
+}

@@ -1,0 +1,336 @@
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
+use serde_json::{Map, Value, json};
+use symbolon_domain::{
+    credentials::Credentials,
+    event::{Actor, EventKind},
+    identity::{Identity, IdentityStatus},
+    ids::{IdentityId, ProviderId},
+    ports::{
+        BackOff, CredentialsRepository, FailureClass, Lease, LeaseOutcome, LeasedWrite, RefreshEnd,
+        RepositoryError, Sealer, StoredCredentials,
+    },
+};
+
+use super::{
+    Conn, Db, Store,
+    identities::log,
+    identity_row::{Shown, invalid, open, place, seal},
+    in_transaction, maybe_now, maybe_now_plus, ring,
+    schema::identities,
+};
+use crate::{
+    failure::Failure,
+    values::{object, parsed},
+};
+
+/// The columns of the token path.
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = identities, check_for_backend(Db))]
+pub(crate) struct Row {
+    id: i64,
+    idp_id: i64,
+    status: String,
+    invalid_reason: Option<String>,
+    invalid_at: Option<DateTime<Utc>>,
+    generation: i64,
+    credentials: Option<Vec<u8>>,
+    retry_at: Option<DateTime<Utc>>,
+    failures: i32,
+    failure_class: Option<String>,
+    failure_detail: Option<String>,
+}
+
+impl Row {
+    fn open(self, sealer: &dyn Sealer) -> Result<StoredCredentials, Failure> {
+        let place = place(self.id, self.idp_id, self.generation);
+        let back_off = match (self.retry_at, self.failure_class) {
+            (Some(until), Some(class)) => Some(BackOff {
+                until,
+                class: parsed(&class, FailureClass::parse)?,
+                failures: u32::try_from(self.failures).unwrap_or(0),
+                detail: self.failure_detail.unwrap_or_default(),
+            }),
+            _ => None,
+        };
+        Ok(StoredCredentials {
+            identity_id: IdentityId(self.id),
+            provider_id: ProviderId(self.idp_id),
+            status: parsed(&self.status, IdentityStatus::parse)?,
+            invalid: invalid(self.invalid_reason.as_deref(), self.invalid_at)?,
+            generation: self.generation,
+            credentials: open(sealer, &place, self.credentials.as_deref())?,
+            back_off,
+        })
+    }
+}
+
+/// What tells one holder's time from another's.
+#[derive(Queryable)]
+pub(crate) struct Fence {
+    pub(crate) attempt: i64,
+    pub(crate) generation: i64,
+}
+
+async fn fence(conn: &mut Conn, id: IdentityId) -> QueryResult<Option<Fence>> {
+    let columns = (identities::attempt, identities::generation);
+    identities::table.find(id.0).select(columns).first(conn).await.optional()
+}
+
+/// The attempt that holds the lease now, if any does.
+pub(crate) async fn attempt_under_way(conn: &mut Conn, id: IdentityId) -> QueryResult<Option<i64>> {
+    identities::table
+        .find(id.0)
+        .filter(identities::lease_until.gt(maybe_now()))
+        .select(identities::attempt)
+        .first(conn)
+        .await
+        .optional()
+}
+
+/// Why a conditional write under this lease found no row.
+async fn refused(conn: &mut Conn, lease: &Lease) -> QueryResult<LeasedWrite> {
+    Ok(match fence(conn, lease.identity_id).await? {
+        None => LeasedWrite::Gone,
+        Some(_) => LeasedWrite::Superseded,
+    })
+}
+
+/// The row of a lease, while it is the latest: the condition of every write under it.
+macro_rules! under {
+    ($lease:expr) => {
+        identities::table
+            .find($lease.identity_id.0)
+            .filter(identities::attempt.eq($lease.attempt))
+            .filter(identities::generation.eq($lease.generation))
+    };
+}
+
+const NOT_LEASED: (Option<&str>, Option<DateTime<Utc>>) = (None, None);
+
+#[async_trait]
+impl CredentialsRepository for Store {
+    async fn find(&self, id: IdentityId) -> Result<Option<StoredCredentials>, RepositoryError> {
+        let row = self.find_credentials(id).await?;
+        Ok(row.map(|row| row.open(&*self.sealer)).transpose()?)
+    }
+
+    async fn take_lease(
+        &self,
+        id: IdentityId,
+        generation: i64,
+        holder: &str,
+        time: Duration,
+    ) -> Result<LeaseOutcome, RepositoryError> {
+        let conn = &mut *self.writer().await?;
+        let free = identities::table
+            .find(id.0)
+            .filter(identities::generation.eq(generation))
+            .filter(identities::status.ne(IdentityStatus::Invalid.as_str()))
+            .filter(identities::lease_until.is_null().or(identities::lease_until.le(maybe_now())));
+        let taken: Option<(i64, i32)> = diesel::update(free)
+            .set((
+                identities::lease_holder.eq(holder),
+                identities::lease_until.eq(maybe_now_plus(time)),
+                identities::attempt.eq(identities::attempt + 1),
+            ))
+            .returning((identities::attempt, identities::unanswered))
+            .get_result(conn)
+            .await
+            .optional()
+            .map_err(Failure::from)?;
+        if let Some((attempt, unanswered)) = taken {
+            let unanswered = u32::try_from(unanswered).unwrap_or(0);
+            let lease = Lease { identity_id: id, generation, attempt, unanswered };
+            return Ok(LeaseOutcome::Taken(lease));
+        }
+        let there: Option<(i64, String)> = identities::table
+            .find(id.0)
+            .select((identities::generation, identities::status))
+            .first(conn)
+            .await
+            .optional()
+            .map_err(Failure::from)?;
+        Ok(match there {
+            Some((there, status))
+                if there == generation && status != IdentityStatus::Invalid.as_str() =>
+            {
+                LeaseOutcome::Held
+            }
+            _ => LeaseOutcome::Moved,
+        })
+    }
+
+    async fn record_sending(&self, lease: &Lease) -> Result<LeasedWrite, RepositoryError> {
+        let conn = &mut *self.writer().await?;
+        let written = diesel::update(under!(lease))
+            .set(identities::unanswered.eq(identities::unanswered + 1))
+            .execute(conn)
+            .await
+            .map_err(Failure::from)?;
+        if written == 1 {
+            return Ok(LeasedWrite::Done);
+        }
+        Ok(refused(conn, lease).await.map_err(Failure::from)?)
+    }
+
+    async fn commit(
+        &self,
+        lease: &Lease,
+        credentials: &Credentials,
+    ) -> Result<LeasedWrite, RepositoryError> {
+        let done = in_transaction!(self, async |conn| {
+            let id = lease.identity_id;
+            let idp: Option<i64> = identities::table
+                .find(id.0)
+                .select(identities::idp_id)
+                .first(conn)
+                .await
+                .optional()?;
+            let Some(idp) = idp else { return Ok(LeasedWrite::Gone) };
+            let next = lease.generation + 1;
+            let sealed = seal(&*self.sealer, &place(id.0, idp, next), credentials)?;
+            let holder: Option<Option<String>> = identities::table
+                .find(id.0)
+                .select(identities::lease_holder)
+                .first(conn)
+                .await
+                .optional()?;
+            let row: Option<Shown> = diesel::update(under!(lease))
+                .set((
+                    (
+                        identities::credentials.eq(sealed),
+                        identities::generation.eq(next),
+                        identities::expires_at
+                            .eq(credentials.expires_at.map(super::to_microseconds)),
+                        identities::version.eq(identities::version + 1),
+                        identities::status.eq(IdentityStatus::Valid.as_str()),
+                        identities::invalid_reason.eq(None::<String>),
+                        identities::invalid_at.eq(None::<DateTime<Utc>>),
+                    ),
+                    (
+                        identities::lease_holder.eq(NOT_LEASED.0),
+                        identities::lease_until.eq(NOT_LEASED.1),
+                        identities::unanswered.eq(0),
+                        identities::retry_at.eq(None::<DateTime<Utc>>),
+                        identities::failures.eq(0),
+                        identities::failure_class.eq(None::<String>),
+                        identities::failure_detail.eq(None::<String>),
+                    ),
+                ))
+                .returning(Shown::as_returning())
+                .get_result(conn)
+                .await
+                .optional()?;
+            let Some(row) = row else {
+                // An earlier try may have done it, and its answer was lost.
+                return Ok(match fence(conn, id).await? {
+                    None => LeasedWrite::Gone,
+                    Some(it) if (it.attempt, it.generation) == (lease.attempt, next) => {
+                        LeasedWrite::Done
+                    }
+                    Some(_) => LeasedWrite::Superseded,
+                });
+            };
+            ring(conn, id.0).await?;
+            let actor = Actor::Replica(holder.flatten().unwrap_or_default());
+            let identity = Identity::try_from(row)?;
+            log(conn, EventKind::IdentityRefreshed, &identity, &actor, Map::new()).await?;
+            Ok(LeasedWrite::Done)
+        });
+        self.rung();
+        Ok(done?)
+    }
+
+    async fn end(&self, lease: &Lease, end: &RefreshEnd) -> Result<LeasedWrite, RepositoryError> {
+        let done = in_transaction!(self, async |conn| {
+            let query = under!(lease).select((identities::lease_holder, Shown::as_select()));
+            let row: Option<(Option<String>, Shown)> =
+                super::locked!(query).first(conn).await.optional()?;
+            let Some((holder, row)) = row else { return Ok(refused(conn, lease).await?) };
+            // Nobody holds it, and nobody came after: an earlier try has done it.
+            let Some(holder) = holder else { return Ok(LeasedWrite::Done) };
+            let (about, detail) = write_end(conn, lease, end).await?;
+            ring(conn, lease.identity_id.0).await?;
+            let identity = Identity::try_from(row)?;
+            log(conn, about, &identity, &Actor::Replica(holder), detail).await?;
+            Ok(LeasedWrite::Done)
+        });
+        self.rung();
+        Ok(done?)
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<LeasedWrite, RepositoryError> {
+        let done = in_transaction!(self, async |conn| {
+            let written = diesel::update(under!(lease))
+                .set((
+                    identities::lease_holder.eq(NOT_LEASED.0),
+                    identities::lease_until.eq(NOT_LEASED.1),
+                ))
+                .execute(conn)
+                .await?;
+            if written == 0 {
+                return Ok(refused(conn, lease).await?);
+            }
+            ring(conn, lease.identity_id.0).await?;
+            Ok(LeasedWrite::Done)
+        });
+        self.rung();
+        Ok(done?)
+    }
+
+    async fn changed(&self, id: IdentityId, at_most: Duration) {
+        self.wait_for_change(id, at_most).await;
+    }
+}
+
+/// Keeps how a refresh ended, and gives the lease back.
+async fn write_end(
+    conn: &mut Conn,
+    lease: &Lease,
+    end: &RefreshEnd,
+) -> Result<(EventKind, Map<String, Value>), Failure> {
+    match end {
+        RefreshEnd::Failed { back_off, answered } => {
+            diesel::update(under!(lease))
+                .set((
+                    identities::lease_holder.eq(NOT_LEASED.0),
+                    identities::lease_until.eq(NOT_LEASED.1),
+                    identities::retry_at.eq(super::to_microseconds(back_off.until)),
+                    identities::failures.eq(i32::try_from(back_off.failures).unwrap_or(i32::MAX)),
+                    identities::failure_class.eq(back_off.class.as_str()),
+                    identities::failure_detail.eq(&back_off.detail),
+                ))
+                .execute(conn)
+                .await?;
+            if *answered {
+                // Only the last sending: an earlier one whose answer was lost stays in doubt.
+                diesel::update(under!(lease).filter(identities::unanswered.gt(0)))
+                    .set(identities::unanswered.eq(identities::unanswered - 1))
+                    .execute(conn)
+                    .await?;
+            }
+            let detail = json!({"failure": back_off.class.as_str(), "detail": back_off.detail});
+            Ok((EventKind::IdentityRefreshFailed, object(detail)?))
+        }
+        RefreshEnd::Invalid { reason, detail } => {
+            diesel::update(under!(lease))
+                .set((
+                    identities::lease_holder.eq(NOT_LEASED.0),
+                    identities::lease_until.eq(NOT_LEASED.1),
+                    identities::status.eq(IdentityStatus::Invalid.as_str()),
+                    identities::invalid_reason.eq(reason.as_str()),
+                    identities::invalid_at.eq(maybe_now()),
+                    identities::version.eq(identities::version + 1),
+                ))
+                .execute(conn)
+                .await?;
+            let detail = json!({"reason": reason.as_str(), "detail": detail});
+            Ok((EventKind::IdentityInvalidated, object(detail)?))
+        }
+    }
+}

@@ -1,0 +1,100 @@
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
+use serde_json::Value;
+use symbolon_domain::{
+    event::{Actor, Event, EventKind, NewEvent},
+    ids::{EventId, IdentityId, ProviderId, UserId},
+    page::{Page, PageRequest},
+    ports::{EventFilter, EventLog, RepositoryError},
+};
+
+use super::{Conn, Db, Store, now, schema::events};
+use crate::{
+    failure::Failure,
+    values::{object, parsed},
+};
+
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = events, check_for_backend(Db))]
+struct Row {
+    id: i64,
+    at: DateTime<Utc>,
+    kind: String,
+    actor: String,
+    identity_id: Option<i64>,
+    provider_id: Option<i64>,
+    user_id: Option<String>,
+    detail: Value,
+}
+
+impl TryFrom<Row> for Event {
+    type Error = Failure;
+
+    fn try_from(row: Row) -> Result<Self, Failure> {
+        Ok(Self {
+            id: EventId(row.id),
+            at: row.at,
+            about: parsed(&row.kind, EventKind::parse)?,
+            actor: parsed(&row.actor, Actor::parse)?,
+            identity_id: row.identity_id.map(IdentityId),
+            provider_id: row.provider_id.map(ProviderId),
+            user_id: row
+                .user_id
+                .map(UserId::new)
+                .transpose()
+                .map_err(|error| Failure::unreadable(error.to_string()))?,
+            detail: object(row.detail)?,
+        })
+    }
+}
+
+/// Writes an event, in the transaction of what it tells of.
+pub(crate) async fn insert(conn: &mut Conn, event: &NewEvent) -> QueryResult<()> {
+    diesel::insert_into(events::table)
+        .values((
+            events::at.eq(now()),
+            events::kind.eq(event.about.as_str()),
+            events::actor.eq(event.actor.to_string()),
+            events::identity_id.eq(event.identity_id.map(|it| it.0)),
+            events::provider_id.eq(event.provider_id.map(|it| it.0)),
+            events::user_id.eq(event.user_id.as_ref().map(UserId::as_str)),
+            events::detail.eq(Value::Object(event.detail.clone())),
+        ))
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+#[async_trait]
+impl EventLog for Store {
+    async fn append(&self, event: &NewEvent) -> Result<(), RepositoryError> {
+        Ok(insert(&mut *self.writer().await?, event).await.map_err(Failure::from)?)
+    }
+
+    async fn list(
+        &self,
+        filter: &EventFilter,
+        page: PageRequest,
+    ) -> Result<Page<Event>, RepositoryError> {
+        let mut query = events::table.select(Row::as_select()).into_boxed::<Db>();
+        if let Some(kind) = filter.kind {
+            query = query.filter(events::kind.eq(kind.as_str()));
+        }
+        if let Some(id) = filter.identity_id {
+            query = query.filter(events::identity_id.eq(id.0));
+        }
+        if let Some(after) = page.after {
+            query = query.filter(events::id.gt(after));
+        }
+        let rows: Vec<Row> = query
+            .order(events::id)
+            .limit(i64::from(page.limit) + 1)
+            .load(&mut *self.reader().await?)
+            .await
+            .map_err(Failure::from)?;
+        let events = rows.into_iter().map(Event::try_from).collect::<Result<_, _>>()?;
+        Ok(Page::cut(events, page.limit, |it: &Event| it.id.0))
+    }
+}

@@ -1,0 +1,368 @@
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
+use serde_json::{Map, Value, json};
+use symbolon_domain::{
+    credentials::Credentials,
+    event::{Actor, EventKind, NewEvent},
+    identity::{Identity, IdentityFilter, IdentityStatus},
+    ids::{ExternalId, IdentityId, ProviderId, UserId},
+    page::{Page, PageRequest},
+    ports::{
+        DataOutcome, DataUpdate, IdentityRepository, Link, LinkOutcome, LinkOwner, RepositoryError,
+        Sealer, Taken,
+    },
+};
+
+use super::{
+    Conn, Db, RACES, Store, events,
+    identity_providers::exists,
+    identity_row::{Row, Shown},
+    in_transaction, link_sessions, locked, ring,
+    schema::{identities, identity_providers},
+    time,
+};
+use crate::failure::Failure;
+
+/// Writes a row back as a whole; it was read under its lock.
+async fn save(conn: &mut Conn, row: &Row) -> Result<(), Failure> {
+    let written = diesel::update(identities::table.find(row.id)).set(row).execute(conn).await?;
+    if written == 0 { Err(Failure::Changed) } else { Ok(ring(conn, row.id).await?) }
+}
+
+pub(crate) async fn log(
+    conn: &mut Conn,
+    about: EventKind,
+    identity: &Identity,
+    actor: &Actor,
+    detail: Map<String, Value>,
+) -> Result<(), Failure> {
+    let event = NewEvent {
+        about,
+        actor: actor.clone(),
+        identity_id: Some(identity.id),
+        provider_id: Some(identity.idp_id),
+        user_id: Some(identity.user_id.clone()),
+        detail,
+    };
+    Ok(events::insert(conn, &event).await?)
+}
+
+/// How many identities a provider has.
+pub(crate) async fn count_at(conn: &mut Conn, provider: ProviderId) -> Result<u64, Failure> {
+    let at = identities::table.filter(identities::idp_id.eq(provider.0));
+    let count: i64 = at.count().get_result(conn).await?;
+    Ok(u64::try_from(count).unwrap_or(0))
+}
+
+/// Deletes a provider's identities, each with its event.
+pub(crate) async fn delete_at(
+    conn: &mut Conn,
+    provider: ProviderId,
+    actor: &Actor,
+) -> Result<u64, Failure> {
+    let at = identities::table.filter(identities::idp_id.eq(provider.0));
+    let rows: Vec<Shown> =
+        diesel::delete(at).returning(Shown::as_returning()).get_results(conn).await?;
+    let count = rows.len() as u64;
+    for row in rows {
+        let identity = Identity::try_from(row)?;
+        ring(conn, identity.id.0).await?;
+        log(conn, EventKind::IdentityUnlinked, &identity, actor, Map::new()).await?;
+    }
+    Ok(count)
+}
+
+async fn remove(
+    conn: &mut Conn,
+    id: i64,
+    actor: &Actor,
+) -> Result<Option<(Identity, Row)>, Failure> {
+    let row: Option<Row> = diesel::delete(identities::table.find(id))
+        .returning(Row::as_returning())
+        .get_result(conn)
+        .await
+        .optional()?;
+    let Some(row) = row else { return Ok(None) };
+    let identity = row.identity()?;
+    ring(conn, id).await?;
+    log(conn, EventKind::IdentityUnlinked, &identity, actor, Map::new()).await?;
+    Ok(Some((identity, row)))
+}
+
+/// One link under way, in its transaction.
+struct Linking<'a> {
+    conn: &'a mut Conn,
+    sealer: &'a dyn Sealer,
+    link: &'a Link,
+    now: DateTime<Utc>,
+    /// What the events tell of the session that the link came from.
+    detail: Map<String, Value>,
+}
+
+impl Linking<'_> {
+    /// The rules of [`IdentityRepository::link`], row by row.
+    async fn link_to(&mut self, user: &UserId) -> Result<LinkOutcome, Failure> {
+        let rows = self.candidates(Some(user)).await?;
+        let (mut own, mut account) = (None, None);
+        let mut both = None;
+        for row in rows {
+            let is_own = row.user_id == user.as_str();
+            let is_account = row.external_id == self.link.external_id.as_str();
+            match (is_own, is_account) {
+                (true, true) => both = Some(row),
+                (true, false) => own = Some(row),
+                (false, true) => account = Some(row),
+                // Another user's row under the legacy name is not ours to touch.
+                (false, false) => {}
+            }
+        }
+        if let Some(row) = both {
+            return self.renew(row).await;
+        }
+        let legacy = self.link.legacy_id.as_ref().map(ExternalId::as_str);
+        match (own, account) {
+            (None, None) => self.create(user).await,
+            (Some(own), None) if Some(own.external_id.as_str()) == legacy => self.renew(own).await,
+            (_, Some(_)) if !self.link.reattach => Ok(LinkOutcome::Taken(Taken::Account)),
+            (Some(_), None) if !self.link.reattach => Ok(LinkOutcome::Taken(Taken::User)),
+            (Some(row), None) | (None, Some(row)) => self.rebind(row, user).await,
+            (Some(own), Some(account)) => {
+                remove(self.conn, account.id, &self.link.actor).await?;
+                self.rebind(own, user).await
+            }
+        }
+    }
+
+    async fn sign_in(&mut self) -> Result<LinkOutcome, Failure> {
+        let mut rows = self.candidates(None).await?;
+        // A row that names the account itself goes before one under its legacy name.
+        rows.sort_by_key(|row| row.external_id != self.link.external_id.as_str());
+        let Some(mut row) = rows.into_iter().next() else { return Ok(LinkOutcome::NobodyLinked) };
+        row.renew(self.sealer, self.link, self.now)?;
+        save(self.conn, &row).await?;
+        let identity = row.identity()?;
+        self.log(EventKind::IdentitySignedIn, &identity, self.detail.clone()).await?;
+        Ok(LinkOutcome::SignedIn(identity))
+    }
+
+    /// The rows that may be meant, locked, in the order of their ids so that two links cannot
+    /// wait for each other.
+    async fn candidates(&mut self, user: Option<&UserId>) -> QueryResult<Vec<Row>> {
+        let mut names = vec![self.link.external_id.as_str()];
+        names.extend(self.link.legacy_id.as_ref().map(ExternalId::as_str));
+        let of_user = user.map_or("", UserId::as_str);
+        let query = identities::table
+            .filter(identities::idp_id.eq(self.link.provider_id.0))
+            .filter(identities::external_id.eq_any(names).or(identities::user_id.eq(of_user)))
+            .order(identities::id)
+            .select(Row::as_select());
+        locked!(query).load(self.conn).await
+    }
+
+    async fn create(&mut self, user: &UserId) -> Result<LinkOutcome, Failure> {
+        let mut row = Row::new(user, self.link, self.now);
+        row.id = diesel::insert_into(identities::table)
+            .values((
+                identities::idp_id.eq(row.idp_id),
+                identities::user_id.eq(&row.user_id),
+                identities::external_id.eq(&row.external_id),
+                identities::data.eq(&row.data),
+                identities::status.eq(&row.status),
+                identities::scopes.eq(&row.scopes),
+                identities::date_verified.eq(row.date_verified),
+                identities::date_added.eq(row.date_added),
+                identities::version.eq(row.version),
+                identities::generation.eq(row.generation),
+                identities::attempt.eq(row.attempt),
+                identities::unanswered.eq(row.unanswered),
+                identities::failures.eq(row.failures),
+            ))
+            .returning(identities::id)
+            .get_result(self.conn)
+            .await?;
+        // The row's id is part of what the credentials are bound to.
+        row.replace_credentials(self.sealer, self.link.credentials.as_ref())?;
+        save(self.conn, &row).await?;
+        let identity = row.identity()?;
+        self.log(EventKind::IdentityLinked, &identity, self.detail.clone()).await?;
+        Ok(LinkOutcome::Created(identity))
+    }
+
+    async fn renew(&mut self, mut row: Row) -> Result<LinkOutcome, Failure> {
+        row.renew(self.sealer, self.link, self.now)?;
+        save(self.conn, &row).await?;
+        let identity = row.identity()?;
+        self.log(EventKind::IdentityRelinked, &identity, self.detail.clone()).await?;
+        Ok(LinkOutcome::Updated(identity))
+    }
+
+    async fn rebind(&mut self, mut row: Row, user: &UserId) -> Result<LinkOutcome, Failure> {
+        let mut detail = self.detail.clone();
+        detail.insert("previous_user_id".into(), json!(row.user_id));
+        detail.insert("previous_external_id".into(), json!(row.external_id));
+        row.rebind(self.sealer, user, self.link, self.now)?;
+        save(self.conn, &row).await?;
+        let identity = row.identity()?;
+        self.log(EventKind::IdentityRebound, &identity, detail).await?;
+        Ok(LinkOutcome::Rebound(identity))
+    }
+
+    async fn log(
+        &mut self,
+        about: EventKind,
+        identity: &Identity,
+        detail: Map<String, Value>,
+    ) -> Result<(), Failure> {
+        log(self.conn, about, identity, &self.link.actor, detail).await
+    }
+}
+
+async fn link(conn: &mut Conn, sealer: &dyn Sealer, link: &Link) -> Result<LinkOutcome, Failure> {
+    if !exists(conn, link.provider_id).await? {
+        return Err(diesel::result::Error::NotFound.into());
+    }
+    let mut detail = Map::new();
+    if let Some(claim) = &link.session {
+        match link_sessions::find_waiting(conn, claim).await? {
+            None => return Ok(LinkOutcome::SessionUsed),
+            Some(Some(organization)) => {
+                detail.insert("organization_id".into(), json!(organization));
+            }
+            Some(None) => {}
+        }
+    }
+    let now = time(conn).await?;
+    let mut linking = Linking { conn, sealer, link, now, detail };
+    let outcome = match &link.owner {
+        LinkOwner::User(user) => linking.link_to(user).await?,
+        LinkOwner::Whoever => linking.sign_in().await?,
+    };
+    if let Some(claim) = &link.session {
+        link_sessions::settle(linking.conn, claim, &outcome).await?;
+    }
+    Ok(outcome)
+}
+
+#[async_trait]
+impl IdentityRepository for Store {
+    async fn find(&self, id: IdentityId) -> Result<Option<Identity>, RepositoryError> {
+        let row = self.find_identity(id).await?;
+        Ok(row.map(Identity::try_from).transpose()?)
+    }
+
+    async fn list(
+        &self,
+        filter: &IdentityFilter,
+        page: PageRequest,
+    ) -> Result<Page<Identity>, RepositoryError> {
+        let query = list_query(filter, page);
+        let rows: Vec<Shown> =
+            query.load(&mut *self.reader().await?).await.map_err(Failure::from)?;
+        let identities = rows.into_iter().map(Identity::try_from).collect::<Result<_, _>>()?;
+        Ok(Page::cut(identities, page.limit, |it: &Identity| it.id.0))
+    }
+
+    async fn link(&self, new: &Link) -> Result<LinkOutcome, RepositoryError> {
+        for _ in 0..RACES {
+            let outcome = in_transaction!(self, async |conn| link(conn, &*self.sealer, new).await);
+            match outcome {
+                // Somebody else was first; now their row is there to be seen.
+                Err(failure) if failure.is_race() => {}
+                outcome => {
+                    self.rung();
+                    return Ok(outcome?);
+                }
+            }
+        }
+        Err(Failure::Changed.into())
+    }
+
+    async fn update_data(&self, update: &DataUpdate) -> Result<DataOutcome, RepositoryError> {
+        let outcome = in_transaction!(self, async |conn| {
+            let query = identities::table.find(update.id.0).select(Row::as_select());
+            let row: Option<Row> = locked!(query).first(conn).await.optional()?;
+            let Some(mut row) = row else { return Ok(DataOutcome::Absent) };
+            if update.if_version.is_some_and(|version| version != row.version) {
+                return Ok(DataOutcome::VersionConflict);
+            }
+            row.data = Value::Object(update.data.clone());
+            row.version += 1;
+            if let Some(answer) = &update.credentials {
+                row.renew_credentials(&*self.sealer, answer)?;
+                if row.status == IdentityStatus::Invalid.as_str() {
+                    row.make_valid();
+                }
+            }
+            save(conn, &row).await?;
+            let identity = row.identity()?;
+            let kind = EventKind::IdentityDataUpdated;
+            log(conn, kind, &identity, &update.actor, Map::new()).await?;
+            Ok(DataOutcome::Updated(identity))
+        });
+        self.rung();
+        Ok(outcome?)
+    }
+
+    async fn unlink(
+        &self,
+        id: IdentityId,
+        actor: &Actor,
+    ) -> Result<Option<(Identity, Option<Credentials>)>, RepositoryError> {
+        let removed = in_transaction!(self, async |conn| remove(conn, id.0, actor).await);
+        self.rung();
+        let Some((identity, row)) = removed? else { return Ok(None) };
+        // A credential that does not open must not keep a link alive: it goes unrevoked.
+        let credentials = row.open(&*self.sealer).unwrap_or_default();
+        Ok(Some((identity, credentials)))
+    }
+}
+
+/// The query of a list; its plan is what the tests look at.
+pub(crate) fn list_query(
+    filter: &IdentityFilter,
+    page: PageRequest,
+) -> identities::BoxedQuery<'static, Db, diesel::dsl::SqlTypeOf<diesel::dsl::AsSelect<Shown, Db>>> {
+    let mut query = identities::table.select(Shown::as_select()).into_boxed::<Db>();
+    if let Some(id) = filter.id {
+        query = query.filter(identities::id.eq(id.0));
+    }
+    if let Some(user) = &filter.user_id {
+        query = query.filter(identities::user_id.eq(user.as_str().to_owned()));
+    }
+    if let Some(name) = &filter.external_id {
+        query = query.filter(identities::external_id.eq(name.as_str().to_owned()));
+    }
+    if let Some(names) = &filter.external_ids {
+        let names: Vec<_> = names.iter().map(|it| it.as_str().to_owned()).collect();
+        query = query.filter(identities::external_id.eq_any(names));
+    }
+    if let Some(provider) = filter.provider_id {
+        query = query.filter(identities::idp_id.eq(provider.0));
+    }
+    if filter.provider_external_id.is_some() || filter.provider_type.is_some() {
+        let mut providers =
+            identity_providers::table.select(identity_providers::id).into_boxed::<Db>();
+        if let Some(external_id) = filter.provider_external_id.clone() {
+            providers = providers.filter(identity_providers::external_id.eq(external_id));
+        }
+        if let Some(provider_type) = filter.provider_type.clone() {
+            providers = providers.filter(identity_providers::provider_type.eq(provider_type));
+        }
+        query = query.filter(identities::idp_id.eq_any(providers));
+    }
+    if let Some(status) = filter.status {
+        query = query.filter(identities::status.eq(status.as_str()));
+    }
+    if filter.exclude_matching_external_ids {
+        let same = identity_providers::table
+            .filter(identity_providers::id.eq(identities::idp_id))
+            .filter(identity_providers::external_id.eq(identities::external_id.nullable()));
+        query = query.filter(diesel::dsl::not(diesel::dsl::exists(same)));
+    }
+    if let Some(after) = page.after {
+        query = query.filter(identities::id.gt(after));
+    }
+    query.order(identities::id).limit(i64::from(page.limit) + 1)
+}

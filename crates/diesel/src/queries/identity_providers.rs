@@ -1,0 +1,299 @@
+use std::collections::BTreeSet;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
+use serde_json::{Map, Value, json};
+use symbolon_domain::{
+    event::{Actor, EventKind, NewEvent},
+    identity_provider::{IdentityProvider, ProviderSecrets},
+    ids::ProviderId,
+    page::{Page, PageRequest},
+    ports::{
+        IdentityProviderRepository, NewIdentityProvider, Place, ProviderDeletion, ProviderFilter,
+        RepositoryError, Sealer,
+    },
+    secret::Secret,
+};
+use zeroize::Zeroizing;
+
+use super::{Conn, Db, Store, events, identities, in_transaction, now, schema};
+use crate::{
+    failure::Failure,
+    values::{object, texts},
+};
+use schema::identity_providers as table;
+
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = table, check_for_backend(Db))]
+struct Row {
+    id: i64,
+    provider_type: String,
+    external_id: Option<String>,
+    config: Value,
+    secret_names: Value,
+    secrets: Option<Vec<u8>>,
+    names_issuer: bool,
+    date_added: DateTime<Utc>,
+    version: i64,
+}
+
+impl TryFrom<Row> for IdentityProvider {
+    type Error = Failure;
+
+    fn try_from(row: Row) -> Result<Self, Failure> {
+        Ok(Self {
+            id: ProviderId(row.id),
+            provider_type: row.provider_type,
+            external_id: row.external_id,
+            config: object(row.config)?,
+            secret_names: texts(row.secret_names)?,
+            names_issuer: row.names_issuer,
+            date_added: row.date_added,
+            version: row.version,
+        })
+    }
+}
+
+fn place(id: i64, version: i64) -> Place {
+    Place { table: "identity_providers", row: id, idp: id, generation: version }
+}
+
+fn seal(
+    sealer: &dyn Sealer,
+    id: i64,
+    version: i64,
+    secrets: &ProviderSecrets,
+) -> Result<Option<Vec<u8>>, Failure> {
+    if secrets.is_empty() {
+        return Ok(None);
+    }
+    let plain: std::collections::BTreeMap<_, _> =
+        secrets.iter().map(|(name, secret)| (name, secret.expose())).collect();
+    let plain = Zeroizing::new(
+        serde_json::to_vec(&plain).map_err(|error| Failure::unreadable(error.to_string()))?,
+    );
+    let place = place(id, version);
+    sealer.seal(&place, &plain).map(Some).map_err(|error| Failure::sealed(&place, &error))
+}
+
+fn open(sealer: &dyn Sealer, row: &Row) -> Result<ProviderSecrets, Failure> {
+    let Some(sealed) = &row.secrets else { return Ok(ProviderSecrets::new()) };
+    let place = place(row.id, row.version);
+    let plain = sealer.open(&place, sealed).map_err(|error| Failure::sealed(&place, &error))?;
+    let plain: std::collections::BTreeMap<String, Zeroizing<String>> =
+        serde_json::from_slice(&plain)
+            .map_err(|_| Failure::unreadable("an opened value holds no secrets"))?;
+    Ok(plain.into_iter().map(|(name, value)| (name, Secret::new(value.as_str()))).collect())
+}
+
+async fn find(conn: &mut Conn, id: ProviderId) -> QueryResult<Option<Row>> {
+    table::table.find(id.0).select(Row::as_select()).first(conn).await.optional()
+}
+
+/// Whether there is such a provider.
+pub(crate) async fn exists(conn: &mut Conn, id: ProviderId) -> QueryResult<bool> {
+    diesel::select(diesel::dsl::exists(table::table.find(id.0))).get_result(conn).await
+}
+
+async fn log(
+    conn: &mut Conn,
+    about: EventKind,
+    id: ProviderId,
+    actor: &Actor,
+    detail: Value,
+) -> Result<(), Failure> {
+    let event = NewEvent {
+        about,
+        actor: actor.clone(),
+        identity_id: None,
+        provider_id: Some(id),
+        user_id: None,
+        detail: object(detail)?,
+    };
+    Ok(events::insert(conn, &event).await?)
+}
+
+fn changed(
+    row: &Row,
+    secrets: &ProviderSecrets,
+    config: &Map<String, Value>,
+    now: &ProviderSecrets,
+) -> BTreeSet<String> {
+    let empty = Map::new();
+    let before = row.config.as_object().unwrap_or(&empty);
+    let values = before.keys().chain(config.keys()).filter(|it| before.get(*it) != config.get(*it));
+    let hidden = secrets.keys().chain(now.keys()).filter(|it| secrets.get(*it) != now.get(*it));
+    values.chain(hidden).cloned().collect()
+}
+
+#[async_trait]
+impl IdentityProviderRepository for Store {
+    async fn insert(
+        &self,
+        provider: &NewIdentityProvider,
+        actor: &Actor,
+    ) -> Result<IdentityProvider, RepositoryError> {
+        let names: Vec<_> = provider.secrets.keys().collect();
+        let created = in_transaction!(self, async |conn| {
+            let row: Row = diesel::insert_into(table::table)
+                .values((
+                    table::provider_type.eq(&provider.provider_type),
+                    table::external_id.eq(&provider.external_id),
+                    table::config.eq(Value::Object(provider.config.clone())),
+                    table::secret_names.eq(json!(names)),
+                    table::names_issuer.eq(false),
+                    table::date_added.eq(now()),
+                    table::version.eq(1),
+                ))
+                .returning(Row::as_returning())
+                .get_result(conn)
+                .await?;
+            // The row's id is part of what the secrets are bound to.
+            let secrets = seal(&*self.sealer, row.id, 1, &provider.secrets)?;
+            diesel::update(table::table.find(row.id))
+                .set(table::secrets.eq(secrets))
+                .execute(conn)
+                .await?;
+            log(conn, EventKind::ProviderCreated, ProviderId(row.id), actor, json!({})).await?;
+            IdentityProvider::try_from(row)
+        });
+        Ok(created?)
+    }
+
+    async fn find(&self, id: ProviderId) -> Result<Option<IdentityProvider>, RepositoryError> {
+        let row = find(&mut *self.reader().await?, id).await.map_err(Failure::from)?;
+        Ok(row.map(IdentityProvider::try_from).transpose()?)
+    }
+
+    async fn find_by_key<'a>(
+        &self,
+        provider_type: &str,
+        external_id: Option<&'a str>,
+    ) -> Result<Option<IdentityProvider>, RepositoryError> {
+        let mut query = table::table
+            .filter(table::provider_type.eq(provider_type))
+            .select(Row::as_select())
+            .into_boxed::<Db>();
+        query = match external_id {
+            Some(external_id) => query.filter(table::external_id.eq(external_id)),
+            None => query.filter(table::external_id.is_null()),
+        };
+        let row: Option<Row> =
+            query.first(&mut *self.reader().await?).await.optional().map_err(Failure::from)?;
+        Ok(row.map(IdentityProvider::try_from).transpose()?)
+    }
+
+    async fn find_with_secrets(
+        &self,
+        id: ProviderId,
+    ) -> Result<Option<(IdentityProvider, ProviderSecrets)>, RepositoryError> {
+        let row = find(&mut *self.reader().await?, id).await.map_err(Failure::from)?;
+        let Some(row) = row else { return Ok(None) };
+        let secrets = open(&*self.sealer, &row)?;
+        Ok(Some((row.try_into()?, secrets)))
+    }
+
+    async fn list(
+        &self,
+        filter: &ProviderFilter,
+        page: PageRequest,
+    ) -> Result<Page<IdentityProvider>, RepositoryError> {
+        let mut query = table::table.select(Row::as_select()).into_boxed::<Db>();
+        if let Some(provider_type) = &filter.provider_type {
+            query = query.filter(table::provider_type.eq(provider_type));
+        }
+        if let Some(external_id) = &filter.external_id {
+            query = query.filter(table::external_id.eq(external_id));
+        }
+        if let Some(after) = page.after {
+            query = query.filter(table::id.gt(after));
+        }
+        let rows: Vec<Row> = query
+            .order(table::id)
+            .limit(i64::from(page.limit) + 1)
+            .load(&mut *self.reader().await?)
+            .await
+            .map_err(Failure::from)?;
+        let providers =
+            rows.into_iter().map(IdentityProvider::try_from).collect::<Result<_, _>>()?;
+        Ok(Page::cut(providers, page.limit, |it: &IdentityProvider| it.id.0))
+    }
+
+    async fn update(
+        &self,
+        id: ProviderId,
+        version: i64,
+        config: &Map<String, Value>,
+        secrets: &ProviderSecrets,
+        actor: &Actor,
+    ) -> Result<Option<IdentityProvider>, RepositoryError> {
+        let names: Vec<_> = secrets.keys().collect();
+        let updated = in_transaction!(self, async |conn| {
+            let Some(before) = find(conn, id).await?.filter(|it| it.version == version) else {
+                return Ok(None);
+            };
+            let changed = changed(&before, &open(&*self.sealer, &before)?, config, secrets);
+            let sealed = seal(&*self.sealer, id.0, version + 1, secrets)?;
+            let row = table::table.find(id.0).filter(table::version.eq(version));
+            let row: Option<Row> = diesel::update(row)
+                .set((
+                    table::config.eq(Value::Object(config.clone())),
+                    table::secret_names.eq(json!(names)),
+                    table::secrets.eq(sealed),
+                    table::version.eq(version + 1),
+                ))
+                .returning(Row::as_returning())
+                .get_result(conn)
+                .await
+                .optional()?;
+            let Some(row) = row else { return Ok(None) };
+            let detail = json!({ "changed": changed });
+            log(conn, EventKind::ProviderUpdated, id, actor, detail).await?;
+            IdentityProvider::try_from(row).map(Some)
+        });
+        Ok(updated?)
+    }
+
+    async fn record_issuer_named(&self, id: ProviderId) -> Result<(), RepositoryError> {
+        diesel::update(table::table.find(id.0))
+            .set(table::names_issuer.eq(true))
+            .execute(&mut *self.writer().await?)
+            .await
+            .map_err(Failure::from)?;
+        Ok(())
+    }
+
+    async fn delete(
+        &self,
+        id: ProviderId,
+        cascade: bool,
+        actor: &Actor,
+    ) -> Result<ProviderDeletion, RepositoryError> {
+        for _ in 0..super::RACES {
+            let done = in_transaction!(self, async |conn| {
+                if find(conn, id).await?.is_none() {
+                    return Ok(ProviderDeletion::Absent);
+                }
+                if !cascade {
+                    let count = identities::count_at(conn, id).await?;
+                    if count > 0 {
+                        return Ok(ProviderDeletion::InUse(count));
+                    }
+                }
+                let count = identities::delete_at(conn, id, actor).await?;
+                diesel::delete(table::table.find(id.0)).execute(conn).await?;
+                let detail = json!({ "identities": count });
+                log(conn, EventKind::ProviderDeleted, id, actor, detail).await?;
+                Ok(ProviderDeletion::Deleted(count))
+            });
+            match done {
+                // Somebody linked an account in between.
+                Err(failure) if failure.is_race() => {}
+                done => return Ok(done?),
+            }
+        }
+        Err(Failure::Changed.into())
+    }
+}

@@ -1,0 +1,330 @@
+//! Embedded SQLite: one connection that writes, some that read off the runtime's threads, and some
+//! whose reads by key run where they are called, because they take microseconds.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError, TryLockError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
+use diesel::{
+    Connection as _, QueryResult, SqliteConnection, connection::SimpleConnection as _, prelude::*,
+};
+use diesel_async::{
+    pooled_connection::{
+        AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod,
+        deadpool::{Object, Pool},
+    },
+    sync_connection_wrapper::SyncConnectionWrapper,
+};
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
+use futures_util::FutureExt as _;
+use symbolon_domain::{
+    ids::IdentityId,
+    ports::{RepositoryError, Sealer},
+    secret::SecretHash,
+};
+
+use crate::{
+    bell::Bell,
+    database::Engine,
+    failure::{Failure, unreachable},
+    settings::{DatabaseSettings, OpenError},
+};
+
+pub(crate) mod schema {
+    tables!(TimestamptzSqlite, Json);
+}
+
+pub(crate) type Conn = SyncConnectionWrapper<SqliteConnection>;
+pub(crate) type Db = diesel::sqlite::Sqlite;
+
+#[path = "queries/api_keys.rs"]
+mod api_keys;
+#[path = "queries/credentials.rs"]
+mod credentials;
+#[path = "queries/events.rs"]
+mod events;
+#[path = "queries/identities.rs"]
+mod identities;
+#[path = "queries/identity_providers.rs"]
+mod identity_providers;
+#[path = "queries/identity_row.rs"]
+mod identity_row;
+#[path = "queries/link_sessions.rs"]
+mod link_sessions;
+
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/sqlite");
+/// Writers come one after the other, so a race is lost only to another process.
+pub(crate) const RACES: usize = 8;
+/// Connections for reads by key; more than runtime threads are never in use at the same time.
+const HOT: usize = 8;
+
+/// Runs a transaction on the one connection that writes. It takes SQLite's write lock at once: one
+/// that reads first and writes later fails when another has written in between.
+macro_rules! in_transaction {
+    ($store:expr, async |$conn:ident| $body:expr) => {
+        async {
+            let mut connection = $store.writer().await.map_err(Failure::Sealed)?;
+            connection.immediate_transaction::<_, Failure, _>(async |$conn| $body).await
+        }
+        .await
+    };
+}
+use in_transaction;
+
+/// Nothing to do: the transaction holds the lock of the whole database.
+macro_rules! locked {
+    ($query:expr) => {
+        $query
+    };
+}
+use locked;
+
+/// The process's clock: it is the database's too.
+#[expect(clippy::disallowed_methods, reason = "SQLite decides by the machine's clock")]
+fn now() -> DateTime<Utc> {
+    to_microseconds(Utc::now())
+}
+
+fn maybe_now() -> DateTime<Utc> {
+    now()
+}
+
+/// That much later.
+fn maybe_now_plus(time: Duration) -> DateTime<Utc> {
+    let time = TimeDelta::from_std(time).ok();
+    time.and_then(|it| now().checked_add_signed(it)).unwrap_or(DateTime::<Utc>::MAX_UTC)
+}
+
+#[expect(clippy::unused_async, reason = "the other dialect asks the server")]
+async fn time(_conn: &mut Conn) -> QueryResult<DateTime<Utc>> {
+    Ok(now())
+}
+
+/// As precise as the other dialect's columns are.
+fn to_microseconds(at: DateTime<Utc>) -> DateTime<Utc> {
+    at.trunc_subsecs(6)
+}
+
+/// Nothing to do inside the transaction: who waits is in this process, and is woken after it.
+#[expect(clippy::unused_async, reason = "the other dialect asks the server")]
+async fn ring(_conn: &mut Conn, _identity: i64) -> QueryResult<()> {
+    Ok(())
+}
+
+/// Every repository, in one SQLite file.
+pub struct Store {
+    path: PathBuf,
+    busy_timeout: Duration,
+    writer: Pool<Conn>,
+    readers: Pool<Conn>,
+    hot: Vec<Mutex<SqliteConnection>>,
+    turn: AtomicUsize,
+    sealer: Arc<dyn Sealer>,
+    bell: Bell,
+}
+
+impl Store {
+    /// A store in this file, which is created where it is not there.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`].
+    pub async fn open(
+        path: &Path,
+        settings: &DatabaseSettings,
+        sealer: Arc<dyn Sealer>,
+    ) -> Result<Self, OpenError> {
+        let (path, busy_timeout) = (path.to_owned(), settings.statement_timeout);
+        create_private(&path)?;
+        let file = |problem: String| OpenError::File { path: path.clone(), problem };
+        let hot = tokio::task::spawn_blocking({
+            let path = path.clone();
+            move || (0..HOT).map(|_| connect(&path, busy_timeout).map(Mutex::new)).collect()
+        });
+        let hot: Result<Vec<_>, _> = hot.await.map_err(|error| file(error.to_string()))?;
+        let hot = hot.map_err(|error| file(error.to_string()))?;
+        let readers = settings.max_connections.clamp(1, 8);
+        Ok(Self {
+            writer: pool(&path, busy_timeout, 1)?,
+            readers: pool(&path, busy_timeout, readers)?,
+            path,
+            busy_timeout,
+            hot,
+            turn: AtomicUsize::new(0),
+            sealer,
+            bell: Bell::new(),
+        })
+    }
+
+    pub(crate) async fn reader(&self) -> Result<Object<Conn>, RepositoryError> {
+        self.readers.get().await.map_err(unreachable)
+    }
+
+    pub(crate) async fn writer(&self) -> Result<Object<Conn>, RepositoryError> {
+        self.writer.get().await.map_err(unreachable)
+    }
+
+    /// After a transaction: wakes who waits in this process. Other processes poll.
+    pub(crate) fn rung(&self) {
+        self.bell.ring_for_all();
+    }
+
+    /// A connection for a read that takes microseconds, on this thread.
+    fn hot<T>(&self, read: impl FnOnce(&mut SqliteConnection) -> T) -> T {
+        let start = self.turn.fetch_add(1, Ordering::Relaxed);
+        for offset in 0..self.hot.len() {
+            match self.hot[(start + offset) % self.hot.len()].try_lock() {
+                Ok(mut conn) => return read(&mut conn),
+                Err(TryLockError::Poisoned(conn)) => return read(&mut conn.into_inner()),
+                Err(TryLockError::WouldBlock) => {}
+            }
+        }
+        // All are in use, by other threads and for microseconds.
+        let conn = &self.hot[start % self.hot.len()];
+        read(&mut conn.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    #[expect(clippy::unused_async, reason = "the other dialect asks the server")]
+    pub(crate) async fn find_credentials(
+        &self,
+        id: IdentityId,
+    ) -> Result<Option<credentials::Row>, RepositoryError> {
+        let query = schema::identities::table.find(id.0).select(credentials::Row::as_select());
+        Ok(self.hot(|conn| query.first(conn)).optional().map_err(Failure::from)?)
+    }
+
+    #[expect(clippy::unused_async, reason = "the other dialect asks the server")]
+    pub(crate) async fn find_identity(
+        &self,
+        id: IdentityId,
+    ) -> Result<Option<identity_row::Shown>, RepositoryError> {
+        let query = schema::identities::table.find(id.0).select(identity_row::Shown::as_select());
+        Ok(self.hot(|conn| query.first(conn)).optional().map_err(Failure::from)?)
+    }
+
+    #[expect(clippy::unused_async, reason = "the other dialect asks the server")]
+    pub(crate) async fn find_api_key(
+        &self,
+        hash: &SecretHash,
+    ) -> Result<Option<api_keys::Row>, RepositoryError> {
+        let query = schema::api_keys::table
+            .filter(schema::api_keys::hash.eq(hash.0.as_slice()))
+            .select(api_keys::Row::as_select());
+        Ok(self.hot(|conn| query.first(conn)).optional().map_err(Failure::from)?)
+    }
+
+    pub(crate) async fn wait_for_change(&self, id: IdentityId, at_most: Duration) {
+        let mut ear = self.bell.listen();
+        let under_way = || {
+            async move {
+                let mut conn = self.reader().await?;
+                let attempt = credentials::attempt_under_way(&mut conn, id).await;
+                Ok(attempt.map_err(Failure::from)?)
+            }
+            .boxed()
+        };
+        crate::bell::wait_for_change(&mut ear, id, at_most, under_way).await;
+    }
+
+    /// Runs a piece of work on a connection of its own, off the runtime's threads.
+    async fn aside<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut SqliteConnection) -> Result<T, OpenError> + Send + 'static,
+    ) -> Result<T, OpenError> {
+        let (path, busy_timeout) = (self.path.clone(), self.busy_timeout);
+        let work = tokio::task::spawn_blocking(move || {
+            let conn = connect(&path, busy_timeout);
+            work(&mut conn.map_err(|error| OpenError::File { path, problem: error.to_string() })?)
+        });
+        work.await.map_err(|error| OpenError::Migration(error.to_string()))?
+    }
+}
+
+fn pool(path: &Path, busy_timeout: Duration, size: usize) -> Result<Pool<Conn>, OpenError> {
+    let mut config = ManagerConfig::default();
+    config.recycling_method = RecyclingMethod::Fast;
+    let owned = path.to_owned();
+    config.custom_setup = Box::new(move |_| {
+        let path = owned.clone();
+        async move {
+            let conn = tokio::task::spawn_blocking(move || connect(&path, busy_timeout)).await;
+            let conn =
+                conn.map_err(|error| ConnectionError::BadConnection(error.to_string()))??;
+            Ok(SyncConnectionWrapper::new(conn))
+        }
+        .boxed()
+    });
+    let manager = AsyncDieselConnectionManager::new_with_config("", config);
+    Pool::builder(manager)
+        .max_size(size)
+        .build()
+        .map_err(|error| OpenError::File { path: path.to_owned(), problem: error.to_string() })
+}
+
+/// A connection, set up.
+///
+/// The busy timeout comes first, or switching to WAL fails while another does the same.
+/// `synchronous = FULL` costs an fsync with each commit, and is what keeps a refresh token that the
+/// provider has rotated through a power cut: in WAL mode `NORMAL` may lose the last commits.
+fn connect(path: &Path, busy_timeout: Duration) -> ConnectionResult<SqliteConnection> {
+    let url = path.to_string_lossy();
+    let mut conn = SqliteConnection::establish(&url)?;
+    let setup = format!(
+        "PRAGMA busy_timeout = {}; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
+         PRAGMA foreign_keys = ON; PRAGMA temp_store = MEMORY;",
+        busy_timeout.as_millis()
+    );
+    conn.batch_execute(&setup)
+        .map_err(|error| ConnectionError::BadConnection(error.to_string()))?;
+    Ok(conn)
+}
+
+/// Creates the file for its owner alone, where it is not there yet.
+fn create_private(path: &Path) -> Result<(), OpenError> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(path) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(OpenError::File { path: path.to_owned(), problem: error.to_string() }),
+    }
+}
+
+#[async_trait]
+impl Engine for Store {
+    async fn clock(&self) -> Result<DateTime<Utc>, RepositoryError> {
+        self.hot(|conn| conn.batch_execute("SELECT 1")).map_err(Failure::from)?;
+        Ok(now())
+    }
+
+    async fn pending(&self) -> Result<Vec<String>, OpenError> {
+        self.aside(|conn| {
+            let pending = conn.pending_migrations(MIGRATIONS);
+            let pending = pending.map_err(|error| OpenError::Migration(error.to_string()))?;
+            Ok(pending.iter().map(|it| it.name().to_string()).collect())
+        })
+        .await
+    }
+
+    async fn migrate(&self) -> Result<Vec<String>, OpenError> {
+        self.aside(|conn| {
+            let applied = conn.run_pending_migrations(MIGRATIONS);
+            let applied = applied.map_err(|error| OpenError::Migration(error.to_string()))?;
+            Ok(applied.iter().map(ToString::to_string).collect())
+        })
+        .await
+    }
+
+    fn is_embedded(&self) -> bool {
+        true
+    }
+}

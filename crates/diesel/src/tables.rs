@@ -1,0 +1,103 @@
+//! The tables, once for each dialect: the types of times, JSON and bytes differ.
+
+macro_rules! tables {
+    ($time:ident, $json:ident) => {
+        diesel::table! {
+            identity_providers (id) {
+                id -> BigInt,
+                provider_type -> Text,
+                external_id -> Nullable<Text>,
+                config -> $json,
+                secret_names -> $json,
+                secrets -> Nullable<Binary>,
+                names_issuer -> Bool,
+                date_added -> $time,
+                version -> BigInt,
+            }
+        }
+
+        diesel::table! {
+            identities (id) {
+                id -> BigInt,
+                idp_id -> BigInt,
+                user_id -> Text,
+                external_id -> Text,
+                data -> $json,
+                status -> Text,
+                invalid_reason -> Nullable<Text>,
+                invalid_at -> Nullable<$time>,
+                scopes -> $json,
+                date_verified -> $time,
+                date_added -> $time,
+                expires_at -> Nullable<$time>,
+                version -> BigInt,
+                credentials -> Nullable<Binary>,
+                generation -> BigInt,
+                attempt -> BigInt,
+                lease_holder -> Nullable<Text>,
+                lease_until -> Nullable<$time>,
+                unanswered -> Integer,
+                retry_at -> Nullable<$time>,
+                failures -> Integer,
+                failure_class -> Nullable<Text>,
+                failure_detail -> Nullable<Text>,
+            }
+        }
+
+        diesel::table! {
+            link_sessions (id) {
+                id -> BigInt,
+                purpose -> Text,
+                user_id -> Nullable<Text>,
+                provider_id -> Nullable<BigInt>,
+                organization_id -> Nullable<Text>,
+                return_url -> Text,
+                scopes -> $json,
+                login_hint -> Nullable<Text>,
+                reattach -> Bool,
+                auto_complete -> Bool,
+                status -> Text,
+                identity_id -> Nullable<BigInt>,
+                error -> Nullable<Text>,
+                created_by -> Text,
+                created_at -> $time,
+                expires_at -> $time,
+                token_hash -> Binary,
+                sent_to -> Nullable<BigInt>,
+                browser_hash -> Nullable<Binary>,
+                state_hash -> Nullable<Binary>,
+                proof -> Nullable<Binary>,
+                used -> Bool,
+                code_hash -> Nullable<Binary>,
+                pending -> Nullable<Binary>,
+            }
+        }
+
+        diesel::table! {
+            events (id) {
+                id -> BigInt,
+                at -> $time,
+                kind -> Text,
+                actor -> Text,
+                identity_id -> Nullable<BigInt>,
+                provider_id -> Nullable<BigInt>,
+                user_id -> Nullable<Text>,
+                detail -> $json,
+            }
+        }
+
+        diesel::table! {
+            api_keys (id) {
+                id -> BigInt,
+                name -> Text,
+                scopes -> $json,
+                hash -> Binary,
+                created_at -> $time,
+                revoked_at -> Nullable<$time>,
+            }
+        }
+
+        diesel::joinable!(identities -> identity_providers (idp_id));
+        diesel::allow_tables_to_appear_in_same_query!(identities, identity_providers);
+    };
+}

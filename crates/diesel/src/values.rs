@@ -1,0 +1,27 @@
+//! How the domain's values lie in columns.
+
+use serde_json::{Map, Value};
+use symbolon_domain::secret::SecretHash;
+
+use crate::failure::Failure;
+
+pub(crate) fn object(value: Value) -> Result<Map<String, Value>, Failure> {
+    match value {
+        Value::Object(map) => Ok(map),
+        _ => Err(Failure::unreadable("a JSON column holds no object")),
+    }
+}
+
+pub(crate) fn texts(value: Value) -> Result<Vec<String>, Failure> {
+    serde_json::from_value(value)
+        .map_err(|_| Failure::unreadable("a JSON column holds no list of texts"))
+}
+
+pub(crate) fn hash(bytes: &[u8]) -> Result<SecretHash, Failure> {
+    bytes.try_into().map(SecretHash).map_err(|_| Failure::unreadable("a hash is not 32 bytes long"))
+}
+
+/// A value that was written from a closed set, or by a later version.
+pub(crate) fn parsed<T>(text: &str, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, Failure> {
+    parse(text).ok_or_else(|| Failure::unreadable(format!("{text:?} is not known")))
+}

@@ -1,0 +1,206 @@
+use std::{
+    io,
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+/// Why there is no cluster.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The server programs are not installed.
+    #[error(
+        "PostgreSQL's server programs (initdb, postgres) are not on this machine: run `make setup`, or install Debian's package `postgresql`"
+    )]
+    NotInstalled,
+    /// A program could not be run.
+    #[error("{program} could not be run")]
+    Run {
+        /// Which program.
+        program: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A program failed.
+    #[error("{program} failed: {output}")]
+    Failed {
+        /// Which program.
+        program: &'static str,
+        /// What it said.
+        output: String,
+    },
+    /// The server does not answer.
+    #[error("postgres does not answer; its log: {0}")]
+    Silent(String),
+}
+
+/// A running cluster. Dropping it stops the server and removes its files.
+pub struct Cluster {
+    keeper: Child,
+    port: u16,
+    _directory: TempDir,
+}
+
+/// Runs the server until its standard input ends, however that comes about.
+const KEEPER: &str = r#"
+"$@" >"$LOG" 2>&1 &
+server=$!
+read -r _
+kill -INT "$server"
+wait "$server"
+"#;
+
+impl Cluster {
+    /// Makes a cluster and starts it.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]; nothing is left running then.
+    pub fn start() -> Result<Self, StartError> {
+        let programs = programs().ok_or(StartError::NotInstalled)?;
+        let directory = tempfile::Builder::new()
+            .prefix("symbolon-postgres-")
+            .tempdir()
+            .map_err(|source| StartError::Run { program: "mkdir", source })?;
+        let data = directory.path().join("data");
+        let user = unprivileged_user();
+        if let Some(user) = user {
+            let mut chown = Command::new("chown");
+            run("chown", chown.arg(user).arg(directory.path()))?;
+        }
+        let mut initdb = as_user(user, &programs.join("initdb"));
+        initdb.args(["--auth=trust", "--username=symbolon", "--encoding=UTF8", "--locale=C"]);
+        run("initdb", initdb.arg("--no-sync").arg("-D").arg(&data).current_dir("/"))?;
+
+        // Another process may take the port before the server does: then the next one.
+        let mut last = String::new();
+        for _ in 0..5 {
+            match Self::serve(&programs, user, &data, directory.path()) {
+                Ok((keeper, port)) => return Ok(Self { keeper, port, _directory: directory }),
+                Err(StartError::Silent(log)) => last = log,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(StartError::Silent(last))
+    }
+
+    fn serve(
+        programs: &Path,
+        user: Option<&str>,
+        data: &Path,
+        directory: &Path,
+    ) -> Result<(Child, u16), StartError> {
+        let port = free_port().map_err(|source| StartError::Run { program: "bind", source })?;
+        let log = directory.join("log");
+        let server = as_user(user, &programs.join("postgres"));
+        let mut keeper = Command::new("sh");
+        keeper.args(["-c", KEEPER, "sh"]).arg(server.get_program()).args(server.get_args());
+        keeper.arg("-D").arg(data).args(["-p", &port.to_string()]);
+        for setting in [
+            "listen_addresses=127.0.0.1",
+            "unix_socket_directories=",
+            "fsync=off",
+            "full_page_writes=off",
+            "synchronous_commit=off",
+            "max_connections=400",
+        ] {
+            keeper.args(["-c", setting]);
+        }
+        let mut keeper = keeper
+            .env("LOG", &log)
+            .stdin(Stdio::piped())
+            .current_dir("/")
+            .spawn()
+            .map_err(|source| StartError::Run { program: "sh", source })?;
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < deadline {
+            let text = std::fs::read_to_string(&log).unwrap_or_default();
+            if text.contains("ready to accept connections")
+                && TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok()
+            {
+                return Ok((keeper, port));
+            }
+            if text.contains("could not bind") {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        drop(keeper.stdin.take());
+        let _ = keeper.wait();
+        Err(StartError::Silent(std::fs::read_to_string(&log).unwrap_or_default()))
+    }
+
+    /// The address of its database `postgres`, whose user may do everything.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("postgres://symbolon@127.0.0.1:{}/postgres", self.port)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        drop(self.keeper.stdin.take());
+        // It waits for the server, which ends its connections first.
+        let _ = self.keeper.wait();
+    }
+}
+
+fn run(program: &'static str, command: &mut Command) -> Result<(), StartError> {
+    let output = command.output().map_err(|source| StartError::Run { program, source })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let output = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(StartError::Failed { program, output })
+}
+
+/// The folder with the newest server programs: on the path, or in Debian's versioned folders.
+fn programs() -> Option<PathBuf> {
+    let has_both =
+        |folder: &Path| folder.join("initdb").exists() && folder.join("postgres").exists();
+    let mut folders: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path().join("bin")))
+        .collect();
+    folders.sort_by_key(|folder| {
+        let version = folder.parent().and_then(Path::file_name).and_then(|it| it.to_str());
+        version.and_then(|it| it.parse::<u32>().ok())
+    });
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut all: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    all.extend(folders.into_iter().rev());
+    all.into_iter().find(|folder| has_both(folder))
+}
+
+/// Whom to run the server as: it refuses to be root.
+fn unprivileged_user() -> Option<&'static str> {
+    let output = Command::new("id").arg("-u").output().ok()?;
+    if output.stdout.trim_ascii() != b"0" {
+        return None;
+    }
+    let exists = |user: &&str| {
+        Command::new("id").arg(user).output().is_ok_and(|output| output.status.success())
+    };
+    ["postgres", "nobody"].into_iter().find(exists)
+}
+
+fn as_user(user: Option<&str>, program: &Path) -> Command {
+    let Some(user) = user else { return Command::new(program) };
+    let mut command = Command::new("setpriv");
+    command.args([&format!("--reuid={user}"), "--clear-groups"]);
+    command.arg(format!("--regid={}", group_of(user))).arg(program);
+    command
+}
+
+fn group_of(user: &str) -> String {
+    let output = Command::new("id").args(["-g", user]).output();
+    output.map(|it| String::from_utf8_lossy(&it.stdout).trim().to_owned()).unwrap_or_default()
+}
+
+fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
