@@ -21,6 +21,10 @@ const USABLE: TimeDelta = TimeDelta::hours(1);
 /// How long a failure is the answer for everybody.
 const FAILURE: TimeDelta = TimeDelta::seconds(5);
 
+/// How long nobody asks again after a failure while the document at hand is usable: asking may
+/// take the client's whole timeout, and everybody waits.
+const FAILURE_WHILE_USABLE: TimeDelta = TimeDelta::minutes(1);
+
 /// How often keys are fetched at most because a token names one that we do not have.
 const COOL_DOWN: TimeDelta = TimeDelta::seconds(30);
 
@@ -30,8 +34,9 @@ const MOST_ISSUERS: u64 = 2000;
 /// What all connectors share: the client, the clock, and the documents of issuers.
 ///
 /// Metadata and keys are kept per issuer, so that one issuer's key never verifies another's
-/// token. They are used for ten minutes, and up to an hour while the issuer cannot be reached; a
-/// failure is remembered for five seconds. Each document is fetched by one caller at a time.
+/// token. They are used for ten minutes, and up to an hour while the issuer cannot be reached,
+/// which is tried again each minute; without a usable document a failure is remembered for five
+/// seconds. Each document is fetched by one caller at a time.
 ///
 /// Cheap to clone; clones share the documents.
 #[derive(Clone)]
@@ -81,7 +86,9 @@ impl<T> Kept<T> {
             return Some(Ok(fresh));
         }
         let (error, at) = self.failure.as_ref()?;
-        is_within(*at, FAILURE, now).then(|| self.despite(error.clone(), now))
+        let answer = self.despite(error.clone(), now);
+        let age = if answer.is_ok() { FAILURE_WHILE_USABLE } else { FAILURE };
+        is_within(*at, age, now).then_some(answer)
     }
 
     /// What is still usable although fetching failed.

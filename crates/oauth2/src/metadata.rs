@@ -174,15 +174,19 @@ pub(crate) fn unavailable(detail: &str) -> ConnectorError {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
     use crate::http::HttpSettings;
 
+    static HTTP: LazyLock<HttpClient> =
+        LazyLock::new(|| HttpClient::new(HttpSettings::default()).unwrap());
+
     fn read(change: impl FnOnce(&mut Map<String, Value>)) -> Result<Metadata, ConnectorError> {
-        let http = HttpClient::new(HttpSettings::default()).unwrap();
-        let issuer = Issuer::new("https://issuer.example", &http).unwrap();
+        let issuer = Issuer::new("https://issuer.example", &HTTP).unwrap();
         let mut object = json!({
             "issuer": "https://issuer.example",
             "authorization_endpoint": "https://issuer.example/authorize",
@@ -193,7 +197,7 @@ mod tests {
         .unwrap()
         .clone();
         change(&mut object);
-        Metadata::read(&object, &issuer, &http)
+        Metadata::read(&object, &issuer, &HTTP)
     }
 
     #[test]
@@ -245,7 +249,6 @@ mod tests {
 
     #[test]
     fn an_issuer_is_an_https_address_without_query_and_fragment() {
-        let http = HttpClient::new(HttpSettings::default()).unwrap();
         for invalid in [
             "",
             "issuer.example",
@@ -255,7 +258,7 @@ mod tests {
             "https://user@issuer.example",
             "https://10.0.0.1",
         ] {
-            assert!(Issuer::new(invalid, &http).is_err(), "{invalid}");
+            assert!(Issuer::new(invalid, &HTTP).is_err(), "{invalid}");
         }
         for (issuer, url) in [
             ("https://a.example", "https://a.example/.well-known/openid-configuration"),
@@ -263,7 +266,7 @@ mod tests {
             ("https://a.example/b", "https://a.example/b/.well-known/openid-configuration"),
             ("https://a.example/b/", "https://a.example/b/.well-known/openid-configuration"),
         ] {
-            let issuer = Issuer::new(issuer, &http).unwrap();
+            let issuer = Issuer::new(issuer, &HTTP).unwrap();
             assert_eq!(issuer.metadata_url().unwrap().as_str(), url);
         }
     }

@@ -50,14 +50,17 @@ const GRANT_REJECTED: &[&str] = &[
 const MAY_PASS: &[&str] =
     &["server_error", "temporarily_unavailable", "slow_down", "authorization_pending"];
 
-/// Registered codes by which the operator must act: RFC 6749 §5.2, RFC 8707 §2.
-const CLIENT_REJECTED: &[&str] = &[
+/// Other registered codes, which may be shown as they are: RFC 6749 §5.2, RFC 8707 §2, and of the
+/// revocation endpoint RFC 6750 §3.1, RFC 7009 §2.2.1.
+const REGISTERED: &[&str] = &[
     "invalid_client",
     "unauthorized_client",
     "unsupported_grant_type",
     "invalid_scope",
     "invalid_request",
     "invalid_target",
+    "invalid_token",
+    "unsupported_token_type",
 ];
 
 /// Tokens, as the endpoint sent them.
@@ -158,7 +161,7 @@ impl TokenAnswer<'_> {
 
 /// An error code as it may be shown: of the registered form, short, and none of our secrets.
 pub(crate) fn shown_code(code: &str, secrets: &[&Secret]) -> String {
-    if CLIENT_REJECTED.contains(&code) {
+    if REGISTERED.contains(&code) {
         return code.to_owned();
     }
     let plain = (1..=64).contains(&code.len())
