@@ -1,0 +1,89 @@
+use async_trait::async_trait;
+use serde_json::{Map, Value};
+use symbolon_domain::{
+    account::ExternalAccount,
+    credentials::Credentials,
+    identity_provider::Capabilities,
+    ids::ExternalId,
+    ports::{
+        AuthorizationRequest, CodeExchange, Connector, ConnectorError, Grant, RefreshRequest,
+        Revocation,
+    },
+};
+use symbolon_oauth2::{OpenIdConnector, untrusted};
+use url::Url;
+
+/// OpenID Connect as Google speaks it.
+pub(crate) struct GoogleConnector {
+    pub(crate) openid: OpenIdConnector,
+    /// The only Workspace domain whose accounts are accepted.
+    pub(crate) hosted_domain: Option<String>,
+}
+
+#[async_trait]
+impl Connector for GoogleConnector {
+    fn capabilities(&self) -> Capabilities {
+        self.openid.capabilities()
+    }
+
+    async fn authorize(&self, request: &AuthorizationRequest) -> Result<Url, ConnectorError> {
+        self.openid.authorize(request).await
+    }
+
+    async fn check_issuer<'a>(
+        &self,
+        issuer: Option<&'a str>,
+        required: bool,
+    ) -> Result<(), ConnectorError> {
+        self.openid.check_issuer(issuer, required).await
+    }
+
+    async fn exchange(&self, exchange: &CodeExchange) -> Result<Grant, ConnectorError> {
+        let grant = self.openid.exchange(exchange).await?;
+        if let Some(domain) = &self.hosted_domain
+            && !hosted_domain(&grant.claims).is_some_and(|it| it.eq_ignore_ascii_case(domain))
+        {
+            return Err(untrusted("the account", "it is not of the configured hosted domain"));
+        }
+        Ok(grant)
+    }
+
+    async fn build_identity(&self, grant: &Grant) -> Result<ExternalAccount, ConnectorError> {
+        let mut account = self.openid.build_identity(grant).await?;
+        account.legacy_id = legacy_id(&account, &grant.claims);
+        if let Some(domain) = hosted_domain(&grant.claims) {
+            account.claims.insert("hd".into(), domain.into());
+        }
+        Ok(account)
+    }
+
+    async fn refresh(&self, request: &RefreshRequest) -> Result<Credentials, ConnectorError> {
+        self.openid.refresh(request).await
+    }
+
+    async fn reachable(&self) -> Result<(), ConnectorError> {
+        self.openid.reachable().await
+    }
+
+    async fn revoke(&self, credentials: &Credentials) -> Result<Revocation, ConnectorError> {
+        self.openid.revoke(credentials).await
+    }
+}
+
+fn hosted_domain(claims: &Map<String, Value>) -> Option<&str> {
+    claims.get("hd").and_then(Value::as_str).filter(|it| !it.is_empty())
+}
+
+/// The address, where Google is the authority for it: verified, and either of gmail.com or of an
+/// account with a hosted domain
+/// ([documentation](https://developers.google.com/identity/gsi/web/guides/verify-google-id-token)).
+/// Anybody could have had any other address verified at some time. Address and domain are those
+/// of the signed ID token.
+fn legacy_id(account: &ExternalAccount, claims: &Map<String, Value>) -> Option<ExternalId> {
+    let email = claims.get("email").and_then(Value::as_str)?;
+    if account.email.as_deref() != Some(email) || !account.email_verified {
+        return None;
+    }
+    let of_gmail = email.to_ascii_lowercase().ends_with("@gmail.com");
+    if of_gmail || hosted_domain(claims).is_some() { ExternalId::new(email).ok() } else { None }
+}

@@ -1,0 +1,19 @@
+//! The connector against providers on loopback: every request that we send, and every bad answer
+//! that we must refuse.
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+mod authorization;
+mod canary;
+mod discovery;
+mod exchange;
+mod hostile_answers;
+mod id_tokens;
+mod keys;
+mod provider;
+mod raw_server;
+mod refresh;
+mod registry;
+mod revocation;
+mod ssrf;
+mod test_key;
+mod userinfo;
