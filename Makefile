@@ -1,0 +1,60 @@
+# What one does with this repository. The work itself is in cargo and in scripts/.
+
+.DEFAULT_GOAL := help
+TOOLS := .tools
+export PATH := $(CURDIR)/$(TOOLS)/bin:$(PATH)
+
+# The tools that are on this machine, or else where they will be installed.
+NEXTEST := $(or $(shell command -v cargo-nextest),$(TOOLS)/bin/cargo-nextest)
+DENY := $(or $(shell command -v cargo-deny),$(TOOLS)/bin/cargo-deny)
+PROVIDER := tests/oidc-provider/node_modules/.package-lock.json
+
+# Starts one throwaway PostgreSQL for all the tests of a run.
+WITH_POSTGRES := $(if $(wildcard tests/postgres/src/main.rs),cargo run --quiet -p symbolon-test-postgres --)
+
+.PHONY: help demo test test-unit lint fmt bench doc setup clean
+
+help: ## Lists what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# Unoptimized: it is for looking around, and is there in half the time.
+demo: ## Runs the whole product on this machine, with nothing set up
+	cargo run -p symbolon -- demo
+
+# The doc tests come first, so that the last line says how many tests passed.
+test: setup ## Runs every test; installs what it needs first
+	cargo test --workspace --doc --quiet
+	$(WITH_POSTGRES) cargo nextest run --workspace
+
+test-unit: $(NEXTEST) ## Runs the tests beside the code, which need nothing installed
+	cargo nextest run --workspace --lib --bins
+
+lint: $(DENY) ## Checks format, lints, licences, sources and documentation
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --all-features -- -D warnings
+	cargo deny --all-features check --hide-inclusion-graph licenses bans sources
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --all-features --no-deps
+
+fmt: ## Formats the code
+	cargo fmt --all
+
+bench: ## Runs the benchmarks
+	cargo bench --workspace
+
+doc: ## Builds the documentation into target/doc
+	cargo doc --workspace --all-features --no-deps
+
+setup: $(NEXTEST) ## Installs what the tests need, where this machine lets us
+	scripts/setup
+	$(MAKE) --no-print-directory $(PROVIDER)
+
+$(PROVIDER): tests/oidc-provider/package-lock.json
+	cd tests/oidc-provider && npm ci
+	touch $@
+
+$(TOOLS)/bin/cargo-%:
+	cargo install --locked --root $(TOOLS) cargo-$*
+
+clean: ## Removes what was built and installed here
+	cargo clean
+	rm -rf $(TOOLS) tests/oidc-provider/node_modules
