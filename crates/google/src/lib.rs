@@ -1,6 +1,6 @@
 //! Google: the model of a provider type that needs code of its own, on top of `symbolon-oauth2`.
 //!
-//! What differs from the type `oidc`, each from Google's documentation as read in November 2025:
+//! What differs from the type `oidc`, with the page of Google's documentation that it rests on:
 //!
 //! - A refresh token comes with `access_type=offline` and not with a scope; only consent brings a
 //!   new one, so `prompt=consent` is always sent
@@ -14,7 +14,8 @@
 //! - The account's key is `sub`. Google is the authority for an address only when it ends in
 //!   `@gmail.com`, or `email_verified` is true and `hd` is there
 //!   ([verify the ID token](https://developers.google.com/identity/gsi/web/guides/verify-google-id-token)).
-//! - Refresh tokens are good again and again.
+//! - Refresh tokens are good again and again: of the cases in which one stops working, being used
+//!   is none ([expiration](https://developers.google.com/identity/protocols/oauth2#expiration)).
 //!
 //! `include_granted_scopes` is not sent: a token would then carry whatever the user granted to
 //! this client at any time, more than was asked for now.

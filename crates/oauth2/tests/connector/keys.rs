@@ -8,7 +8,7 @@ use wiremock::ResponseTemplate;
 
 use crate::{
     assert_refused,
-    provider::{Provider, TestClock, loopback, ok},
+    provider::{Provider, TestClock, code_exchange, loopback, ok},
     test_key::TestKey,
 };
 
@@ -48,6 +48,23 @@ async fn keys_rotated_just_before_signing_are_fetched_once_more() {
     provider.answer("/jwks", ok(&json!({"keys": [new.jwk("k2")]})));
     provider.answer_id_token(&new.sign(&json!({"alg": "ES256", "kid": "k2"}), &provider.claims()));
     assert!(provider.exchange().await.is_ok());
+    assert_eq!(provider.requests("/jwks").await.len(), 2);
+}
+
+#[tokio::test]
+async fn many_logins_after_a_rotation_fetch_the_keys_once() {
+    let provider = Provider::start().await;
+    provider.exchange().await.unwrap();
+    let new = TestKey::ec();
+    provider.answer("/jwks", ok(&json!({"keys": [new.jwk("k2")]})));
+    provider.answer_id_token(&new.sign(&json!({"alg": "ES256", "kid": "k2"}), &provider.claims()));
+    let logins = (0..16).map(|_| {
+        let connector = provider.connector();
+        tokio::spawn(async move { connector.exchange(&code_exchange()).await })
+    });
+    for login in logins.collect::<Vec<_>>() {
+        assert!(login.await.unwrap().is_ok());
+    }
     assert_eq!(provider.requests("/jwks").await.len(), 2);
 }
 

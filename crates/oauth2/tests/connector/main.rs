@@ -7,6 +7,7 @@ mod canary;
 mod discovery;
 mod exchange;
 mod hostile_answers;
+mod http_client;
 mod id_tokens;
 mod keys;
 mod provider;
