@@ -1,0 +1,4 @@
+//! The whole product from the outside, and the rules of the workspace.
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+mod arrows;
