@@ -1,0 +1,3 @@
+//! The Symbolon service: configuration, wiring, telemetry and the command.
+
+pub mod settings;
