@@ -1,1 +1,42 @@
-//! x
+//! OAuth 2.0 and OpenID Connect: the protocol engine, and the catalog of provider types.
+//!
+//! [`Registry`] implements the domain's port [`Connectors`](symbolon_domain::ports::Connectors)
+//! over a list of [`ProviderKind`]s; `oidc` is built in. A provider that departs from the standard
+//! is a kind of its own that wraps an [`OpenIdConnector`] (the crate `symbolon-google` is the
+//! model).
+//!
+//! Everything that leaves the process goes through [`http::HttpClient`].
+
+mod client;
+pub mod config;
+mod connector;
+mod engine;
+pub mod http;
+mod id_token;
+mod json;
+mod jwks;
+mod jws;
+mod metadata;
+mod oidc;
+mod profile;
+mod registry;
+mod signing_alg;
+mod token_answer;
+
+use symbolon_domain::ports::ConnectorError;
+
+pub use self::{
+    client::{Client, ClientAuthentication},
+    connector::OpenIdConnector,
+    engine::Engine,
+    metadata::{InvalidIssuer, Issuer},
+    registry::{ProviderKind, Registry},
+    signing_alg::SigningAlg,
+};
+
+/// What a provider sent does not prove what it should: which thing, and which check failed, in
+/// words of ours.
+#[must_use]
+pub fn untrusted(what: &str, why: &str) -> ConnectorError {
+    ConnectorError::Untrusted { detail: format!("{what} is not accepted: {why}") }
+}

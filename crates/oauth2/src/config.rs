@@ -1,0 +1,158 @@
+//! Reading the configuration of a provider instance.
+
+use serde_json::{Map, Value, json};
+use symbolon_domain::{identity_provider::ProviderSecrets, ports::InvalidConfig, secret::Secret};
+
+/// The configuration of one instance, its keys known to be ones that its type has. `null` counts
+/// as absent.
+pub struct Fields<'a> {
+    config: &'a Map<String, Value>,
+    secrets: &'a ProviderSecrets,
+}
+
+/// An [`InvalidConfig`].
+pub fn invalid(field: &str, problem: impl Into<String>) -> InvalidConfig {
+    InvalidConfig { field: field.to_owned(), problem: problem.into() }
+}
+
+impl<'a> Fields<'a> {
+    /// Takes a configuration whose keys are all among `known`, and secrets whose names are all
+    /// among `secret_names`.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`] names the first key that is not, in the order of the text.
+    pub fn new(
+        config: &'a Map<String, Value>,
+        secrets: &'a ProviderSecrets,
+        known: &[&str],
+        secret_names: &[&str],
+    ) -> Result<Self, InvalidConfig> {
+        for name in config.keys() {
+            if secret_names.contains(&name.as_str()) {
+                return Err(invalid(name, "is a secret and must be kept with the secrets"));
+            }
+            if !known.contains(&name.as_str()) {
+                let expected = known.join(", ");
+                return Err(invalid(name, format!("is not known; expected {expected}")));
+            }
+        }
+        if let Some(name) = secrets.keys().find(|it| !secret_names.contains(&it.as_str())) {
+            return Err(invalid(name, "is not a secret of this provider type"));
+        }
+        Ok(Self { config, secrets })
+    }
+
+    /// A text that may be absent.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`] when it is there and no text, or empty.
+    pub fn optional(&self, name: &str) -> Result<Option<&'a str>, InvalidConfig> {
+        match self.config.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) if !text.is_empty() => Ok(Some(text)),
+            Some(_) => Err(invalid(name, "must be a text that is not empty")),
+        }
+    }
+
+    /// A text that must be there.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`] when it is absent, no text, or empty.
+    pub fn required(&self, name: &str) -> Result<&'a str, InvalidConfig> {
+        self.optional(name)?.ok_or_else(|| invalid(name, "is missing"))
+    }
+
+    /// A list of texts that may be absent.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`] when it is there and no list of texts, or empty.
+    pub fn list(&self, name: &str) -> Result<Option<Vec<&'a str>>, InvalidConfig> {
+        let problem = || invalid(name, "must be a list of texts that is not empty");
+        match self.config.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::Array(items)) if !items.is_empty() => items
+                .iter()
+                .map(|it| it.as_str().filter(|it| !it.is_empty()).ok_or_else(problem))
+                .collect::<Result<Vec<_>, _>>()
+                .map(Some),
+            Some(_) => Err(problem()),
+        }
+    }
+
+    /// The `client_id`: 1 to 512 visible ASCII characters.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`] when it is absent or of another form.
+    pub fn client_id(&self) -> Result<&'a str, InvalidConfig> {
+        let client_id = self.required("client_id")?;
+        if client_id.len() > 512 || !is_visible(client_id) {
+            return Err(invalid("client_id", "must be 1 to 512 visible ASCII characters"));
+        }
+        Ok(client_id)
+    }
+
+    /// The `client_secret`, which may be absent: 1 to 4096 visible ASCII characters.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`] when it is there and of another form; the secret is not quoted.
+    pub fn client_secret(&self) -> Result<Option<Secret>, InvalidConfig> {
+        let Some(secret) = self.secrets.get("client_secret") else { return Ok(None) };
+        if !(1..=4096).contains(&secret.expose().len()) || !is_visible(secret.expose()) {
+            return Err(invalid("client_secret", "must be 1 to 4096 visible ASCII characters"));
+        }
+        Ok(Some(secret.clone()))
+    }
+
+    /// The `scopes`, which may be absent
+    /// ([RFC 6749 §3.3](https://www.rfc-editor.org/rfc/rfc6749#section-3.3)).
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`] when it is there and no list of scopes.
+    pub fn scopes(&self) -> Result<Option<Vec<String>>, InvalidConfig> {
+        let Some(scopes) = self.list("scopes")? else { return Ok(None) };
+        let fits = |it: &u8| matches!(it, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
+        if !scopes.iter().all(|it| it.as_bytes().iter().all(fits)) {
+            return Err(invalid("scopes", "must hold one scope in each item, without spaces"));
+        }
+        Ok(Some(scopes.into_iter().map(str::to_owned).collect()))
+    }
+}
+
+fn is_visible(text: &str) -> bool {
+    text.bytes().all(|it| (b' '..=b'~').contains(&it))
+}
+
+/// The JSON Schema of `client_id`.
+#[must_use]
+pub fn client_id_schema() -> Value {
+    json!({
+        "type": "string", "minLength": 1, "maxLength": 512,
+        "description": "The client id that the provider gave at registration."
+    })
+}
+
+/// The JSON Schema of `client_secret`.
+#[must_use]
+pub fn client_secret_schema() -> Value {
+    json!({
+        "type": "string", "minLength": 1, "maxLength": 4096, "writeOnly": true,
+        "description": "The client secret that the provider gave at registration."
+    })
+}
+
+/// The JSON Schema of `scopes`.
+#[must_use]
+pub fn scopes_schema(description: &str) -> Value {
+    json!({
+        "type": "array", "minItems": 1,
+        "items": {"type": "string", "pattern": "^[\\x21\\x23-\\x5b\\x5d-\\x7e]+$"},
+        "description": description
+    })
+}

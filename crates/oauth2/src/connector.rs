@@ -1,0 +1,445 @@
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use aws_lc_rs::digest;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use chrono::TimeDelta;
+use serde_json::{Map, Value};
+use symbolon_domain::{
+    account::ExternalAccount,
+    credentials::Credentials,
+    identity_provider::Capabilities,
+    ports::{
+        AuthorizationRequest, CodeExchange, Connector, ConnectorError, Grant, RefreshRequest,
+        Revocation, Sent,
+    },
+    secret::Secret,
+};
+use tokio::time::timeout;
+use url::Url;
+
+use crate::{
+    client::Client,
+    engine::Engine,
+    http::{HttpError, HttpRequest},
+    id_token::{self, Expected},
+    json,
+    jws::{Jws, NotVerified},
+    metadata::{Metadata, misconfigured},
+    profile,
+    token_answer::{TokenAnswer, TokenResponse},
+    untrusted,
+};
+
+const DEFAULT_SCOPES: [&str; 3] = ["openid", "profile", "email"];
+const OFFLINE_ACCESS: &str = "offline_access";
+
+/// Speaks OpenID Connect to one issuer as one client.
+///
+/// A type whose provider departs from the standard wraps it and changes what differs.
+pub struct OpenIdConnector {
+    engine: Engine,
+    client: Client,
+}
+
+/// Why the claims of an ID token are not to be had.
+enum Unproven {
+    /// It is not what it should be.
+    Untrusted(ConnectorError),
+    /// Nobody can tell just now: there is no key to verify it with.
+    NoKeys(ConnectorError),
+}
+
+impl From<Unproven> for ConnectorError {
+    fn from(unproven: Unproven) -> Self {
+        match unproven {
+            // The code was traded by then.
+            Unproven::NoKeys(Self::Unavailable { detail, retry_after, .. }) => {
+                Self::Unavailable { detail, retry_after, sent: Sent::Unknown }
+            }
+            Unproven::Untrusted(error) | Unproven::NoKeys(error) => error,
+        }
+    }
+}
+
+impl OpenIdConnector {
+    /// A connector; asks nobody.
+    #[must_use]
+    pub fn new(engine: Engine, client: Client) -> Self {
+        Self { engine, client }
+    }
+
+    async fn metadata(&self) -> Result<Arc<Metadata>, ConnectorError> {
+        self.engine.metadata(&self.client.issuer).await
+    }
+
+    /// What to ask for: what the attempt asks for, or the configured scopes, or the default ones;
+    /// `openid` always; `offline_access` with all of them where the operator configured it or,
+    /// nothing being configured, where the provider lists it.
+    fn scopes(&self, asked: &[String], metadata: &Metadata) -> Vec<String> {
+        let lists = |scopes: &[String]| scopes.iter().any(|it| it == OFFLINE_ACCESS);
+        let configured = self.client.scopes.as_deref();
+        let offline = match configured {
+            Some(scopes) => lists(scopes),
+            None => self.client.offline_access && lists(&metadata.scopes_supported),
+        };
+        let mut scopes = if asked.is_empty() {
+            configured
+                .map_or_else(|| DEFAULT_SCOPES.map(str::to_owned).to_vec(), <[String]>::to_vec)
+        } else {
+            asked.to_vec()
+        };
+        if !scopes.iter().any(|it| it == "openid") {
+            scopes.insert(0, "openid".into());
+        }
+        if offline && !lists(&scopes) {
+            scopes.push(OFFLINE_ACCESS.into());
+        }
+        scopes
+    }
+
+    /// Sends one request to the token endpoint, and reads what came of it.
+    async fn ask_for_tokens(
+        &self,
+        metadata: &Metadata,
+        fields: &[(&str, &str)],
+        secrets: &[&Secret],
+    ) -> Result<TokenResponse, ConnectorError> {
+        let proof = self.client.authentication.prove(&self.client.client_id, metadata);
+        let request = proof.post(metadata.token_endpoint.clone(), fields);
+        let answer = self.engine.http.send(request).await.map_err(to_domain)?;
+        let secrets: Vec<&Secret> =
+            secrets.iter().copied().chain(self.client.authentication.secret()).collect();
+        let answer = TokenAnswer {
+            endpoint: "the token endpoint",
+            status: answer.status,
+            retry_after: answer.retry_after(self.engine.clock.now()),
+            body: answer.body.as_deref().map_err(|it| *it),
+        };
+        answer.read(&secrets)
+    }
+
+    fn credentials(&self, tokens: TokenResponse, scopes: Vec<String>) -> Credentials {
+        let now = self.engine.clock.now();
+        // Bounded by the reading of the answer, so neither step overflows.
+        let life = tokens.expires_in.and_then(|it| TimeDelta::from_std(it).ok());
+        Credentials {
+            access_token: Some(tokens.access_token),
+            refresh_token: tokens.refresh_token,
+            id_token: tokens.id_token,
+            token_type: tokens.token_type,
+            expires_at: life.and_then(|it| now.checked_add_signed(it)),
+            obtained_at: Some(now),
+            scopes: tokens.scopes.unwrap_or(scopes),
+        }
+    }
+
+    /// The claims of a token that one of the issuer's keys signed.
+    async fn verified(
+        &self,
+        jws: &Jws<'_>,
+        metadata: &Metadata,
+        what: &str,
+    ) -> Result<Map<String, Value>, Unproven> {
+        let refused = |why| Unproven::Untrusted(untrusted(what, why));
+        let issuer = &self.client.issuer;
+        let keys = self.engine.keys(issuer, &metadata.jwks_uri).await.map_err(Unproven::NoKeys)?;
+        match jws.verify(&keys) {
+            Ok(claims) => return Ok(claims),
+            Err(NotVerified::Refused(why)) => return Err(refused(why)),
+            Err(NotVerified::NoKey) => {}
+        }
+        let no_key = "no key of the issuer signed it";
+        let newer = self.engine.newer_keys(issuer, &metadata.jwks_uri, &keys).await;
+        match newer.map_err(Unproven::NoKeys)? {
+            None => Err(Unproven::NoKeys(untrusted(what, no_key))),
+            Some(keys) => jws.verify(&keys).map_err(|error| match error {
+                NotVerified::Refused(why) => refused(why),
+                NotVerified::NoKey => refused(no_key),
+            }),
+        }
+    }
+
+    fn expected<'a>(&'a self, tokens: &'a TokenResponse) -> Expected<'a> {
+        Expected {
+            issuers: &self.client.token_issuers,
+            client_id: &self.client.client_id,
+            now: self.engine.clock.now(),
+            leeway: self.engine.leeway,
+            nonce: None,
+            subject: None,
+            access_token: &tokens.access_token,
+            code: None,
+        }
+    }
+
+    async fn check_id_token(
+        &self,
+        id_token: &Secret,
+        metadata: &Metadata,
+        expected: &Expected<'_>,
+    ) -> Result<Map<String, Value>, Unproven> {
+        let what = "the ID token";
+        let refused = |why| Unproven::Untrusted(untrusted(what, why));
+        let jws = Jws::parse(id_token.expose(), &self.client.signing_algs)
+            .map_err(|malformed| refused(malformed.0))?;
+        match self.verified(&jws, metadata, what).await {
+            Ok(claims) => {
+                expected.check(&claims, jws.alg).map_err(refused)?;
+                Ok(claims)
+            }
+            // What does not fit even unsigned is refused all the same.
+            Err(Unproven::NoKeys(error)) => {
+                let claims = jws.unverified_claims().ok_or_else(|| refused("it has no claims"))?;
+                expected.check_parties(&claims).map_err(refused)?;
+                Err(Unproven::NoKeys(error))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The claims of the userinfo endpoint
+    /// ([OpenID Connect Core 1.0 §5.3](https://openid.net/specs/openid-connect-core-1_0.html#UserInfo)),
+    /// plain or signed.
+    async fn userinfo(
+        &self,
+        endpoint: &Url,
+        access_token: &Secret,
+        metadata: &Metadata,
+    ) -> Result<Map<String, Value>, ConnectorError> {
+        let what = "the userinfo answer";
+        let request = HttpRequest::get(endpoint.clone()).bearer(access_token);
+        let request = request.accept("application/json, application/jwt");
+        let answer = self.engine.http.send(request).await.map_err(to_domain)?;
+        let unavailable = |detail: String| ConnectorError::Unavailable {
+            detail,
+            retry_after: answer.retry_after(self.engine.clock.now()),
+            sent: Sent::Answered,
+        };
+        if answer.status != 200 {
+            return Err(unavailable(format!("the userinfo endpoint answered {}", answer.status)));
+        }
+        let unreadable = || unavailable("the userinfo endpoint's answer cannot be read".into());
+        let body = answer.body.as_ref().map_err(|_| unreadable())?;
+        let media_type = answer.header("content-type").unwrap_or_default();
+        let media_type = media_type.split(';').next().unwrap_or_default().trim();
+        if !media_type.eq_ignore_ascii_case("application/jwt") {
+            return json::object(body).map_err(|_| unreadable());
+        }
+        let text = std::str::from_utf8(body).map_err(|_| unreadable())?;
+        let jws = Jws::parse(text.trim(), &self.client.signing_algs)
+            .map_err(|malformed| untrusted(what, malformed.0))?;
+        let claims = self.verified(&jws, metadata, what).await?;
+        let refused = |why| untrusted(what, why);
+        id_token::check_issuer(&claims, &self.client.token_issuers).map_err(refused)?;
+        id_token::check_audience(&claims, &self.client.client_id).map_err(refused)?;
+        Ok(claims)
+    }
+
+    /// Ends the grant behind one token.
+    async fn revoke_token(
+        &self,
+        metadata: &Metadata,
+        endpoint: &Url,
+        token: &Secret,
+        hint: &str,
+    ) -> Result<Revocation, ConnectorError> {
+        let proof = self.client.authentication.prove(&self.client.client_id, metadata);
+        let fields = [("token", token.expose()), ("token_type_hint", hint)];
+        let request = proof.post(endpoint.clone(), &fields);
+        let answer = self.engine.http.send(request).await.map_err(to_domain)?;
+        if (200..=299).contains(&answer.status) {
+            return Ok(Revocation::Revoked);
+        }
+        let secrets: Vec<&Secret> =
+            [token].into_iter().chain(self.client.authentication.secret()).collect();
+        let read = TokenAnswer {
+            endpoint: "the revocation endpoint",
+            status: answer.status,
+            retry_after: answer.retry_after(self.engine.clock.now()),
+            body: answer.body.as_deref().map_err(|it| *it),
+        };
+        match read.read(&secrets) {
+            // It does not know the token any more (RFC 7009 §2.2 would have it say 200).
+            Err(ConnectorError::GrantRejected { .. }) => Ok(Revocation::Revoked),
+            Err(ConnectorError::ClientRejected { code }) if code == "invalid_token" => {
+                Ok(Revocation::Revoked)
+            }
+            Err(ConnectorError::ClientRejected { code }) if code == "unsupported_token_type" => {
+                Ok(Revocation::Unsupported)
+            }
+            Err(error) => Err(error),
+            Ok(_) => Ok(Revocation::Unsupported),
+        }
+    }
+}
+
+#[async_trait]
+impl Connector for OpenIdConnector {
+    fn capabilities(&self) -> Capabilities {
+        self.client.capabilities
+    }
+
+    async fn authorize(&self, request: &AuthorizationRequest) -> Result<Url, ConnectorError> {
+        let metadata = self.metadata().await?;
+        // Never without PKCE and never `plain` (RFC 9700 §2.1.1). A provider that lists nothing
+        // may know it, and one that does not ignores it (RFC 6749 §3.1).
+        if let Some(methods) = &metadata.code_challenge_methods_supported
+            && !methods.iter().any(|it| it == "S256")
+        {
+            return Err(misconfigured("the provider does not support PKCE with S256"));
+        }
+        let scopes = self.scopes(&request.scopes, &metadata);
+        let challenge = digest::digest(&digest::SHA256, request.code_verifier.expose().as_bytes());
+        let mut url = metadata.authorization_endpoint.clone();
+        {
+            let mut query = url.query_pairs_mut();
+            query
+                .append_pair("response_type", "code")
+                .append_pair("client_id", &self.client.client_id)
+                .append_pair("redirect_uri", request.redirect_uri.as_str())
+                .append_pair("scope", &scopes.join(" "))
+                .append_pair("state", request.state.expose())
+                .append_pair("nonce", request.nonce.expose())
+                .append_pair("code_challenge", &URL_SAFE_NO_PAD.encode(challenge))
+                .append_pair("code_challenge_method", "S256");
+            if let Some(hint) = &request.login_hint {
+                query.append_pair("login_hint", hint);
+            }
+            // Without consent there is no offline access (OpenID Connect Core 1.0 §11).
+            if scopes.iter().any(|it| it == OFFLINE_ACCESS) {
+                query.append_pair("prompt", "consent");
+            }
+            for (name, value) in &self.client.authorization_parameters {
+                query.append_pair(name, value);
+            }
+        }
+        Ok(url)
+    }
+
+    async fn check_issuer<'a>(
+        &self,
+        issuer: Option<&'a str>,
+        required: bool,
+    ) -> Result<(), ConnectorError> {
+        let what = "the authorization response";
+        match issuer {
+            Some(issuer) if issuer == self.client.issuer.as_str() => Ok(()),
+            Some(_) => Err(untrusted(what, "its iss is another issuer")),
+            None if required
+                || self.metadata().await?.authorization_response_iss_parameter_supported =>
+            {
+                Err(untrusted(what, "its iss is missing"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    async fn exchange(&self, exchange: &CodeExchange) -> Result<Grant, ConnectorError> {
+        let metadata = self.metadata().await?;
+        let fields = [
+            ("grant_type", "authorization_code"),
+            ("code", exchange.code.expose()),
+            ("redirect_uri", exchange.redirect_uri.as_str()),
+            ("code_verifier", exchange.code_verifier.expose()),
+        ];
+        let secrets = [&exchange.code, &exchange.code_verifier, &exchange.nonce];
+        let tokens = self.ask_for_tokens(&metadata, &fields, &secrets).await?;
+        let Some(id_token) = &tokens.id_token else {
+            return Err(untrusted("the token answer", "it has no ID token"));
+        };
+        let expected = Expected {
+            nonce: Some(&exchange.nonce),
+            code: Some(&exchange.code),
+            ..self.expected(&tokens)
+        };
+        let claims = self.check_id_token(id_token, &metadata, &expected).await?;
+        let scopes = self.scopes(&exchange.scopes, &metadata);
+        Ok(Grant { credentials: self.credentials(tokens, scopes), claims })
+    }
+
+    async fn build_identity(&self, grant: &Grant) -> Result<ExternalAccount, ConnectorError> {
+        let metadata = self.metadata().await?;
+        let mut userinfo = Map::new();
+        if let (Some(endpoint), Some(access_token)) =
+            (&metadata.userinfo_endpoint, &grant.credentials.access_token)
+        {
+            userinfo = self.userinfo(endpoint, access_token, &metadata).await?;
+            // OpenID Connect Core 1.0 §5.3.2.
+            let subject = userinfo.get("sub").filter(|it| it.is_string());
+            if subject.is_none() || subject != grant.claims.get("sub") {
+                return Err(untrusted("the userinfo answer", "it is about another account"));
+            }
+        }
+        profile::account(&grant.claims, &userinfo)
+    }
+
+    /// Takes at most three times the client's timeout: metadata, the one request, keys.
+    ///
+    /// An ID token in the answer that cannot be verified *just now*, because the keys cannot be
+    /// fetched, is left out; the tokens beside it came over the same connection from the
+    /// provider's own endpoint, and throwing them away would end the grant. One that does not fit
+    /// refuses them all.
+    async fn refresh(&self, request: &RefreshRequest) -> Result<Credentials, ConnectorError> {
+        let metadata = self.metadata().await?;
+        let fields =
+            [("grant_type", "refresh_token"), ("refresh_token", request.refresh_token.expose())];
+        let mut tokens = self.ask_for_tokens(&metadata, &fields, &[&request.refresh_token]).await?;
+        if let Some(id_token) = &tokens.id_token {
+            let expected =
+                Expected { subject: Some(request.external_id.as_str()), ..self.expected(&tokens) };
+            let check = self.check_id_token(id_token, &metadata, &expected);
+            match timeout(self.engine.http.settings().timeout, check).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(Unproven::Untrusted(error))) => return Err(error),
+                Ok(Err(Unproven::NoKeys(_))) | Err(_) => {
+                    tracing::warn!(
+                        issuer = self.client.issuer.as_str(),
+                        "the ID token of a refresh could not be verified and is left out"
+                    );
+                    tokens.id_token = None;
+                }
+            }
+        }
+        Ok(self.credentials(tokens, Vec::new()))
+    }
+
+    async fn reachable(&self) -> Result<(), ConnectorError> {
+        Metadata::fetch(&self.engine.http, &self.client.issuer).await.map(drop)
+    }
+
+    async fn revoke(&self, credentials: &Credentials) -> Result<Revocation, ConnectorError> {
+        let (refresh, access) = (&credentials.refresh_token, &credentials.access_token);
+        if refresh.is_none() && access.is_none() {
+            return Ok(Revocation::Unsupported);
+        }
+        let metadata = self.metadata().await?;
+        let Some(endpoint) = &metadata.revocation_endpoint else {
+            return Ok(Revocation::Unsupported);
+        };
+        let mut outcome = None;
+        if let Some(token) = refresh {
+            outcome = Some(self.revoke_token(&metadata, endpoint, token, "refresh_token").await?);
+        }
+        if let Some(token) = access {
+            let access = self.revoke_token(&metadata, endpoint, token, "access_token").await;
+            match outcome {
+                // The grant is ended; what is left of the access token runs out by itself.
+                Some(Revocation::Revoked) => {}
+                _ => outcome = Some(access?),
+            }
+        }
+        Ok(outcome.unwrap_or(Revocation::Unsupported))
+    }
+}
+
+/// The one place where a missing answer becomes the domain's error.
+fn to_domain(error: HttpError) -> ConnectorError {
+    let sent = error.sent();
+    match error {
+        HttpError::Refused(detail) => ConnectorError::Misconfigured { detail },
+        HttpError::NotSent(detail) | HttpError::Unknown(detail) => {
+            ConnectorError::Unavailable { detail, retry_after: None, sent }
+        }
+    }
+}

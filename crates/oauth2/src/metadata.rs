@@ -1,0 +1,279 @@
+//! What a provider says about itself
+//! ([OpenID Connect Discovery 1.0](https://openid.net/specs/openid-connect-discovery-1_0.html)).
+
+use serde_json::{Map, Value};
+use symbolon_domain::ports::{ConnectorError, Sent};
+use url::Url;
+
+use crate::{
+    http::{HttpClient, HttpError, HttpRequest, HttpResponse},
+    json,
+};
+
+/// An issuer's own name: an https address without query and fragment, compared character by
+/// character.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Issuer(String);
+
+/// A text is no issuer; says what was expected.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0}")]
+pub struct InvalidIssuer(String);
+
+impl Issuer {
+    /// Checks and wraps an issuer. Whether plain http and private addresses are allowed is the
+    /// client's to say.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidIssuer`] says what is wrong with it.
+    pub fn new(text: impl Into<String>, http: &HttpClient) -> Result<Self, InvalidIssuer> {
+        let text = text.into();
+        let invalid = |why: &str| InvalidIssuer(why.to_owned());
+        if text.len() > 2048 {
+            return Err(invalid("must be at most 2048 characters"));
+        }
+        let url = Url::parse(&text).map_err(|_| invalid("must be an https address"))?;
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(invalid("must have no query and no fragment"));
+        }
+        http.check(&url).map_err(|error| InvalidIssuer(error.to_string()))?;
+        Ok(Self(text))
+    }
+
+    /// The issuer as it was given.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Where its metadata are (OpenID Connect Discovery 1.0 §4).
+    fn metadata_url(&self) -> Result<Url, ConnectorError> {
+        let base = self.0.strip_suffix('/').unwrap_or(&self.0);
+        Url::parse(&format!("{base}/.well-known/openid-configuration"))
+            .map_err(|_| misconfigured("the issuer is not an address"))
+    }
+}
+
+/// The metadata that we use (OpenID Connect Discovery 1.0 §3, RFC 8414 §2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Metadata {
+    /// Where the browser is sent.
+    pub(crate) authorization_endpoint: Url,
+    /// Where codes and refresh tokens are traded.
+    pub(crate) token_endpoint: Url,
+    /// Where the keys are.
+    pub(crate) jwks_uri: Url,
+    /// Where profiles are read, if anywhere.
+    pub(crate) userinfo_endpoint: Option<Url>,
+    /// Where grants are ended, if anywhere (RFC 7009).
+    pub(crate) revocation_endpoint: Option<Url>,
+    /// Scopes that it lists; it need not list all.
+    pub(crate) scopes_supported: Vec<String>,
+    /// How clients may authenticate at the token endpoint; empty when it does not say.
+    pub(crate) token_endpoint_auth_methods_supported: Vec<String>,
+    /// Which PKCE methods it knows; `None` when it does not say.
+    pub(crate) code_challenge_methods_supported: Option<Vec<String>>,
+    /// Whether it names itself in authorization responses
+    /// ([RFC 9207 §3](https://www.rfc-editor.org/rfc/rfc9207#section-3)).
+    pub(crate) authorization_response_iss_parameter_supported: bool,
+}
+
+impl Metadata {
+    /// Fetches an issuer's metadata, past every cache.
+    pub(crate) async fn fetch(http: &HttpClient, issuer: &Issuer) -> Result<Self, ConnectorError> {
+        let url = issuer.metadata_url()?;
+        let bytes = fetch_document(http, url, "discovery document").await?;
+        let object = json::object(&bytes)
+            .map_err(|_| unavailable("the discovery document is not a JSON object"))?;
+        Self::read(&object, issuer, http)
+    }
+
+    fn read(
+        object: &Map<String, Value>,
+        issuer: &Issuer,
+        http: &HttpClient,
+    ) -> Result<Self, ConnectorError> {
+        if object.get("issuer").and_then(Value::as_str) != Some(issuer.as_str()) {
+            return Err(misconfigured(
+                "the discovery document names another issuer; configure exactly the one that the provider names",
+            ));
+        }
+        let endpoint = |name: &str| -> Result<Option<Url>, ConnectorError> {
+            let text = match object.get(name) {
+                None | Some(Value::Null) => return Ok(None),
+                Some(value) => value.as_str().and_then(|it| Url::parse(it).ok()),
+            };
+            // Where we go ourselves, the client checks once more, with the addresses behind names.
+            match text {
+                Some(url) if url.fragment().is_none() && http.check(&url).is_ok() => Ok(Some(url)),
+                _ => Err(misconfigured(&format!(
+                    "the discovery document's {name} is not an address that is allowed"
+                ))),
+            }
+        };
+        let required = |name: &str| {
+            endpoint(name)?
+                .ok_or_else(|| misconfigured(&format!("the discovery document has no {name}")))
+        };
+        let list = |name: &str| {
+            let items = object.get(name)?.as_array()?;
+            Some(items.iter().filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>())
+        };
+        Ok(Self {
+            authorization_endpoint: required("authorization_endpoint")?,
+            token_endpoint: required("token_endpoint")?,
+            jwks_uri: required("jwks_uri")?,
+            userinfo_endpoint: endpoint("userinfo_endpoint")?,
+            revocation_endpoint: endpoint("revocation_endpoint")?,
+            scopes_supported: list("scopes_supported").unwrap_or_default(),
+            token_endpoint_auth_methods_supported: list("token_endpoint_auth_methods_supported")
+                .unwrap_or_default(),
+            code_challenge_methods_supported: list("code_challenge_methods_supported"),
+            authorization_response_iss_parameter_supported: object
+                .get("authorization_response_iss_parameter_supported")
+                == Some(&Value::Bool(true)),
+        })
+    }
+}
+
+/// Fetches a document that a provider publishes. Whatever fails, nothing was spent, so every
+/// failure that may pass says that nothing was sent.
+pub(crate) async fn fetch_document(
+    http: &HttpClient,
+    url: Url,
+    what: &str,
+) -> Result<Vec<u8>, ConnectorError> {
+    let answer = match http.send(HttpRequest::get(url).accept("application/json")).await {
+        Ok(answer) => answer,
+        Err(HttpError::Refused(why)) => return Err(misconfigured(&why)),
+        Err(error) => return Err(unavailable(&format!("the {what} cannot be fetched: {error}"))),
+    };
+    let HttpResponse { status, body, .. } = answer;
+    match status {
+        200 => body.map_err(|error| unavailable(&format!("the {what} cannot be fetched: {error}"))),
+        300..=399 => Err(misconfigured(&format!(
+            "the {what} is not where it should be (HTTP {status}; redirects are not followed)"
+        ))),
+        408 | 425 | 429 => Err(unavailable(&format!("the {what} was answered with {status}"))),
+        400..=499 => Err(misconfigured(&format!(
+            "the {what} is not where it should be (HTTP {status}); check the issuer"
+        ))),
+        _ => Err(unavailable(&format!("the {what} was answered with {status}"))),
+    }
+}
+
+pub(crate) fn misconfigured(detail: &str) -> ConnectorError {
+    ConnectorError::Misconfigured { detail: detail.to_owned() }
+}
+
+/// Not to be had just now; nothing was spent.
+pub(crate) fn unavailable(detail: &str) -> ConnectorError {
+    ConnectorError::Unavailable { detail: detail.to_owned(), retry_after: None, sent: Sent::No }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::http::HttpSettings;
+
+    fn read(change: impl FnOnce(&mut Map<String, Value>)) -> Result<Metadata, ConnectorError> {
+        let http = HttpClient::new(HttpSettings::default()).unwrap();
+        let issuer = Issuer::new("https://issuer.example", &http).unwrap();
+        let mut object = json!({
+            "issuer": "https://issuer.example",
+            "authorization_endpoint": "https://issuer.example/authorize",
+            "token_endpoint": "https://issuer.example/token",
+            "jwks_uri": "https://issuer.example/jwks",
+        })
+        .as_object()
+        .unwrap()
+        .clone();
+        change(&mut object);
+        Metadata::read(&object, &issuer, &http)
+    }
+
+    #[test]
+    fn metadata_of_another_issuer_are_refused() {
+        assert!(read(|_| {}).is_ok());
+        for other in [
+            json!("https://issuer.example/"),
+            json!("https://Issuer.example"),
+            json!("https://attacker.example"),
+            json!(null),
+            json!(["https://issuer.example"]),
+        ] {
+            let result = read(|it| drop(it.insert("issuer".into(), other.clone())));
+            assert!(matches!(result, Err(ConnectorError::Misconfigured { .. })), "{other}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_that_is_not_public_https_is_refused() {
+        for name in [
+            "authorization_endpoint",
+            "token_endpoint",
+            "jwks_uri",
+            "userinfo_endpoint",
+            "revocation_endpoint",
+        ] {
+            for endpoint in [
+                json!("http://issuer.example/x"),
+                json!("https://127.0.0.1/x"),
+                json!("https://[::ffff:127.0.0.1]/x"),
+                json!("https://169.254.169.254/latest"),
+                json!("https://user:pass@issuer.example/x"),
+                json!("https://issuer.example/x#fragment"),
+                json!("javascript:alert(1)"),
+                json!("/relative"),
+                json!(1),
+            ] {
+                let result = read(|it| drop(it.insert(name.into(), endpoint.clone())));
+                assert!(
+                    matches!(result, Err(ConnectorError::Misconfigured { .. })),
+                    "{name} = {endpoint}"
+                );
+            }
+        }
+        for name in ["authorization_endpoint", "token_endpoint", "jwks_uri"] {
+            assert!(read(|it| drop(it.remove(name))).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_issuer_is_an_https_address_without_query_and_fragment() {
+        let http = HttpClient::new(HttpSettings::default()).unwrap();
+        for invalid in [
+            "",
+            "issuer.example",
+            "http://issuer.example",
+            "https://issuer.example?x",
+            "https://issuer.example#x",
+            "https://user@issuer.example",
+            "https://10.0.0.1",
+        ] {
+            assert!(Issuer::new(invalid, &http).is_err(), "{invalid}");
+        }
+        for (issuer, url) in [
+            ("https://a.example", "https://a.example/.well-known/openid-configuration"),
+            ("https://a.example/", "https://a.example/.well-known/openid-configuration"),
+            ("https://a.example/b", "https://a.example/b/.well-known/openid-configuration"),
+            ("https://a.example/b/", "https://a.example/b/.well-known/openid-configuration"),
+        ] {
+            let issuer = Issuer::new(issuer, &http).unwrap();
+            assert_eq!(issuer.metadata_url().unwrap().as_str(), url);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_metadata_are_read_or_refused(name in "[a-z_]{1,20}", text in "\\PC{0,60}") {
+            let _ = read(|it| drop(it.insert(name.clone(), json!(text))));
+            let _ = read(|it| drop(it.insert("token_endpoint".into(), json!(text))));
+            let _ = read(|it| drop(it.insert("scopes_supported".into(), json!([text, 1]))));
+        }
+    }
+}

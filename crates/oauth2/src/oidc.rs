@@ -1,0 +1,144 @@
+//! The type `oidc`: any OpenID provider, by its issuer.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+use symbolon_domain::{
+    identity_provider::{Capabilities, ProviderSecrets, ProviderType, Rotation},
+    ports::{Connector, InvalidConfig},
+};
+
+use crate::{
+    client::{Client, ClientAuthentication},
+    config::{Fields, client_id_schema, client_secret_schema, invalid, scopes_schema},
+    connector::OpenIdConnector,
+    engine::Engine,
+    metadata::Issuer,
+    registry::ProviderKind,
+    signing_alg::SigningAlg,
+};
+
+const CAPABILITIES: Capabilities =
+    Capabilities { refresh: true, revoke: true, sign_in: true, rotation: Rotation::MayRotate };
+
+/// The type `oidc`.
+pub(crate) struct Oidc;
+
+impl ProviderKind for Oidc {
+    fn provider_type(&self) -> ProviderType {
+        ProviderType {
+            name: "oidc".into(),
+            title: "OpenID Connect".into(),
+            description: "Any OpenID provider, by its issuer. Register a web application with the \
+                          authorization code flow there, and the redirect URI that the created \
+                          provider shows."
+                .into(),
+            documentation: "https://openid.net/specs/openid-connect-core-1_0.html".into(),
+            config_schema: schema(),
+            secret_names: vec!["client_secret".into()],
+            capabilities: CAPABILITIES,
+        }
+    }
+
+    fn connect(
+        &self,
+        engine: &Engine,
+        config: &Map<String, Value>,
+        secrets: &ProviderSecrets,
+    ) -> Result<Arc<dyn Connector>, InvalidConfig> {
+        Ok(Arc::new(OpenIdConnector::new(engine.clone(), client(engine, config, secrets)?)))
+    }
+}
+
+fn client(
+    engine: &Engine,
+    config: &Map<String, Value>,
+    secrets: &ProviderSecrets,
+) -> Result<Client, InvalidConfig> {
+    let known =
+        ["issuer", "client_id", "scopes", "token_endpoint_auth_method", "id_token_signing_algs"];
+    let fields = Fields::new(config, secrets, &known, &["client_secret"])?;
+    let issuer = Issuer::new(fields.required("issuer")?, engine.http())
+        .map_err(|error| invalid("issuer", error.to_string()))?;
+    let client_id = fields.client_id()?.to_owned();
+    let method = fields.optional("token_endpoint_auth_method")?;
+    let missing = || invalid("client_secret", "is missing; the authentication method needs it");
+    let authentication = match (method, fields.client_secret()?) {
+        (None | Some("none"), None) => ClientAuthentication::None,
+        (None, Some(secret)) => ClientAuthentication::Either(secret),
+        (Some("client_secret_basic"), secret) => {
+            ClientAuthentication::Basic(secret.ok_or_else(missing)?)
+        }
+        (Some("client_secret_post"), secret) => {
+            ClientAuthentication::Post(secret.ok_or_else(missing)?)
+        }
+        (Some("none"), Some(_)) => {
+            return Err(invalid(
+                "token_endpoint_auth_method",
+                "is none, yet there is a client_secret; remove one of them",
+            ));
+        }
+        (Some(_), _) => {
+            return Err(invalid(
+                "token_endpoint_auth_method",
+                "must be client_secret_basic, client_secret_post or none",
+            ));
+        }
+    };
+    let signing_algs = match fields.list("id_token_signing_algs")? {
+        None => SigningAlg::DEFAULT.to_vec(),
+        Some(names) => names
+            .into_iter()
+            .map(|name| {
+                let known = SigningAlg::ALL.map(SigningAlg::name).join(", ");
+                SigningAlg::parse(name).ok_or_else(|| {
+                    invalid("id_token_signing_algs", format!("must hold only {known}"))
+                })
+            })
+            .collect::<Result<_, _>>()?,
+    };
+    Ok(Client {
+        token_issuers: vec![issuer.as_str().to_owned()],
+        issuer,
+        client_id,
+        authentication,
+        scopes: fields.scopes()?,
+        offline_access: true,
+        signing_algs,
+        authorization_parameters: Vec::new(),
+        capabilities: CAPABILITIES,
+    })
+}
+
+fn schema() -> Value {
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+        "additionalProperties": false,
+        "required": ["issuer", "client_id"],
+        "properties": {
+            "issuer": {
+                "type": "string", "format": "uri", "maxLength": 2048,
+                "description": "The issuer, exactly as the provider's discovery document names it."
+            },
+            "client_id": client_id_schema(),
+            "client_secret": client_secret_schema(),
+            "scopes": scopes_schema(
+                "What to ask for; openid is always asked for. Without it: openid, profile, email, \
+                 and offline_access where the provider lists it, so that it sends a refresh token."
+            ),
+            "token_endpoint_auth_method": {
+                "type": "string",
+                "enum": ["client_secret_basic", "client_secret_post", "none"],
+                "description": "How the client authenticates. Without it: none without a secret, \
+                                otherwise what the provider lists, client_secret_basic preferred."
+            },
+            "id_token_signing_algs": {
+                "type": "array", "minItems": 1,
+                "items": {"type": "string", "enum": SigningAlg::ALL.map(SigningAlg::name)},
+                "default": SigningAlg::DEFAULT.map(SigningAlg::name),
+                "description": "How ID tokens may be signed."
+            }
+        }
+    })
+}

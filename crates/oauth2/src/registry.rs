@@ -1,0 +1,100 @@
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use chrono::TimeDelta;
+use serde_json::{Map, Value};
+use symbolon_domain::{
+    identity_provider::{IdentityProvider, ProviderSecrets, ProviderType},
+    ports::{Clock, Connector, Connectors, InvalidConfig},
+};
+
+use crate::{config::invalid, engine::Engine, http::HttpClient, oidc::Oidc};
+
+/// A provider type and how to speak to its instances.
+pub trait ProviderKind: Send + Sync {
+    /// What the catalog shows.
+    fn provider_type(&self) -> ProviderType;
+
+    /// What speaks to an instance with this configuration. Asks nobody.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`] names the first key that does not fit.
+    fn connect(
+        &self,
+        engine: &Engine,
+        config: &Map<String, Value>,
+        secrets: &ProviderSecrets,
+    ) -> Result<Arc<dyn Connector>, InvalidConfig>;
+}
+
+/// The catalog of provider types: `oidc`, and those that are added.
+#[derive(Clone)]
+pub struct Registry {
+    engine: Engine,
+    kinds: BTreeMap<String, Arc<dyn ProviderKind>>,
+}
+
+impl Registry {
+    /// A catalog of the type `oidc` alone.
+    #[must_use]
+    pub fn new(http: HttpClient, clock: Arc<dyn Clock>) -> Self {
+        let registry = Self { engine: Engine::new(http, clock), kinds: BTreeMap::new() };
+        registry.with(Oidc)
+    }
+
+    /// Adds a type, in place of one of the same name.
+    #[must_use]
+    pub fn with(mut self, kind: impl ProviderKind + 'static) -> Self {
+        self.kinds.insert(kind.provider_type().name, Arc::new(kind));
+        self
+    }
+
+    /// How far providers' clocks may differ from ours; a minute unless set.
+    #[must_use]
+    pub fn with_clock_leeway(self, leeway: TimeDelta) -> Self {
+        Self { engine: self.engine.with_clock_leeway(leeway), ..self }
+    }
+
+    fn kind(&self, name: &str) -> Result<&Arc<dyn ProviderKind>, InvalidConfig> {
+        self.kinds.get(name).ok_or_else(|| {
+            let known = self.kinds.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+            invalid("type", format!("is not known; expected {known}"))
+        })
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry")
+            .field("engine", &self.engine)
+            .field("types", &self.kinds.keys())
+            .finish()
+    }
+}
+
+impl Connectors for Registry {
+    fn types(&self) -> Vec<ProviderType> {
+        self.kinds.values().map(|it| it.provider_type()).collect()
+    }
+
+    fn find_type(&self, name: &str) -> Option<ProviderType> {
+        self.kinds.get(name).map(|it| it.provider_type())
+    }
+
+    fn check(
+        &self,
+        provider_type: &str,
+        config: &Map<String, Value>,
+        secrets: &ProviderSecrets,
+    ) -> Result<(), InvalidConfig> {
+        self.kind(provider_type)?.connect(&self.engine, config, secrets).map(drop)
+    }
+
+    fn connect(
+        &self,
+        provider: &IdentityProvider,
+        secrets: &ProviderSecrets,
+    ) -> Result<Arc<dyn Connector>, InvalidConfig> {
+        self.kind(&provider.provider_type)?.connect(&self.engine, &provider.config, secrets)
+    }
+}

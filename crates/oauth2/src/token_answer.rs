@@ -1,0 +1,439 @@
+//! What an answer of the token endpoint means
+//! ([RFC 6749 §5](https://www.rfc-editor.org/rfc/rfc6749#section-5)), in one table.
+//!
+//! | status | body | class |
+//! | --- | --- | --- |
+//! | 2xx | an object with `access_token` and no `error` | tokens |
+//! | 2xx | an object with `error` | by its code, as with 400 |
+//! | 2xx | anything else, or broken off, or too large | unavailable, **unknown** whether it happened |
+//! | 3xx | | unavailable, answered: redirects are not followed |
+//! | 408, 425, 429, 5xx | | unavailable, answered, with `Retry-After` |
+//! | other 4xx | `error` is `invalid_grant` or its like | the grant is rejected |
+//! | other 4xx | `error` says that it may pass | unavailable, answered |
+//! | other 4xx | any other `error` | our client is rejected |
+//! | 401 | no readable `error` | our client is rejected |
+//! | other 4xx | no readable `error` | unavailable, answered: often a proxy in between |
+//! | else | | unavailable, **unknown** |
+//!
+//! Only a registered code that says so ends a grant: nothing unknown ever does. A 5xx counts as
+//! "did nothing" although a gateway may not know: if the token was spent after all, the next use
+//! says so with `invalid_grant`, whereas counting it as unknown would have every identity linked
+//! again after an outage.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use symbolon_domain::{
+    ports::{ConnectorError, Sent},
+    secret::Secret,
+};
+
+use crate::{http::BodyError, json};
+
+/// Ten years. Whoever says more means that the token does not expire, more or less.
+const LONGEST_LIFE: u64 = 10 * 365 * 24 * 60 * 60;
+
+/// Codes by which the user must act: the grant is gone, or the provider wants to see the user.
+/// `invalid_grant`: RFC 6749 §5.2; `access_denied`, `expired_token`: RFC 8628 §3.5; the rest:
+/// OpenID Connect Core 1.0 §3.1.2.6.
+const GRANT_REJECTED: &[&str] = &[
+    "invalid_grant",
+    "access_denied",
+    "expired_token",
+    "interaction_required",
+    "login_required",
+    "consent_required",
+    "account_selection_required",
+];
+
+/// Codes that may pass: RFC 6749 §4.1.2.1, RFC 8628 §3.5.
+const MAY_PASS: &[&str] =
+    &["server_error", "temporarily_unavailable", "slow_down", "authorization_pending"];
+
+/// Registered codes by which the operator must act: RFC 6749 §5.2, RFC 8707 §2.
+const CLIENT_REJECTED: &[&str] = &[
+    "invalid_client",
+    "unauthorized_client",
+    "unsupported_grant_type",
+    "invalid_scope",
+    "invalid_request",
+    "invalid_target",
+];
+
+/// Tokens, as the endpoint sent them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TokenResponse {
+    pub(crate) access_token: Secret,
+    pub(crate) token_type: Option<String>,
+    /// How long the access token is good for; `None` when that is not said or makes no sense.
+    pub(crate) expires_in: Option<Duration>,
+    pub(crate) refresh_token: Option<Secret>,
+    pub(crate) id_token: Option<Secret>,
+    /// What was granted; `None` when that is not said: all that was asked for.
+    pub(crate) scopes: Option<Vec<String>>,
+}
+
+/// What came back from the token endpoint.
+pub(crate) struct TokenAnswer<'a> {
+    /// Which endpoint sent it, for messages.
+    pub(crate) endpoint: &'static str,
+    pub(crate) status: u16,
+    pub(crate) retry_after: Option<Duration>,
+    pub(crate) body: Result<&'a [u8], BodyError>,
+}
+
+impl TokenAnswer<'_> {
+    /// The table above. `secrets` are what was sent: an error code that holds one is not passed
+    /// on.
+    pub(crate) fn read(&self, secrets: &[&Secret]) -> Result<TokenResponse, ConnectorError> {
+        let unavailable = |sent: Sent, detail: String| ConnectorError::Unavailable {
+            detail,
+            retry_after: self.retry_after,
+            sent,
+        };
+        let object = self.body.ok().and_then(|it| json::object(it).ok());
+        let Self { endpoint, status, .. } = *self;
+        match status {
+            200..=299 => {
+                let unreadable = |what: &str| {
+                    unavailable(
+                        Sent::Unknown,
+                        format!("{endpoint}'s answer cannot be read: {what}"),
+                    )
+                };
+                let object = match (&self.body, object) {
+                    (Err(error), _) => return Err(unreadable(&error.to_string())),
+                    (Ok(_), None) => return Err(unreadable("it is not a JSON object")),
+                    (Ok(_), Some(object)) => object,
+                };
+                match error_code(&object) {
+                    Some(code) => Err(self.class_of(code, secrets)),
+                    None => TokenResponse::read(&object).map_err(|error| match error {
+                        Unusable::Unreadable(what) => unreadable(what),
+                        Unusable::TokenType => ConnectorError::Misconfigured {
+                            detail: "the provider issues access tokens of a type other than Bearer"
+                                .into(),
+                        },
+                    }),
+                }
+            }
+            300..=399 => Err(unavailable(
+                Sent::Answered,
+                format!("{endpoint} answered {status}; redirects are not followed"),
+            )),
+            408 | 425 | 429 | 500..=599 => {
+                Err(unavailable(Sent::Answered, format!("{endpoint} answered {status}")))
+            }
+            400..=499 => match object.as_ref().and_then(error_code) {
+                Some(code) => Err(self.class_of(code, secrets)),
+                None if status == 401 => {
+                    Err(ConnectorError::ClientRejected { code: "http_401".into() })
+                }
+                None => Err(unavailable(
+                    Sent::Answered,
+                    format!("{endpoint} answered {status} without an OAuth error"),
+                )),
+            },
+            _ => Err(unavailable(
+                Sent::Unknown,
+                format!("{endpoint} answered with the unexpected status {status}"),
+            )),
+        }
+    }
+
+    fn class_of(&self, code: &str, secrets: &[&Secret]) -> ConnectorError {
+        if GRANT_REJECTED.contains(&code) {
+            ConnectorError::GrantRejected { code: code.to_owned() }
+        } else if MAY_PASS.contains(&code) {
+            ConnectorError::Unavailable {
+                detail: format!("{} answered {code}", self.endpoint),
+                retry_after: self.retry_after,
+                sent: Sent::Answered,
+            }
+        } else {
+            ConnectorError::ClientRejected { code: shown_code(code, secrets) }
+        }
+    }
+}
+
+/// An error code as it may be shown: of the registered form, short, and none of our secrets.
+pub(crate) fn shown_code(code: &str, secrets: &[&Secret]) -> String {
+    if CLIENT_REJECTED.contains(&code) {
+        return code.to_owned();
+    }
+    let plain = (1..=64).contains(&code.len())
+        && code.bytes().all(|it| matches!(it, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.' | b'-'));
+    let lower = |it: &Secret| it.expose().to_ascii_lowercase();
+    let quotes = |it: &&Secret| {
+        let secret = lower(it);
+        !secret.is_empty() && (code.contains(&secret) || secret.contains(code))
+    };
+    if plain && !secrets.iter().any(quotes) { code.to_owned() } else { "unrecognized_error".into() }
+}
+
+/// The `error` member; `None` when there is none to speak of.
+pub(crate) fn error_code(object: &Map<String, Value>) -> Option<&str> {
+    object.get("error").and_then(Value::as_str).filter(|it| !it.is_empty())
+}
+
+enum Unusable {
+    Unreadable(&'static str),
+    TokenType,
+}
+
+impl TokenResponse {
+    fn read(object: &Map<String, Value>) -> Result<Self, Unusable> {
+        let secret = |name: &str, what: &'static str| match object.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) if text.is_empty() => Ok(None),
+            // RFC 6749, appendix A: visible characters. Anything else could not be sent back.
+            Some(Value::String(text)) if text.bytes().all(|it| (b' '..=b'~').contains(&it)) => {
+                Ok(Some(Secret::new(text.as_str())))
+            }
+            Some(_) => Err(Unusable::Unreadable(what)),
+        };
+        let access_token = secret("access_token", "its access_token is not a token")?
+            .ok_or(Unusable::Unreadable("it has no access_token"))?;
+        let token_type = match object.get("token_type") {
+            // Required, yet some providers leave it out; then it is Bearer in practice.
+            None | Some(Value::Null) => None,
+            Some(Value::String(own)) if own.eq_ignore_ascii_case("bearer") => Some(own.clone()),
+            Some(_) => return Err(Unusable::TokenType),
+        };
+        Ok(Self {
+            access_token,
+            token_type,
+            expires_in: object.get("expires_in").and_then(expires_in),
+            refresh_token: secret("refresh_token", "its refresh_token is not a token")?,
+            id_token: secret("id_token", "its id_token is not a token")?,
+            scopes: object.get("scope").and_then(scopes),
+        })
+    }
+}
+
+/// Seconds as a number or, as some providers have it, as a text of digits. More than ten years
+/// count as ten. Zero and less say nothing of a token that was issued just now, so they count as
+/// not said, like anything else that is no number.
+fn expires_in(value: &Value) -> Option<Duration> {
+    let seconds = match value {
+        Value::Number(number) => match number.as_u64() {
+            Some(whole) => whole,
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "a cast from float saturates, and less than zero becomes zero"
+            )]
+            None => number.as_f64()? as u64,
+        },
+        Value::String(text) => {
+            let digits = text.trim();
+            if digits.is_empty() || !digits.bytes().all(|it| it.is_ascii_digit()) {
+                return None;
+            }
+            digits.parse().unwrap_or(u64::MAX)
+        }
+        _ => return None,
+    };
+    (seconds > 0).then(|| Duration::from_secs(seconds.min(LONGEST_LIFE)))
+}
+
+/// Scopes parted by spaces, or, as some providers have it, as an array.
+fn scopes(value: &Value) -> Option<Vec<String>> {
+    let found: Vec<String> = match value {
+        Value::String(text) => text.split_ascii_whitespace().map(str::to_owned).collect(),
+        Value::Array(items) => {
+            items.iter().map(|it| it.as_str().map(str::to_owned)).collect::<Option<_>>()?
+        }
+        _ => return None,
+    };
+    (!found.is_empty()).then_some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(status: u16, body: &str) -> Result<TokenResponse, ConnectorError> {
+        let answer = TokenAnswer {
+            endpoint: "x",
+            status,
+            retry_after: Some(Duration::from_secs(7)),
+            body: Ok(body.as_bytes()),
+        };
+        answer.read(&[&Secret::new("s3cret-token")])
+    }
+
+    fn class(result: &Result<TokenResponse, ConnectorError>) -> String {
+        match result {
+            Ok(_) => "tokens".into(),
+            Err(ConnectorError::GrantRejected { code }) => format!("grant {code}"),
+            Err(ConnectorError::ClientRejected { code }) => format!("client {code}"),
+            Err(ConnectorError::Misconfigured { .. }) => "misconfigured".into(),
+            Err(ConnectorError::Untrusted { .. }) => "untrusted".into(),
+            Err(ConnectorError::Unavailable { sent, .. }) => format!("unavailable {sent:?}"),
+        }
+    }
+
+    #[test]
+    fn each_answer_has_its_class() {
+        let tokens = r#"{"access_token":"a","token_type":"Bearer"}"#;
+        let cases: &[(u16, &str, &str)] = &[
+            (200, tokens, "tokens"),
+            (201, tokens, "tokens"),
+            (200, r#"{"access_token":"a"}"#, "tokens"),
+            (200, r#"{"access_token":"a","token_type":"bEARER"}"#, "tokens"),
+            (200, r#"{"access_token":"a","error":null}"#, "tokens"),
+            (200, r#"{"access_token":"a","error":""}"#, "tokens"),
+            (200, r#"{"access_token":"a","token_type":"DPoP"}"#, "misconfigured"),
+            (200, r#"{"access_token":"a","token_type":1}"#, "misconfigured"),
+            (200, r#"{"error":"invalid_grant"}"#, "grant invalid_grant"),
+            (200, r#"{"access_token":"a","error":"invalid_grant"}"#, "grant invalid_grant"),
+            (200, r#"{"error":"bad_verification_code"}"#, "client bad_verification_code"),
+            (200, r#"{"error":"invalid_client"}"#, "client invalid_client"),
+            (200, r#"{"error":{}}"#, "unavailable Unknown"),
+            (200, "", "unavailable Unknown"),
+            (200, "<html>welcome</html>", "unavailable Unknown"),
+            (200, "access_token=a&token_type=bearer", "unavailable Unknown"),
+            (200, "[]", "unavailable Unknown"),
+            (200, "{}", "unavailable Unknown"),
+            (200, r#"{"access_token":""}"#, "unavailable Unknown"),
+            (200, r#"{"access_token":null}"#, "unavailable Unknown"),
+            (200, r#"{"access_token":1}"#, "unavailable Unknown"),
+            (200, r#"{"access_token":"a\nb"}"#, "unavailable Unknown"),
+            (200, r#"{"access_token":"a","refresh_token":1}"#, "unavailable Unknown"),
+            (200, r#"{"access_token":"a","access_token":"b"}"#, "unavailable Unknown"),
+            (204, "", "unavailable Unknown"),
+            (301, "", "unavailable Answered"),
+            (302, tokens, "unavailable Answered"),
+            (307, "", "unavailable Answered"),
+            (400, r#"{"error":"invalid_grant"}"#, "grant invalid_grant"),
+            (401, r#"{"error":"invalid_grant"}"#, "grant invalid_grant"),
+            (403, r#"{"error":"access_denied"}"#, "grant access_denied"),
+            (400, r#"{"error":"interaction_required"}"#, "grant interaction_required"),
+            (400, r#"{"error":"invalid_client"}"#, "client invalid_client"),
+            (401, r#"{"error":"invalid_client"}"#, "client invalid_client"),
+            (400, r#"{"error":"unauthorized_client"}"#, "client unauthorized_client"),
+            (400, r#"{"error":"unsupported_grant_type"}"#, "client unsupported_grant_type"),
+            (400, r#"{"error":"invalid_scope"}"#, "client invalid_scope"),
+            (400, r#"{"error":"invalid_request"}"#, "client invalid_request"),
+            (400, r#"{"error":"something_new"}"#, "client something_new"),
+            (400, r#"{"error":"Invalid_Grant"}"#, "client unrecognized_error"),
+            (400, r#"{"error":"invalid_grant "}"#, "client unrecognized_error"),
+            (400, r#"{"error":"<script>"}"#, "client unrecognized_error"),
+            (400, r#"{"error":"s3cret-token"}"#, "client unrecognized_error"),
+            (400, r#"{"error":"x.s3cret-token.y"}"#, "client unrecognized_error"),
+            (400, r#"{"error":"temporarily_unavailable"}"#, "unavailable Answered"),
+            (400, r#"{"error":["invalid_grant"]}"#, "unavailable Answered"),
+            (400, "", "unavailable Answered"),
+            (400, "<html>", "unavailable Answered"),
+            (401, "", "client http_401"),
+            (403, "<html>", "unavailable Answered"),
+            (404, "", "unavailable Answered"),
+            (408, r#"{"error":"invalid_grant"}"#, "unavailable Answered"),
+            (429, r#"{"error":"invalid_grant"}"#, "unavailable Answered"),
+            (500, r#"{"error":"invalid_grant"}"#, "unavailable Answered"),
+            (502, "", "unavailable Answered"),
+            (503, "", "unavailable Answered"),
+            (199, "", "unavailable Unknown"),
+            (600, tokens, "unavailable Unknown"),
+        ];
+        for (status, body, expected) in cases {
+            assert_eq!(class(&read(*status, body)), *expected, "{status} {body}");
+        }
+        let long = format!(r#"{{"error":"{}"}}"#, "a".repeat(65));
+        assert_eq!(class(&read(400, &long)), "client unrecognized_error");
+    }
+
+    #[test]
+    fn a_lost_body_leaves_in_doubt_what_only_the_body_could_tell() {
+        for error in [BodyError::TooLarge, BodyError::Broken, BodyError::Encoded] {
+            let read = |status| {
+                let answer =
+                    TokenAnswer { endpoint: "x", status, retry_after: None, body: Err(error) };
+                class(&answer.read(&[]))
+            };
+            assert_eq!(read(200), "unavailable Unknown");
+            assert_eq!(read(503), "unavailable Answered");
+            assert_eq!(read(400), "unavailable Answered");
+        }
+    }
+
+    #[test]
+    fn retry_after_is_passed_on() {
+        let Err(ConnectorError::Unavailable { retry_after, .. }) = read(429, "") else { panic!() };
+        assert_eq!(retry_after, Some(Duration::from_secs(7)));
+    }
+
+    #[test]
+    fn a_life_time_is_a_positive_number_of_seconds_or_unknown() {
+        let seconds = |it: u64| Some(Duration::from_secs(it));
+        for (value, expected) in [
+            (json!(3600), seconds(3600)),
+            (json!(3599.9), seconds(3599)),
+            (json!("3600"), seconds(3600)),
+            (json!(" 3600 "), seconds(3600)),
+            (json!(1e308), seconds(LONGEST_LIFE)),
+            (json!(u64::MAX), seconds(LONGEST_LIFE)),
+            (json!("99999999999999999999999999"), seconds(LONGEST_LIFE)),
+            (json!(0), None),
+            (json!(-1), None),
+            (json!(-1e308), None),
+            (json!(0.5), None),
+            (json!("0"), None),
+            (json!("-1"), None),
+            (json!(""), None),
+            (json!("never"), None),
+            (json!("1e3"), None),
+            (json!("inf"), None),
+            (json!(null), None),
+            (json!(true), None),
+            (json!([3600]), None),
+        ] {
+            assert_eq!(expires_in(&value), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn scopes_are_parted_by_spaces() {
+        let list = |it: &[&str]| Some(it.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>());
+        assert_eq!(scopes(&json!("a  b")), list(&["a", "b"]));
+        assert_eq!(scopes(&json!(["a", "b"])), list(&["a", "b"]));
+        assert_eq!(scopes(&json!("")), None);
+        assert_eq!(scopes(&json!([1])), None);
+        assert_eq!(scopes(&json!(null)), None);
+    }
+
+    #[test]
+    fn tokens_do_not_show() {
+        let tokens = read(200, r#"{"access_token":"canary","refresh_token":"canary"}"#).unwrap();
+        assert!(!format!("{tokens:?}").contains("canary"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_answer_has_a_class(
+            status in any::<u16>(),
+            bytes in proptest::collection::vec(any::<u8>(), 0..256),
+            expires in any::<f64>(),
+            text in "\\PC{0,40}",
+        ) {
+            let answer = TokenAnswer { endpoint: "x", status, retry_after: None, body: Ok(&bytes) };
+            let _ = answer.read(&[]);
+            let body = json!({"access_token": text, "expires_in": expires, "scope": text});
+            let body = body.to_string();
+            let answer = TokenAnswer { endpoint: "x", status, retry_after: None, body: Ok(body.as_bytes()) };
+            let _ = answer.read(&[]);
+        }
+
+        #[test]
+        fn only_a_registered_code_ends_a_grant(status in 100_u16..1000, code in "[a-z_]{1,30}") {
+            let answer = read(status, &json!({"error": code}).to_string());
+            if let Err(ConnectorError::GrantRejected { code }) = answer {
+                prop_assert!(GRANT_REJECTED.contains(&code.as_str()));
+            }
+        }
+    }
+}
