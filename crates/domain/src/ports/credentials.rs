@@ -21,7 +21,7 @@ pub struct StoredCredentials {
     pub status: IdentityStatus,
     /// Why not.
     pub invalid: Option<Invalid>,
-    /// Counts the credentials of this identity; 0 while it never had any.
+    /// Counts the credentials of this identity, their removal included; 0 while it never had any.
     pub generation: i64,
     /// The opened credentials; `None` when there are none.
     pub credentials: Option<Credentials>,
@@ -77,7 +77,8 @@ pub enum LeaseOutcome {
     Taken(Lease),
     /// Somebody else holds it.
     Held,
-    /// The credentials are of another generation by now, or the row is gone: read again.
+    /// The credentials are of another generation by now, the identity is invalid, or it is gone:
+    /// read again. Also when somebody else holds the lease besides.
     Moved,
 }
 
@@ -124,7 +125,11 @@ pub trait CredentialsRepository: Send + Sync {
     async fn find(&self, id: IdentityId) -> Result<Option<StoredCredentials>, RepositoryError>;
 
     /// Takes the lease of an identity where nobody holds it (or its time ran out), the generation
-    /// is still `generation`, and the identity is not invalid. Raises the attempt number.
+    /// is still `generation`, and the identity is not invalid. Raises the attempt number, which
+    /// never falls again. `holder` names the replica, in the events of this refresh too.
+    ///
+    /// No write under a lease asks whether its time ran out, only whether its attempt and
+    /// generation are still the row's.
     async fn take_lease(
         &self,
         id: IdentityId,
@@ -137,7 +142,9 @@ pub trait CredentialsRepository: Send + Sync {
     async fn record_sending(&self, lease: &Lease) -> Result<LeasedWrite, RepositoryError>;
 
     /// Stores new credentials as the next generation, clears back-off and doubt, makes the
-    /// identity valid, releases the lease, and writes the event. Safe to repeat.
+    /// identity valid, sets its `expires_at`, raises its version, releases the lease, and writes
+    /// the event. They are stored as they are: the holder has
+    /// [renewed](Credentials::renewed_by) what it read. Safe to repeat.
     async fn commit(
         &self,
         lease: &Lease,
@@ -145,13 +152,18 @@ pub trait CredentialsRepository: Send + Sync {
     ) -> Result<LeasedWrite, RepositoryError>;
 
     /// Ends a refresh without new credentials: keeps the failure, releases the lease, and writes
-    /// the event. The generation stays. Safe to repeat.
+    /// the event. The generation stays; the identity's version goes up when it becomes invalid,
+    /// and stays otherwise. Safe to repeat.
+    ///
+    /// The detail of the event has `failure` ([`FailureClass`]) or `reason` ([`InvalidReason`]),
+    /// and `detail`.
     async fn end(&self, lease: &Lease, end: &RefreshEnd) -> Result<LeasedWrite, RepositoryError>;
 
-    /// Releases a lease under which nothing was sent.
+    /// Releases a lease under which nothing was sent. Safe to repeat.
     async fn release(&self, lease: &Lease) -> Result<LeasedWrite, RepositoryError>;
 
     /// Comes back when the credentials of this identity may have changed or its lease may have
-    /// been released, and after `at_most` in any case. It may come back early without a change.
+    /// been released, and after `at_most` in any case. It may come back early without a change;
+    /// at once when nobody holds the lease, as the change that the caller waits for is over then.
     async fn changed(&self, id: IdentityId, at_most: Duration);
 }

@@ -69,9 +69,9 @@ pub enum LinkOutcome {
 /// What stands in the way of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
-    /// The account belongs to another user.
+    /// The account belongs to another user; also when the user has another account besides.
     Account,
-    /// The user has another account at this provider.
+    /// The user has another account at this provider, and nobody has this one.
     User,
 }
 
@@ -128,18 +128,33 @@ pub trait IdentityRepository: Send + Sync {
     /// | (U, B) and (V, A), reattach | the row of U now names A; the row of V goes, with its event |
     /// | (U, B) or (V, A), no reattach | nothing: [`LinkOutcome::Taken`] |
     ///
-    /// A row found under `legacy_id` counts as a row of A, if it belongs to U or this is a
-    /// sign-in, and is rewritten to A. The status becomes valid, `date_verified` now. New
-    /// credentials mean a new generation: a refresh under way cannot overwrite them. The unique
-    /// keys of the database decide between callers, so of two links of one account one is kept.
+    /// A row found under `legacy_id` counts as a row of A where no row names A itself, if it
+    /// belongs to U or this is a sign-in, and is rewritten to A. A sign-in renews the row of A's
+    /// owner as the owner's own link would. An existing row keeps its id and `date_added`; its
+    /// status becomes valid, `date_verified` now, its scopes the link's (updated in place, they
+    /// stay where the link names none), and its version goes up by one.
+    ///
+    /// New credentials, and their loss when they are replaced by none, are a new generation: it
+    /// clears back-off and doubt and ends any lease, so that a refresh under way cannot overwrite
+    /// it. Without credentials, an update in place leaves those that are there alone.
+    ///
+    /// The session must be live, wait for completion, and have the claim's code, or the outcome is
+    /// [`LinkOutcome::SessionUsed`]; that is decided first. It becomes `linked` or `signed_in`,
+    /// names the identity, and drops what it held.
+    ///
+    /// The event names identity, provider and user. When a row is rebound its detail has
+    /// `previous_user_id` and `previous_external_id`; with a session of an organization it has
+    /// `organization_id`. The unique keys of the database decide between callers, so of two links
+    /// of one account one is kept.
     ///
     /// # Errors
     ///
     /// [`RepositoryError::NotFound`] when there is no such provider.
     async fn link(&self, link: &Link) -> Result<LinkOutcome, RepositoryError>;
 
-    /// Replaces `data` and writes the event. New credentials go over the old ones and are a new
-    /// generation; they make an invalid identity valid.
+    /// Replaces `data`, raises the version and writes the event. New credentials go over the old
+    /// ones ([`Credentials::renewed_by`]), are a new generation as in [`link`](Self::link), and
+    /// make an invalid identity valid.
     async fn update_data(&self, update: &DataUpdate) -> Result<DataOutcome, RepositoryError>;
 
     /// Removes the link, writes the event, and gives back what the provider might want to revoke.

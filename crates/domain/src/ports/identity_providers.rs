@@ -82,7 +82,8 @@ pub trait IdentityProviderRepository: Send + Sync {
     ) -> Result<Page<IdentityProvider>, RepositoryError>;
 
     /// Replaces configuration and secrets and writes the event, where the version is still
-    /// `version`; the row's version goes up by one.
+    /// `version`; the row's version goes up by one. The event's detail has in `changed` the keys
+    /// of configuration and secrets whose value is another, in ascending order.
     ///
     /// `None` when there is no such instance or its version is another.
     async fn update(
@@ -94,10 +95,12 @@ pub trait IdentityProviderRepository: Send + Sync {
         actor: &Actor,
     ) -> Result<Option<IdentityProvider>, RepositoryError>;
 
-    /// Remembers that this provider names itself in authorization responses.
+    /// Remembers that this provider names itself in authorization responses. The version stays,
+    /// as nobody's change is in conflict with it; no event; an absent instance is left alone.
     async fn record_issuer_named(&self, id: ProviderId) -> Result<(), RepositoryError>;
 
-    /// Deletes an instance, with `cascade` its identities too, each with its event.
+    /// Deletes an instance, with `cascade` its identities too, each with its event. The detail of
+    /// the instance's own event has in `identities` how many went with it.
     async fn delete(
         &self,
         id: ProviderId,

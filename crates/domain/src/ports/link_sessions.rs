@@ -13,11 +13,16 @@ use crate::{
 /// Keeps link sessions. "Live" means that the store's clock is before `expires_at`.
 ///
 /// A session whose time ran out in any state that is not an end reads as
-/// [`Expired`](crate::link_session::LinkSessionStatus::Expired) from every method.
+/// [`Expired`](crate::link_session::LinkSessionStatus::Expired) from every method. The ends are
+/// `linked`, `signed_in`, `failed` and `expired`; `unlinked` is none, as it still waits for a user.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait LinkSessionRepository: Send + Sync {
     /// Adds a session.
+    ///
+    /// # Errors
+    ///
+    /// [`RepositoryError::Conflict`] when a session has this token already.
     async fn insert(&self, session: &NewLinkSession) -> Result<LinkSession, RepositoryError>;
 
     /// The session, or `None` when there is none by that id.
@@ -36,7 +41,8 @@ pub trait LinkSessionRepository: Send + Sync {
     async fn begin(&self, id: LinkSessionId, attempt: &Attempt) -> Result<bool, RepositoryError>;
 
     /// The session whose trip has this `state`, with the provider it went to and the browser it
-    /// belongs to. Reading does not use it up.
+    /// belongs to. Reading does not use it up; a trip that was used up is still found, until the
+    /// session drops what it held.
     async fn find_by_state(
         &self,
         state: &SecretHash,
@@ -66,11 +72,13 @@ pub trait LinkSessionRepository: Send + Sync {
         claim: &CompletionClaim,
     ) -> Result<Option<(LinkSession, PendingLink)>, RepositoryError>;
 
-    /// Ends a session that has not ended, drops what it held, and writes the event.
+    /// Ends a session that has not ended, drops what it held (trip, code and account), and writes
+    /// the event: by whoever created the session, with `error` and, if there is one,
+    /// `organization_id` in its detail.
     ///
     /// False when it has ended already.
     async fn fail(&self, id: LinkSessionId, why: LinkFailure) -> Result<bool, RepositoryError>;
 
-    /// Marks what has run out as expired and drops what it held; answers how many.
+    /// Marks what has run out as expired and drops what it held; answers how many. No event.
     async fn expire(&self) -> Result<u64, RepositoryError>;
 }

@@ -1,0 +1,291 @@
+//! What every store must do, one function per promise of the [ports](crate::ports).
+//!
+//! Each takes an empty store and panics when the promise is broken; its name is the promise.
+//! [`contract_tests!`](crate::contract_tests) makes a test of each.
+//!
+//! Nothing is asked of the store's clock but that it runs: what must be over has no length at
+//! all, what must last lasts for minutes, and nothing measures how fast a store is.
+
+mod credentials;
+mod identities;
+mod leases;
+mod linking;
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::{DateTime, SubsecRound as _, Utc};
+
+pub use self::{credentials::*, identities::*, leases::*, linking::*};
+use super::{RunningClock, fixtures};
+use crate::{
+    event::{Event, EventKind},
+    identity::{Identity, InvalidReason},
+    ids::{IdentityId, ProviderId},
+    page::PageRequest,
+    ports::{
+        ApiKeyRepository, Clock as _, CredentialsRepository, EventFilter, EventLog,
+        IdentityProviderRepository, IdentityRepository, Lease, LeaseOutcome, Link, LinkOutcome,
+        LinkOwner, LinkSessionRepository, NewIdentityProvider, RefreshEnd, StoredCredentials,
+    },
+};
+
+/// Everything that an adapter keeps.
+pub trait Store:
+    ApiKeyRepository
+    + CredentialsRepository
+    + EventLog
+    + IdentityProviderRepository
+    + IdentityRepository
+    + LinkSessionRepository
+    + 'static
+{
+}
+
+impl<T> Store for T where
+    T: ApiKeyRepository
+        + CredentialsRepository
+        + EventLog
+        + IdentityProviderRepository
+        + IdentityRepository
+        + LinkSessionRepository
+        + 'static
+{
+}
+
+/// The ports one by one, as several have methods of the same name.
+impl dyn Store {
+    /// The API keys.
+    #[must_use]
+    pub fn api_keys(&self) -> &dyn ApiKeyRepository {
+        self
+    }
+
+    /// The credentials and their leases.
+    #[must_use]
+    pub fn credentials(&self) -> &dyn CredentialsRepository {
+        self
+    }
+
+    /// The events.
+    #[must_use]
+    pub fn events(&self) -> &dyn EventLog {
+        self
+    }
+
+    /// The provider instances.
+    #[must_use]
+    pub fn providers(&self) -> &dyn IdentityProviderRepository {
+        self
+    }
+
+    /// The identities.
+    #[must_use]
+    pub fn identities(&self) -> &dyn IdentityRepository {
+        self
+    }
+
+    /// The link sessions.
+    #[must_use]
+    pub fn sessions(&self) -> &dyn LinkSessionRepository {
+        self
+    }
+}
+
+/// Longer than any test runs.
+const LONG: Duration = Duration::from_mins(10);
+/// Long enough for whatever is not meant to wait, on the slowest machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Every row that a case makes.
+const ALL: PageRequest = PageRequest { limit: 200, after: None };
+
+/// The machine's time, as precise as databases are.
+fn now() -> DateTime<Utc> {
+    RunningClock.now().trunc_subsecs(6)
+}
+
+/// A provider instance of this name.
+async fn provider(store: &Arc<dyn Store>, name: &str) -> ProviderId {
+    let new = NewIdentityProvider {
+        external_id: Some(name.to_owned()),
+        ..fixtures::new_identity_provider()
+    };
+    store.providers().insert(&new, &fixtures::ACTOR).await.unwrap().id
+}
+
+/// A link of this user and account, with the credentials of every fixture.
+fn link(provider_id: ProviderId, user: &str, account: &str) -> Link {
+    Link {
+        provider_id,
+        owner: LinkOwner::User(fixtures::user(user)),
+        external_id: fixtures::external_id(account),
+        ..fixtures::link()
+    }
+}
+
+/// What becomes of a link that nothing stands in the way of.
+async fn linked(store: &Arc<dyn Store>, link: &Link) -> Identity {
+    match store.identities().link(link).await.unwrap() {
+        LinkOutcome::Created(it)
+        | LinkOutcome::Updated(it)
+        | LinkOutcome::Rebound(it)
+        | LinkOutcome::SignedIn(it) => it,
+        refused => panic!("{refused:?}"),
+    }
+}
+
+/// An identity with credentials, at a provider of its own.
+async fn identity(store: &Arc<dyn Store>) -> Identity {
+    let provider = provider(store, "the identity's").await;
+    linked(store, &link(provider, "user-1", "account-1")).await
+}
+
+/// The lease on the credentials as they are, for as long as a test runs.
+async fn lease(store: &Arc<dyn Store>, id: IdentityId) -> Lease {
+    lease_for(store, id, LONG).await
+}
+
+/// The lease on the credentials as they are.
+async fn lease_for(store: &Arc<dyn Store>, id: IdentityId, time: Duration) -> Lease {
+    let generation = store.credentials().find(id).await.unwrap().unwrap().generation;
+    match store.credentials().take_lease(id, generation, "replica-1", time).await.unwrap() {
+        LeaseOutcome::Taken(lease) => lease,
+        refused => panic!("{refused:?}"),
+    }
+}
+
+/// The credentials of an identity that is there.
+async fn credentials_of(store: &Arc<dyn Store>, id: IdentityId) -> StoredCredentials {
+    store.credentials().find(id).await.unwrap().unwrap()
+}
+
+/// The provider refused the refresh token.
+fn end_invalid() -> RefreshEnd {
+    RefreshEnd::Invalid { reason: InvalidReason::GrantRejected, detail: "invalid_grant".into() }
+}
+
+/// Every event so far, but those of setting up providers.
+async fn events(store: &Arc<dyn Store>) -> Vec<Event> {
+    let (mut events, mut page) = (Vec::new(), ALL);
+    loop {
+        let read = store.events().list(&EventFilter::default(), page).await.unwrap();
+        events.extend(read.items);
+        let Some(after) = read.next else { break };
+        page.after = Some(after);
+    }
+    events.retain(|it| it.about != EventKind::ProviderCreated);
+    events
+}
+
+/// What every event so far is about, but those of setting up providers.
+async fn kinds(store: &Arc<dyn Store>) -> Vec<EventKind> {
+    events(store).await.into_iter().map(|it| it.about).collect()
+}
+
+/// Runs all of them at once and answers what became of each.
+async fn race<T, F>(count: usize, act: impl Fn(usize) -> F) -> Vec<T>
+where
+    F: Future<Output = T> + Send + 'static,
+    T: Send + 'static,
+{
+    let racers: Vec<_> = (0..count).map(|racer| tokio::spawn(act(racer))).collect();
+    let mut results = Vec::with_capacity(count);
+    for racer in racers {
+        results.push(racer.await.unwrap());
+    }
+    results
+}
+
+/// Makes one test of each promise in [`testing::contract`](crate::testing::contract).
+///
+/// It takes a future of an empty store and of what must outlive it (a temporary directory, a
+/// database server; `()` for nothing), and is expanded once in a module of a test:
+///
+/// ```
+/// # mod contract {
+/// use symbolon_domain::testing::MemoryStore;
+///
+/// async fn empty_store() -> (MemoryStore, ()) {
+///     (MemoryStore::default(), ())
+/// }
+///
+/// symbolon_domain::contract_tests!(empty_store());
+/// # }
+/// ```
+///
+/// The crate that expands it needs `tokio` with `macros` and `rt-multi-thread`.
+#[macro_export]
+macro_rules! contract_tests {
+    ($empty_store:expr) => {
+        $crate::contract_tests!(@each $empty_store;
+            // linking
+            a_link_follows_the_table
+            a_legacy_name_counts_only_for_the_users_own_row
+            a_sign_in_finds_the_owner_and_links_nobody
+            a_linked_account_is_found_as_it_was_linked
+            names_are_compared_character_by_character
+            a_link_at_no_provider_is_not_found
+            a_link_updated_in_place_merges_its_data
+            a_link_updated_in_place_renews_the_credentials
+            a_link_without_credentials_leaves_those_that_are_there
+            a_rebound_row_keeps_only_its_id
+            a_row_rebound_without_credentials_has_none
+            a_link_makes_an_invalid_identity_valid
+            new_credentials_clear_back_off_and_doubt
+            of_racing_links_of_one_account_one_user_gets_it
+            of_racing_links_of_one_user_one_account_is_kept
+            crossing_takeovers_leave_whole_rows
+            // identities
+            an_identity_that_is_not_there_is_absent
+            new_data_replaces_the_old
+            an_update_for_another_version_changes_nothing
+            of_racing_updates_for_one_version_one_is_done
+            credentials_with_new_data_go_over_the_old_ones
+            credentials_with_new_data_make_an_invalid_identity_valid
+            unlinking_gives_back_what_might_be_revoked
+            unlinking_without_credentials_gives_back_none
+            of_racing_unlinks_one_gets_the_credentials
+            an_unlinked_account_can_be_linked_again
+            // credentials
+            credentials_of_nobody_are_absent
+            credentials_come_back_as_they_went_in
+            the_generation_is_0_while_there_never_were_credentials
+            credentials_of_an_invalid_identity_are_read_with_the_reason
+            waiting_comes_back_after_a_commit
+            waiting_comes_back_after_a_release
+            waiting_comes_back_when_the_lease_ran_out
+            waiting_comes_back_at_once_when_nobody_holds_the_lease
+            waiting_ends_without_a_change
+            // leases
+            of_racing_takers_one_gets_the_lease
+            a_lease_that_somebody_holds_is_held
+            a_lease_on_another_generation_has_moved
+            the_lease_of_an_invalid_identity_has_moved
+            a_lease_that_ran_out_is_taken_and_its_old_holder_fenced_off
+            of_racing_takers_of_a_lease_that_ran_out_one_gets_it
+            a_lease_that_ran_out_writes_while_nobody_came_after
+            sendings_are_counted_and_seen_by_the_next_holder
+            a_commit_stores_the_next_generation
+            a_commit_stores_the_credentials_as_they_are
+            a_repeated_commit_is_done_and_changes_nothing
+            racing_tries_of_one_commit_are_one_commit
+            a_write_after_the_unlink_finds_it_gone
+            a_failed_refresh_keeps_the_generation_and_backs_off
+            only_an_answer_ends_the_doubt
+            a_refresh_that_ends_for_good_makes_the_identity_invalid
+            a_repeated_end_is_done_and_changes_nothing
+            a_released_lease_is_free
+            data_written_during_a_lease_survives_the_commit
+            new_credentials_supersede_the_lease
+            new_credentials_win_whenever_they_come
+        );
+    };
+    (@each $empty_store:expr; $($promise:ident)*) => {$(
+        #[tokio::test(flavor = "multi_thread")]
+        async fn $promise() {
+            let (store, _outlives_it) = $empty_store.await;
+            let store: ::std::sync::Arc<dyn $crate::testing::contract::Store> =
+                ::std::sync::Arc::new(store);
+            $crate::testing::contract::$promise(&store).await;
+        }
+    )*};
+}

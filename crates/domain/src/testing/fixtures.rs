@@ -1,0 +1,383 @@
+//! Plain valid values. Change the fields that the case is about:
+//!
+//! ```
+//! use symbolon_domain::{ports::Link, testing::fixtures};
+//!
+//! let takeover = Link { reattach: true, ..fixtures::link() };
+//! ```
+//!
+//! They fit together: the identity is `user-1`'s account `account-1` at [`PROVIDER`], and what is
+//! dated is dated at [`NOW`]. A store compares with its own clock, though: give it sessions of a
+//! clock that runs.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::{Map, Value, json};
+use url::Url;
+
+use crate::{
+    account::ExternalAccount,
+    api_key::{ApiKey, KeyScope},
+    credentials::Credentials,
+    event::{Actor, Event, EventKind, NewEvent},
+    identity::{Identity, IdentityStatus},
+    identity_provider::{Capabilities, IdentityProvider, ProviderSecrets, ProviderType, Rotation},
+    ids::{
+        ApiKeyId, EventId, ExternalId, IdentityId, LinkSessionId, OrganizationId, ProviderId,
+        UserId,
+    },
+    link_session::{
+        Attempt, AttemptProof, CompletionClaim, LinkSession, LinkSessionStatus, NewLinkSession,
+        PendingLink, Purpose,
+    },
+    ports::{
+        AuthorizationRequest, BackOff, CodeExchange, DataUpdate, FailureClass, Grant, Lease, Link,
+        LinkOwner, NewIdentityProvider, RefreshRequest, StoredCredentials,
+    },
+    secret::{Secret, SecretHash},
+};
+
+/// 2026-01-01T00:00:00Z.
+pub const NOW: DateTime<Utc> = DateTime::from_timestamp(1_767_225_600, 0).unwrap();
+/// The provider that every fixture is at.
+pub const PROVIDER: ProviderId = ProviderId(1);
+/// The identity that every fixture is about.
+pub const IDENTITY: IdentityId = IdentityId(1);
+/// The session that every fixture is about.
+pub const SESSION: LinkSessionId = LinkSessionId(1);
+/// The API key that does things.
+pub const API_KEY: ApiKeyId = ApiKeyId(1);
+/// Who does things.
+pub const ACTOR: Actor = Actor::ApiKey(API_KEY);
+
+/// A user's name.
+#[must_use]
+pub fn user(name: &str) -> UserId {
+    UserId::new(name).unwrap()
+}
+
+/// An account's name.
+#[must_use]
+pub fn external_id(name: &str) -> ExternalId {
+    ExternalId::new(name).unwrap()
+}
+
+/// An organization's name.
+#[must_use]
+pub fn organization(name: &str) -> OrganizationId {
+    OrganizationId::new(name).unwrap()
+}
+
+/// The JSON object in `value`.
+///
+/// # Panics
+///
+/// When it is no object.
+#[must_use]
+pub fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(map) => map,
+        other => panic!("{other} is no object"),
+    }
+}
+
+/// Access and refresh token, good for an hour from [`NOW`].
+#[must_use]
+pub fn credentials() -> Credentials {
+    Credentials {
+        access_token: Some(Secret::new("access-1")),
+        refresh_token: Some(Secret::new("refresh-1")),
+        id_token: Some(Secret::new("id-1")),
+        token_type: Some("Bearer".into()),
+        expires_at: Some(NOW + TimeDelta::hours(1)),
+        obtained_at: Some(NOW),
+        scopes: vec!["openid".into(), "email".into()],
+    }
+}
+
+/// A link of `account-1` to `user-1`, with [`credentials`].
+#[must_use]
+pub fn link() -> Link {
+    Link {
+        provider_id: PROVIDER,
+        owner: LinkOwner::User(user("user-1")),
+        external_id: external_id("account-1"),
+        legacy_id: None,
+        data: object(json!({ "name": "Ada" })),
+        credentials: Some(credentials()),
+        scopes: vec!["openid".into(), "email".into()],
+        reattach: false,
+        session: None,
+        actor: ACTOR,
+    }
+}
+
+/// What becomes of [`link`].
+#[must_use]
+pub fn identity() -> Identity {
+    Identity {
+        id: IDENTITY,
+        idp_id: PROVIDER,
+        user_id: user("user-1"),
+        external_id: external_id("account-1"),
+        data: object(json!({ "name": "Ada" })),
+        status: IdentityStatus::Valid,
+        invalid: None,
+        scopes: vec!["openid".into(), "email".into()],
+        date_verified: NOW,
+        date_added: NOW,
+        expires_at: credentials().expires_at,
+        version: 1,
+    }
+}
+
+/// New `data` for [`identity`], and nothing else.
+#[must_use]
+pub fn data_update() -> DataUpdate {
+    DataUpdate {
+        id: IDENTITY,
+        data: object(json!({ "name": "Grace" })),
+        credentials: None,
+        if_version: None,
+        actor: ACTOR,
+    }
+}
+
+/// The [`credentials`] of [`identity`] as the token path reads them: the first generation, and
+/// nothing against it.
+#[must_use]
+pub fn stored_credentials() -> StoredCredentials {
+    StoredCredentials {
+        identity_id: IDENTITY,
+        provider_id: PROVIDER,
+        status: IdentityStatus::Valid,
+        invalid: None,
+        generation: 1,
+        credentials: Some(credentials()),
+        back_off: None,
+    }
+}
+
+/// The first lease on [`stored_credentials`].
+#[must_use]
+pub fn lease() -> Lease {
+    Lease { identity_id: IDENTITY, generation: 1, attempt: 1, unanswered: 0 }
+}
+
+/// A first failure that may pass, until a minute after [`NOW`].
+#[must_use]
+pub fn back_off() -> BackOff {
+    BackOff {
+        until: NOW + TimeDelta::minutes(1),
+        class: FailureClass::Unavailable,
+        failures: 1,
+        detail: "the provider answered 503".into(),
+    }
+}
+
+/// A client's configuration at an `oidc` provider, without an external id.
+#[must_use]
+pub fn new_identity_provider() -> NewIdentityProvider {
+    NewIdentityProvider {
+        provider_type: "oidc".into(),
+        external_id: None,
+        config: object(json!({ "issuer": "https://op.example", "client_id": "client-1" })),
+        secrets: provider_secrets(),
+    }
+}
+
+/// A client secret.
+#[must_use]
+pub fn provider_secrets() -> ProviderSecrets {
+    ProviderSecrets::from([("client_secret".to_owned(), Secret::new("client-secret-1"))])
+}
+
+/// What becomes of [`new_identity_provider`].
+#[must_use]
+pub fn identity_provider() -> IdentityProvider {
+    let NewIdentityProvider { provider_type, external_id, config, secrets } =
+        new_identity_provider();
+    IdentityProvider {
+        id: PROVIDER,
+        provider_type,
+        external_id,
+        config,
+        secret_names: secrets.into_keys().collect(),
+        names_issuer: false,
+        date_added: NOW,
+        version: 1,
+    }
+}
+
+/// The type of [`identity_provider`].
+#[must_use]
+pub fn provider_type() -> ProviderType {
+    ProviderType {
+        name: "oidc".into(),
+        title: "OpenID Connect".into(),
+        description: "Any OpenID provider.".into(),
+        documentation: "https://openid.net/specs/openid-connect-core-1_0.html".into(),
+        config_schema: json!({ "type": "object" }),
+        secret_names: vec!["client_secret".into()],
+        capabilities: capabilities(),
+    }
+}
+
+/// Everything, with refresh tokens that may be spent.
+#[must_use]
+pub fn capabilities() -> Capabilities {
+    Capabilities { refresh: true, revoke: true, sign_in: true, rotation: Rotation::MayRotate }
+}
+
+/// The account behind [`identity`], as the provider vouches for it.
+#[must_use]
+pub fn account() -> ExternalAccount {
+    ExternalAccount {
+        external_id: external_id("account-1"),
+        legacy_id: None,
+        email: None,
+        email_verified: false,
+        name: Some("Ada".into()),
+        claims: Map::new(),
+    }
+}
+
+/// A `pending` session to link an account at [`PROVIDER`] to `user-1`, good for ten minutes after
+/// [`NOW`].
+#[must_use]
+pub fn link_session() -> LinkSession {
+    LinkSession {
+        id: SESSION,
+        purpose: Purpose::Link,
+        user_id: Some(user("user-1")),
+        provider_id: Some(PROVIDER),
+        organization_id: None,
+        return_url: "https://product.example/linked".into(),
+        scopes: Vec::new(),
+        login_hint: None,
+        reattach: false,
+        auto_complete: false,
+        status: LinkSessionStatus::Pending,
+        identity_id: None,
+        error: None,
+        created_by: ACTOR,
+        created_at: NOW,
+        expires_at: NOW + TimeDelta::minutes(10),
+    }
+}
+
+/// [`link_session`], to be kept, under the token `token-1`.
+#[must_use]
+pub fn new_link_session() -> NewLinkSession {
+    NewLinkSession { session: link_session(), token: SecretHash::of("token-1") }
+}
+
+/// A trip to [`PROVIDER`] by the browser `browser-1` with the state `state-1`.
+#[must_use]
+pub fn attempt() -> Attempt {
+    Attempt {
+        provider_id: PROVIDER,
+        browser: SecretHash::of("browser-1"),
+        state: SecretHash::of("state-1"),
+        proof: attempt_proof(),
+    }
+}
+
+/// The secrets of [`attempt`].
+#[must_use]
+pub fn attempt_proof() -> AttemptProof {
+    AttemptProof { code_verifier: Secret::new("verifier-1"), nonce: Secret::new("nonce-1") }
+}
+
+/// What [`link_session`] holds once the provider vouched for [`account`].
+#[must_use]
+pub fn pending_link() -> PendingLink {
+    PendingLink { provider_id: PROVIDER, account: account(), credentials: credentials() }
+}
+
+/// The right to complete [`link_session`], by the code `code-1`.
+#[must_use]
+pub fn completion_claim() -> CompletionClaim {
+    CompletionClaim { id: SESSION, code: SecretHash::of("code-1") }
+}
+
+/// An event that no port writes by itself.
+#[must_use]
+pub fn new_event() -> NewEvent {
+    NewEvent {
+        about: EventKind::GrantRevoked,
+        actor: ACTOR,
+        identity_id: Some(IDENTITY),
+        provider_id: Some(PROVIDER),
+        user_id: Some(user("user-1")),
+        detail: object(json!({ "note": "by request" })),
+    }
+}
+
+/// What becomes of [`new_event`].
+#[must_use]
+pub fn event() -> Event {
+    let NewEvent { about, actor, identity_id, provider_id, user_id, detail } = new_event();
+    Event { id: EventId(1), at: NOW, about, actor, identity_id, provider_id, user_id, detail }
+}
+
+/// A key that may do everything.
+#[must_use]
+pub fn api_key() -> ApiKey {
+    ApiKey {
+        id: API_KEY,
+        name: "product".into(),
+        scopes: vec![KeyScope::Admin],
+        created_at: NOW,
+        revoked_at: None,
+    }
+}
+
+/// What the browser is sent with for [`attempt`].
+///
+/// # Panics
+///
+/// Never: the address is one.
+#[must_use]
+pub fn authorization_request() -> AuthorizationRequest {
+    let AttemptProof { code_verifier, nonce } = attempt_proof();
+    AuthorizationRequest {
+        redirect_uri: redirect_uri(),
+        state: Secret::new("state-1"),
+        nonce,
+        code_verifier,
+        scopes: Vec::new(),
+        login_hint: None,
+    }
+}
+
+/// The code that came back from [`authorization_request`], to be traded.
+#[must_use]
+pub fn code_exchange() -> CodeExchange {
+    let AttemptProof { code_verifier, nonce } = attempt_proof();
+    CodeExchange {
+        code: Secret::new("authorization-code-1"),
+        redirect_uri: redirect_uri(),
+        code_verifier,
+        nonce,
+        scopes: vec!["openid".into(), "email".into()],
+    }
+}
+
+/// What [`code_exchange`] brings.
+#[must_use]
+pub fn grant() -> Grant {
+    Grant { credentials: credentials(), claims: object(json!({ "sub": "account-1" })) }
+}
+
+/// A refresh of [`credentials`].
+#[must_use]
+pub fn refresh_request() -> RefreshRequest {
+    RefreshRequest {
+        refresh_token: Secret::new("refresh-1"),
+        external_id: external_id("account-1"),
+    }
+}
+
+fn redirect_uri() -> Url {
+    "https://symbolon.example/callback/1".parse().unwrap()
+}

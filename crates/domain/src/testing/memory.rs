@@ -1,0 +1,120 @@
+//! The reference: what each port promises, in plain data structures.
+
+mod api_keys;
+mod credentials;
+mod event_log;
+mod identities;
+mod identity_providers;
+mod link_sessions;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use chrono::{DateTime, SubsecRound as _, Utc};
+use tokio::sync::Notify;
+
+use self::{identities::IdentityRow, link_sessions::SessionRow};
+use crate::{
+    api_key::ApiKey,
+    event::{Event, NewEvent},
+    identity_provider::{IdentityProvider, ProviderSecrets},
+    ids::{EventId, IdentityId, LinkSessionId, ProviderId},
+    page::{Page, PageRequest},
+    ports::Clock,
+    secret::SecretHash,
+    testing::RunningClock,
+};
+
+/// Every repository, in memory. Keeps the [contract](super::contract); seals nothing.
+///
+/// Lease deadlines and the expiry of sessions are those of its clock. A method that runs takes
+/// the one lock, so each is a transaction, and no other sees half of it.
+pub struct MemoryStore {
+    clock: Arc<dyn Clock>,
+    rows: Mutex<Rows>,
+    /// Rings whenever rows may have changed.
+    bell: Notify,
+}
+
+impl MemoryStore {
+    /// An empty store on this clock.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { clock, rows: Mutex::default(), bell: Notify::new() }
+    }
+
+    /// The rows for reading, and the time.
+    fn read(&self) -> (MutexGuard<'_, Rows>, DateTime<Utc>) {
+        let rows = self.rows.lock().unwrap();
+        let now = to_microseconds(self.clock.now());
+        (rows, now)
+    }
+
+    /// Changes the rows under the lock, and wakes whoever waits for a change.
+    fn write<T>(&self, change: impl FnOnce(&mut Rows, DateTime<Utc>) -> T) -> T {
+        let (mut rows, now) = self.read();
+        let result = change(&mut rows, now);
+        drop(rows);
+        self.bell.notify_waiters();
+        result
+    }
+}
+
+impl Default for MemoryStore {
+    /// An empty store on the machine's clock.
+    fn default() -> Self {
+        Self::new(Arc::new(RunningClock))
+    }
+}
+
+#[derive(Default)]
+struct Rows {
+    /// One sequence for all tables, so that a row's id never passes for another table's.
+    last_id: i64,
+    identities: BTreeMap<IdentityId, IdentityRow>,
+    providers: BTreeMap<ProviderId, (IdentityProvider, ProviderSecrets)>,
+    sessions: BTreeMap<LinkSessionId, SessionRow>,
+    events: Vec<Event>,
+    api_keys: Vec<(ApiKey, SecretHash)>,
+}
+
+impl Rows {
+    fn next_id(&mut self) -> i64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    fn log(&mut self, event: NewEvent, at: DateTime<Utc>) {
+        let NewEvent { about, actor, identity_id, provider_id, user_id, detail } = event;
+        let id = EventId(self.next_id());
+        self.events.push(Event { id, at, about, actor, identity_id, provider_id, user_id, detail });
+    }
+}
+
+/// The page of rows that are in ascending id order.
+fn page_of<'a, T: Clone + 'a>(
+    rows: impl Iterator<Item = &'a T>,
+    page: PageRequest,
+    id: impl Fn(&T) -> i64,
+) -> Page<T> {
+    let items = rows
+        .filter(|row| page.after.is_none_or(|after| id(row) > after))
+        .take(usize::from(page.limit) + 1)
+        .cloned()
+        .collect();
+    Page::cut(items, page.limit, id)
+}
+
+/// As precise as databases are.
+fn to_microseconds(at: DateTime<Utc>) -> DateTime<Utc> {
+    at.trunc_subsecs(6)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::MemoryStore;
+
+    crate::contract_tests!(async { (MemoryStore::default(), ()) });
+}

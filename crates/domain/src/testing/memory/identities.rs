@@ -1,0 +1,353 @@
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use serde_json::{Map, Value, json};
+
+use super::{MemoryStore, Rows, page_of, to_microseconds};
+use crate::{
+    credentials::Credentials,
+    event::{Actor, EventKind, NewEvent},
+    identity::{Identity, IdentityFilter, IdentityStatus},
+    ids::{ExternalId, IdentityId, ProviderId, UserId},
+    link_session::LinkSessionStatus,
+    page::{Page, PageRequest},
+    ports::{
+        BackOff, DataOutcome, DataUpdate, IdentityRepository, Link, LinkOutcome, LinkOwner,
+        RepositoryError, Taken,
+    },
+};
+
+pub(super) struct IdentityRow {
+    pub(super) identity: Identity,
+    pub(super) credentials: Option<Credentials>,
+    /// Counts the credentials, their removal included.
+    pub(super) generation: i64,
+    /// The fencing token: what a lease writes is taken while this and the generation are its own.
+    pub(super) attempt: i64,
+    /// Until when the lease is held; `None` while nobody holds it.
+    pub(super) leased_until: Option<DateTime<Utc>>,
+    /// Who took the lease last.
+    pub(super) holder: String,
+    pub(super) unanswered: u32,
+    pub(super) back_off: Option<BackOff>,
+}
+
+impl IdentityRow {
+    /// Puts other credentials in place, or none. Whoever refreshes the old ones is fenced off:
+    /// the lease ends, and a write that says it was done already can't be mistaken for this one.
+    pub(super) fn replace_credentials(&mut self, credentials: Option<Credentials>) {
+        self.attempt += 1;
+        if self.credentials.is_some() || credentials.is_some() {
+            self.store_generation(credentials);
+        } else {
+            self.leased_until = None;
+        }
+    }
+
+    /// The next generation: no lease, no doubt and no back-off of the one before.
+    pub(super) fn store_generation(&mut self, credentials: Option<Credentials>) {
+        self.identity.expires_at =
+            credentials.as_ref().and_then(|it| it.expires_at).map(to_microseconds);
+        self.credentials = credentials;
+        self.generation += 1;
+        self.leased_until = None;
+        self.unanswered = 0;
+        self.back_off = None;
+    }
+
+    /// Puts the answer of a provider over what is there.
+    fn renew_credentials(&mut self, answer: Credentials) {
+        let renewed = self.credentials.take().unwrap_or_default().renewed_by(answer);
+        self.replace_credentials(Some(renewed));
+    }
+
+    pub(super) fn make_valid(&mut self) {
+        self.identity.status = IdentityStatus::Valid;
+        self.identity.invalid = None;
+    }
+
+    /// The link was proved (again): the account may have got a newer name.
+    fn verify(&mut self, link: &Link, now: DateTime<Utc>) {
+        self.make_valid();
+        self.identity.external_id = link.external_id.clone();
+        self.identity.date_verified = now;
+        self.identity.version += 1;
+    }
+
+    /// The same user's link of the same account, proved again.
+    fn renew(&mut self, link: &Link, now: DateTime<Utc>) -> Identity {
+        self.verify(link, now);
+        self.identity.data.extend(link.data.clone());
+        if !link.scopes.is_empty() {
+            self.identity.scopes.clone_from(&link.scopes);
+        }
+        if let Some(answer) = link.credentials.clone() {
+            self.renew_credentials(answer);
+        }
+        self.identity.clone()
+    }
+
+    /// Another user's link, or of another account: nothing of the old one stays but the row.
+    fn rebind(&mut self, user: &UserId, link: &Link, now: DateTime<Utc>) -> Identity {
+        self.verify(link, now);
+        self.identity.user_id = user.clone();
+        self.identity.data.clone_from(&link.data);
+        self.identity.scopes.clone_from(&link.scopes);
+        self.replace_credentials(link.credentials.clone());
+        self.identity.clone()
+    }
+}
+
+impl Rows {
+    /// The rules of [`IdentityRepository::link`], row by row.
+    fn link_to(&mut self, user: &UserId, link: &Link, now: DateTime<Utc>) -> LinkOutcome {
+        let own = self.identity_of_user(link.provider_id, user);
+        let account = self.identity_of_account(link.provider_id, &link.external_id);
+        let own_is_legacy =
+            own.is_some_and(|id| link.legacy_id.as_ref() == Some(self.account_of(id)));
+        match (own, account) {
+            (None, None) => LinkOutcome::Created(self.create_identity(user, link, now)),
+            (Some(own), Some(account)) if own == account => self.renew(own, link, now),
+            (Some(own), None) if own_is_legacy => self.renew(own, link, now),
+            (_, Some(_)) if !link.reattach => LinkOutcome::Taken(Taken::Account),
+            (Some(_), None) if !link.reattach => LinkOutcome::Taken(Taken::User),
+            (Some(own), None) => self.rebind(own, user, link, now),
+            (None, Some(account)) => self.rebind(account, user, link, now),
+            (Some(own), Some(account)) => {
+                self.remove_identity(account, &link.actor, now);
+                self.rebind(own, user, link, now)
+            }
+        }
+    }
+
+    fn sign_in(&mut self, link: &Link, now: DateTime<Utc>) -> LinkOutcome {
+        let by_name = |name| self.identity_of_account(link.provider_id, name);
+        let found =
+            by_name(&link.external_id).or_else(|| link.legacy_id.as_ref().and_then(by_name));
+        let Some(id) = found else { return LinkOutcome::NobodyLinked };
+        let identity = self.identity_mut(id).renew(link, now);
+        let detail = self.link_detail(link);
+        self.log_identity(EventKind::IdentitySignedIn, &identity, &link.actor, detail, now);
+        LinkOutcome::SignedIn(identity)
+    }
+
+    fn create_identity(&mut self, user: &UserId, link: &Link, now: DateTime<Utc>) -> Identity {
+        let identity = Identity {
+            id: IdentityId(self.next_id()),
+            idp_id: link.provider_id,
+            user_id: user.clone(),
+            external_id: link.external_id.clone(),
+            data: link.data.clone(),
+            status: IdentityStatus::Valid,
+            invalid: None,
+            scopes: link.scopes.clone(),
+            date_verified: now,
+            date_added: now,
+            expires_at: None,
+            version: 1,
+        };
+        let mut row = IdentityRow {
+            identity,
+            credentials: None,
+            generation: 0,
+            attempt: 0,
+            leased_until: None,
+            holder: String::new(),
+            unanswered: 0,
+            back_off: None,
+        };
+        row.replace_credentials(link.credentials.clone());
+        let identity = row.identity.clone();
+        self.identities.insert(identity.id, row);
+        let detail = self.link_detail(link);
+        self.log_identity(EventKind::IdentityLinked, &identity, &link.actor, detail, now);
+        identity
+    }
+
+    fn renew(&mut self, id: IdentityId, link: &Link, now: DateTime<Utc>) -> LinkOutcome {
+        let identity = self.identity_mut(id).renew(link, now);
+        let detail = self.link_detail(link);
+        self.log_identity(EventKind::IdentityRelinked, &identity, &link.actor, detail, now);
+        LinkOutcome::Updated(identity)
+    }
+
+    fn rebind(
+        &mut self,
+        id: IdentityId,
+        user: &UserId,
+        link: &Link,
+        now: DateTime<Utc>,
+    ) -> LinkOutcome {
+        let mut detail = self.link_detail(link);
+        let row = self.identity_mut(id);
+        detail.insert("previous_user_id".into(), json!(row.identity.user_id.as_str()));
+        detail.insert("previous_external_id".into(), json!(row.identity.external_id.as_str()));
+        let identity = row.rebind(user, link, now);
+        self.log_identity(EventKind::IdentityRebound, &identity, &link.actor, detail, now);
+        LinkOutcome::Rebound(identity)
+    }
+
+    /// Takes a row away and tells of it.
+    pub(super) fn remove_identity(
+        &mut self,
+        id: IdentityId,
+        actor: &Actor,
+        now: DateTime<Utc>,
+    ) -> Option<IdentityRow> {
+        let row = self.identities.remove(&id)?;
+        self.log_identity(EventKind::IdentityUnlinked, &row.identity, actor, Map::new(), now);
+        Some(row)
+    }
+
+    pub(super) fn log_identity(
+        &mut self,
+        about: EventKind,
+        identity: &Identity,
+        actor: &Actor,
+        detail: Map<String, Value>,
+        now: DateTime<Utc>,
+    ) {
+        let event = NewEvent {
+            about,
+            actor: actor.clone(),
+            identity_id: Some(identity.id),
+            provider_id: Some(identity.idp_id),
+            user_id: Some(identity.user_id.clone()),
+            detail,
+        };
+        self.log(event, now);
+    }
+
+    /// What an event tells of the session that a link came from.
+    fn link_detail(&self, link: &Link) -> Map<String, Value> {
+        let session = link.session.and_then(|claim| self.sessions.get(&claim.id));
+        let organization = session.and_then(|it| it.session.organization_id.as_ref());
+        organization.map(|it| ("organization_id".into(), json!(it.as_str()))).into_iter().collect()
+    }
+
+    fn identity_of_user(&self, provider: ProviderId, user: &UserId) -> Option<IdentityId> {
+        self.identity_where(|it| it.idp_id == provider && it.user_id == *user)
+    }
+
+    fn identity_of_account(&self, provider: ProviderId, name: &ExternalId) -> Option<IdentityId> {
+        self.identity_where(|it| it.idp_id == provider && it.external_id == *name)
+    }
+
+    fn identity_where(&self, is_meant: impl Fn(&Identity) -> bool) -> Option<IdentityId> {
+        self.identities.values().find(|row| is_meant(&row.identity)).map(|row| row.identity.id)
+    }
+
+    fn account_of(&self, id: IdentityId) -> &ExternalId {
+        &self.identities[&id].identity.external_id
+    }
+
+    fn identity_mut(&mut self, id: IdentityId) -> &mut IdentityRow {
+        self.identities.get_mut(&id).expect("found under the same lock")
+    }
+
+    fn is_meant(&self, filter: &IdentityFilter, identity: &Identity) -> bool {
+        let IdentityFilter {
+            id,
+            user_id,
+            external_id,
+            external_ids,
+            provider_id,
+            provider_external_id,
+            provider_type,
+            status,
+            exclude_matching_external_ids,
+        } = filter;
+        let provider = &self.providers[&identity.idp_id].0;
+        let instance = provider.external_id.as_deref();
+        id.is_none_or(|it| it == identity.id)
+            && user_id.as_ref().is_none_or(|it| *it == identity.user_id)
+            && external_id.as_ref().is_none_or(|it| *it == identity.external_id)
+            && external_ids.as_ref().is_none_or(|it| it.contains(&identity.external_id))
+            && provider_id.is_none_or(|it| it == identity.idp_id)
+            && provider_external_id.as_ref().is_none_or(|it| Some(it.as_str()) == instance)
+            && provider_type.as_ref().is_none_or(|it| *it == provider.provider_type)
+            && status.is_none_or(|it| it == identity.status)
+            && !(*exclude_matching_external_ids && instance == Some(identity.external_id.as_str()))
+    }
+}
+
+#[async_trait]
+impl IdentityRepository for MemoryStore {
+    async fn find(&self, id: IdentityId) -> Result<Option<Identity>, RepositoryError> {
+        let (rows, _) = self.read();
+        Ok(rows.identities.get(&id).map(|row| row.identity.clone()))
+    }
+
+    async fn list(
+        &self,
+        filter: &IdentityFilter,
+        page: PageRequest,
+    ) -> Result<Page<Identity>, RepositoryError> {
+        let (rows, _) = self.read();
+        let identities = rows.identities.values().map(|row| &row.identity);
+        Ok(page_of(identities.filter(|it| rows.is_meant(filter, it)), page, |it| it.id.0))
+    }
+
+    async fn link(&self, link: &Link) -> Result<LinkOutcome, RepositoryError> {
+        self.write(|rows, now| {
+            if !rows.providers.contains_key(&link.provider_id) {
+                return Err(RepositoryError::NotFound);
+            }
+            if link.session.is_some_and(|claim| rows.waiting_session(&claim, now).is_none()) {
+                return Ok(LinkOutcome::SessionUsed);
+            }
+            let outcome = match &link.owner {
+                LinkOwner::User(user) => rows.link_to(user, link, now),
+                LinkOwner::Whoever => rows.sign_in(link, now),
+            };
+            if let Some(claim) = link.session {
+                rows.settle_session(claim.id, &outcome);
+            }
+            Ok(outcome)
+        })
+    }
+
+    async fn update_data(&self, update: &DataUpdate) -> Result<DataOutcome, RepositoryError> {
+        let DataUpdate { id, data, credentials, if_version, actor } = update;
+        Ok(self.write(|rows, now| {
+            let Some(row) = rows.identities.get_mut(id) else { return DataOutcome::Absent };
+            if if_version.is_some_and(|version| version != row.identity.version) {
+                return DataOutcome::VersionConflict;
+            }
+            row.identity.data.clone_from(data);
+            row.identity.version += 1;
+            if let Some(answer) = credentials.clone() {
+                row.renew_credentials(answer);
+                if row.identity.status == IdentityStatus::Invalid {
+                    row.make_valid();
+                }
+            }
+            let identity = row.identity.clone();
+            let kind = EventKind::IdentityDataUpdated;
+            rows.log_identity(kind, &identity, actor, Map::new(), now);
+            DataOutcome::Updated(identity)
+        }))
+    }
+
+    async fn unlink(
+        &self,
+        id: IdentityId,
+        actor: &Actor,
+    ) -> Result<Option<(Identity, Option<Credentials>)>, RepositoryError> {
+        let row = self.write(|rows, now| rows.remove_identity(id, actor, now));
+        Ok(row.map(|row| (row.identity, row.credentials)))
+    }
+}
+
+impl LinkOutcome {
+    /// How far the session got by it, and the identity that came of it; `None` leaves it as it is.
+    pub(super) fn settles(&self) -> Option<(LinkSessionStatus, Option<IdentityId>)> {
+        match self {
+            Self::Created(it) | Self::Updated(it) | Self::Rebound(it) => {
+                Some((LinkSessionStatus::Linked, Some(it.id)))
+            }
+            Self::SignedIn(it) => Some((LinkSessionStatus::SignedIn, Some(it.id))),
+            Self::NobodyLinked => Some((LinkSessionStatus::Unlinked, None)),
+            Self::Taken(_) | Self::SessionUsed => None,
+        }
+    }
+}

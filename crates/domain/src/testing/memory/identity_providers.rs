@@ -1,0 +1,193 @@
+use std::collections::BTreeSet;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use serde_json::{Map, Value, json};
+
+use super::{MemoryStore, Rows, page_of};
+use crate::{
+    event::{Actor, EventKind, NewEvent},
+    identity_provider::{IdentityProvider, ProviderSecrets},
+    ids::{IdentityId, ProviderId},
+    page::{Page, PageRequest},
+    ports::{
+        IdentityProviderRepository, NewIdentityProvider, ProviderDeletion, ProviderFilter,
+        RepositoryError,
+    },
+};
+
+impl Rows {
+    fn provider_by_key(
+        &self,
+        provider_type: &str,
+        external_id: Option<&str>,
+    ) -> Option<&IdentityProvider> {
+        self.providers.values().map(|(provider, _)| provider).find(|it| {
+            it.provider_type == provider_type && it.external_id.as_deref() == external_id
+        })
+    }
+
+    fn log_provider(
+        &mut self,
+        about: EventKind,
+        id: ProviderId,
+        actor: &Actor,
+        detail: Map<String, Value>,
+        now: DateTime<Utc>,
+    ) {
+        let event = NewEvent {
+            about,
+            actor: actor.clone(),
+            identity_id: None,
+            provider_id: Some(id),
+            user_id: None,
+            detail,
+        };
+        self.log(event, now);
+    }
+}
+
+/// The keys whose value is another, the ones that are there only before or after included.
+fn changed_keys<'a, V: PartialEq + 'a>(
+    keys: impl Iterator<Item = &'a String>,
+    before: impl Fn(&str) -> Option<&'a V>,
+    after: impl Fn(&str) -> Option<&'a V>,
+) -> BTreeSet<String> {
+    keys.filter(|key| before(key) != after(key)).cloned().collect()
+}
+
+#[async_trait]
+impl IdentityProviderRepository for MemoryStore {
+    async fn insert(
+        &self,
+        provider: &NewIdentityProvider,
+        actor: &Actor,
+    ) -> Result<IdentityProvider, RepositoryError> {
+        let NewIdentityProvider { provider_type, external_id, config, secrets } = provider;
+        self.write(|rows, now| {
+            if rows.provider_by_key(provider_type, external_id.as_deref()).is_some() {
+                return Err(RepositoryError::Conflict);
+            }
+            let provider = IdentityProvider {
+                id: ProviderId(rows.next_id()),
+                provider_type: provider_type.clone(),
+                external_id: external_id.clone(),
+                config: config.clone(),
+                secret_names: secrets.keys().cloned().collect(),
+                names_issuer: false,
+                date_added: now,
+                version: 1,
+            };
+            rows.providers.insert(provider.id, (provider.clone(), secrets.clone()));
+            rows.log_provider(EventKind::ProviderCreated, provider.id, actor, Map::new(), now);
+            Ok(provider)
+        })
+    }
+
+    async fn find(&self, id: ProviderId) -> Result<Option<IdentityProvider>, RepositoryError> {
+        let (rows, _) = self.read();
+        Ok(rows.providers.get(&id).map(|(provider, _)| provider.clone()))
+    }
+
+    async fn find_by_key<'a>(
+        &self,
+        provider_type: &str,
+        external_id: Option<&'a str>,
+    ) -> Result<Option<IdentityProvider>, RepositoryError> {
+        let (rows, _) = self.read();
+        Ok(rows.provider_by_key(provider_type, external_id).cloned())
+    }
+
+    async fn find_with_secrets(
+        &self,
+        id: ProviderId,
+    ) -> Result<Option<(IdentityProvider, ProviderSecrets)>, RepositoryError> {
+        let (rows, _) = self.read();
+        Ok(rows.providers.get(&id).cloned())
+    }
+
+    async fn list(
+        &self,
+        filter: &ProviderFilter,
+        page: PageRequest,
+    ) -> Result<Page<IdentityProvider>, RepositoryError> {
+        let ProviderFilter { provider_type, external_id } = filter;
+        let (rows, _) = self.read();
+        let meant = rows.providers.values().map(|(provider, _)| provider).filter(|it| {
+            provider_type.as_ref().is_none_or(|wanted| *wanted == it.provider_type)
+                && external_id.as_ref().is_none_or(|wanted| Some(wanted) == it.external_id.as_ref())
+        });
+        Ok(page_of(meant, page, |it| it.id.0))
+    }
+
+    async fn update(
+        &self,
+        id: ProviderId,
+        version: i64,
+        config: &Map<String, Value>,
+        secrets: &ProviderSecrets,
+        actor: &Actor,
+    ) -> Result<Option<IdentityProvider>, RepositoryError> {
+        Ok(self.write(|rows, now| {
+            let (provider, kept) = rows.providers.get_mut(&id)?;
+            if provider.version != version {
+                return None;
+            }
+            let mut changed = changed_keys(
+                provider.config.keys().chain(config.keys()),
+                |key| provider.config.get(key),
+                |key| config.get(key),
+            );
+            changed.extend(changed_keys(
+                kept.keys().chain(secrets.keys()),
+                |key| kept.get(key),
+                |key| secrets.get(key),
+            ));
+            provider.config.clone_from(config);
+            provider.secret_names = secrets.keys().cloned().collect();
+            provider.version += 1;
+            kept.clone_from(secrets);
+            let provider = provider.clone();
+            let detail = Map::from_iter([("changed".to_owned(), json!(changed))]);
+            rows.log_provider(EventKind::ProviderUpdated, id, actor, detail, now);
+            Some(provider)
+        }))
+    }
+
+    async fn record_issuer_named(&self, id: ProviderId) -> Result<(), RepositoryError> {
+        self.write(|rows, _| {
+            rows.providers.entry(id).and_modify(|(provider, _)| provider.names_issuer = true);
+        });
+        Ok(())
+    }
+
+    async fn delete(
+        &self,
+        id: ProviderId,
+        cascade: bool,
+        actor: &Actor,
+    ) -> Result<ProviderDeletion, RepositoryError> {
+        Ok(self.write(|rows, now| {
+            if !rows.providers.contains_key(&id) {
+                return ProviderDeletion::Absent;
+            }
+            let identities: Vec<IdentityId> = rows
+                .identities
+                .values()
+                .filter(|row| row.identity.idp_id == id)
+                .map(|row| row.identity.id)
+                .collect();
+            let count = identities.len() as u64;
+            if count > 0 && !cascade {
+                return ProviderDeletion::InUse(count);
+            }
+            for identity in identities {
+                rows.remove_identity(identity, actor, now);
+            }
+            rows.providers.remove(&id);
+            let detail = Map::from_iter([("identities".to_owned(), json!(count))]);
+            rows.log_provider(EventKind::ProviderDeleted, id, actor, detail, now);
+            ProviderDeletion::Deleted(count)
+        }))
+    }
+}
