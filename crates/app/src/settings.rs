@@ -30,6 +30,7 @@ use self::{
     section::{Findings, Section},
     value::{duration, number, text, texts},
 };
+use crate::catalog::{catalog, http_client};
 
 /// Where the configuration is looked for when nobody says otherwise; need not be there.
 pub const DEFAULT_FILE: &str = "symbolon.toml";
@@ -161,6 +162,11 @@ impl Settings {
         };
         let environment = read_environment(&mut findings);
         let settings = Self::read(content.as_ref(), environment, needs, &mut findings);
+        if !settings.providers.is_empty()
+            && let Ok(http) = http_client(&settings.http_client)
+        {
+            findings.mistakes.extend(provider::check(&settings.providers, &catalog(http)));
+        }
         if findings.mistakes.is_empty() { Ok(settings) } else { Err(Mistakes(findings.mistakes)) }
     }
 

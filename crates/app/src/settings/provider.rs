@@ -2,8 +2,10 @@ use std::fmt;
 
 use config::{Value, ValueKind};
 use serde_json::Map;
+use symbolon_domain::{identity_provider::ProviderSecrets, ports::Connectors, secret::Secret};
 
 use super::{
+    mistake::Mistake,
     section::{Section, read_secret},
     value::{json, text},
 };
@@ -84,4 +86,32 @@ fn read_one(root: &mut Section<'_>, path: String, item: Value) -> Option<Provide
     }
     table.finish();
     Some(ProviderSettings { provider_type: provider_type?, external_id, config })
+}
+
+/// Holds each provider against its type. Asks nobody.
+pub(super) fn check(providers: &[ProviderSettings], catalog: &dyn Connectors) -> Vec<Mistake> {
+    let check_one = |(index, provider): (usize, &ProviderSettings)| {
+        let path = format!("providers[{index}]");
+        let Some(kind) = catalog.find_type(&provider.provider_type) else {
+            let known: Vec<_> = catalog.types().into_iter().map(|it| it.name).collect();
+            let problem = format!("is not a provider type; expected one of {}", known.join(", "));
+            return Some(Mistake::new(format!("{path}.type"), problem));
+        };
+        let mut config = provider.config.clone();
+        let mut secrets = ProviderSecrets::new();
+        for name in kind.secret_names {
+            match config.remove(&name).map(|it| it.as_str().map(Secret::new)) {
+                None => {}
+                Some(Some(secret)) => {
+                    secrets.insert(name, secret);
+                }
+                Some(None) => {
+                    return Some(Mistake::new(format!("{path}.config.{name}"), "expected a text"));
+                }
+            }
+        }
+        let wrong = catalog.check(&provider.provider_type, &config, &secrets).err()?;
+        Some(Mistake::new(format!("{path}.config.{}", wrong.field), wrong.problem))
+    };
+    providers.iter().enumerate().filter_map(check_one).collect()
 }
