@@ -1,1 +1,95 @@
-//! x
+//! The driving side: the JSON API, the pages that browsers meet, and what operators ask for.
+//!
+//! A handler parses, makes one call, and renders; no rule lives here. Each group of routes has a
+//! small state of its own, and [`router`] puts them together. What is served and what
+//! `/openapi.json` tells of are the same list of handlers.
+
+mod authorization;
+mod browser;
+mod error;
+mod identities;
+mod link_sessions;
+mod list;
+mod openapi;
+mod operations;
+mod provider_types;
+mod providers;
+mod request;
+mod telemetry;
+mod tokens;
+
+use std::sync::Arc;
+
+use axum::{Router, middleware};
+use symbolon_domain::{
+    ports::Connectors,
+    services::{ApiKeys, Identities, Linking, Providers, Tokens},
+};
+
+pub use operations::{Readiness, RenderMetrics, Unready};
+pub use telemetry::{REQUEST_DURATION, REQUEST_DURATION_BUCKETS, REQUESTS};
+
+/// What the routes work with.
+pub struct HttpParts {
+    /// Recognizes callers.
+    pub api_keys: Arc<ApiKeys>,
+    /// Provider instances.
+    pub providers: Arc<Providers>,
+    /// Identities.
+    pub identities: Arc<Identities>,
+    /// Link sessions. Its settings say where browsers reach us: with `https`, the browser's cookie
+    /// is a `__Host-` one.
+    pub linking: Linking,
+    /// Access tokens.
+    pub tokens: Tokens,
+    /// The catalog.
+    pub connectors: Arc<dyn Connectors>,
+    /// What `/readyz` asks.
+    pub readiness: Arc<dyn Readiness>,
+    /// What `/metrics` answers.
+    pub metrics: RenderMetrics,
+}
+
+/// All routes.
+pub fn router(parts: HttpParts) -> Router {
+    let HttpParts {
+        api_keys,
+        providers,
+        identities,
+        linking,
+        tokens,
+        connectors,
+        readiness,
+        metrics,
+    } = parts;
+    let authenticator = authorization::Authenticator::new(api_keys, Arc::clone(&linking.clock));
+    let api = openapi::document()
+        .merge(providers::router(providers::ProviderRoutes {
+            authenticator: authenticator.clone(),
+            providers,
+            links: Arc::clone(&linking.settings),
+        }))
+        .merge(provider_types::router(provider_types::ProviderTypeRoutes {
+            authenticator: authenticator.clone(),
+            connectors: Arc::clone(&connectors),
+        }))
+        .merge(tokens::router(tokens::TokenRoutes {
+            authenticator: authenticator.clone(),
+            tokens: Arc::new(tokens),
+            identities: Arc::clone(&identities.identities),
+        }))
+        .merge(identities::router(identities::IdentityRoutes {
+            authenticator: authenticator.clone(),
+            identities,
+        }))
+        .merge(link_sessions::router(link_sessions::LinkSessionRoutes {
+            authenticator,
+            linking: linking.clone(),
+        }))
+        .merge(browser::router(browser::BrowserRoutes::new(linking, connectors)))
+        .merge(operations::router(operations::OperationRoutes { readiness, metrics }));
+    openapi::serve(api)
+        .fallback(async || error::ApiError::no_route())
+        .method_not_allowed_fallback(async || error::ApiError::method_not_allowed())
+        .layer(middleware::from_fn(telemetry::observe))
+}

@@ -1,0 +1,269 @@
+use axum::{
+    Json,
+    extract::{FromRef, State},
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use symbolon_domain::{
+    Error,
+    ids::{LinkSessionId, OrganizationId, ProviderId, UserId},
+    link_session::{LinkSession, Purpose},
+    secret::Secret,
+    services::{Completed, Linking, StartLink},
+};
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::{
+    authorization::{Allowed, Authenticator, LinkWrite},
+    error::ApiError,
+    request::{Id, JsonBody, ProductId, check_scopes},
+};
+
+/// What the routes under `/v1/link-sessions` need.
+#[derive(Clone, FromRef)]
+pub(crate) struct LinkSessionRoutes {
+    pub(crate) authenticator: Authenticator,
+    pub(crate) linking: Linking,
+}
+
+pub(crate) fn router(state: LinkSessionRoutes) -> OpenApiRouter {
+    OpenApiRouter::new()
+        .routes(routes!(start_link_session))
+        .routes(routes!(get_link_session))
+        .routes(routes!(complete_link_session))
+        .with_state(state)
+}
+
+/// A link or a sign-in to be started.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = NewLinkSession)]
+struct NewLinkSessionBody {
+    /// Whom to link; may be told at completion.
+    user_id: Option<ProductId>,
+    /// Where; the user chooses on the hosted page when it is left out.
+    #[schema(example = 1)]
+    provider_id: Option<i64>,
+    /// On whose behalf.
+    organization_id: Option<ProductId>,
+    /// Where the browser goes at the end; must be covered by the operator's `link.return_urls`.
+    #[schema(example = "https://app.example/accounts/linked")]
+    return_url: String,
+    /// What for.
+    purpose: PurposeBody,
+    /// Scopes to ask for instead of the provider's configured ones.
+    #[serde(default)]
+    scopes: Vec<String>,
+    /// The account to suggest at the provider: up to 255 characters.
+    login_hint: Option<String>,
+    /// Whether another link of the account or of the user may be rebound.
+    #[serde(default)]
+    reattach: bool,
+    /// Whether the callback completes by itself, because the product vouches for the browser.
+    #[serde(default)]
+    auto_complete: bool,
+}
+
+/// What a session is for.
+#[derive(Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = Purpose)]
+enum PurposeBody {
+    /// Link one more account to a signed-in user.
+    Link,
+    /// Find out who somebody is.
+    SignIn,
+}
+
+/// A started session.
+#[derive(Serialize, ToSchema)]
+#[schema(as = StartedLinkSession)]
+struct StartedLinkSessionBody {
+    /// This session's own name.
+    #[schema(example = 3)]
+    id: i64,
+    /// Where to send the user; single use, and shown here only.
+    #[schema(example = "https://symbolon.example/connect/7Fq…")]
+    url: String,
+    /// From then on it is refused.
+    expires_at: DateTime<Utc>,
+}
+
+/// Starts a link or a sign-in in the browser.
+#[utoipa::path(
+    post,
+    path = "/v1/link-sessions",
+    tag = "link sessions",
+    request_body = NewLinkSessionBody,
+    responses(
+        (status = 201, description = "Started: send the user to `url`", body = StartedLinkSessionBody,
+            headers(("Location" = String))),
+    ),
+)]
+async fn start_link_session(
+    State(routes): State<LinkSessionRoutes>,
+    caller: Allowed<LinkWrite>,
+    JsonBody(new): JsonBody<NewLinkSessionBody>,
+) -> Result<Response, ApiError> {
+    check_scopes(&new.scopes)?;
+    if let Some(hint) = &new.login_hint
+        && (hint.chars().count() > 255 || hint.chars().any(char::is_control))
+    {
+        let problem = "must be at most 255 characters and hold no control character";
+        return Err(ApiError::invalid("login_hint", problem));
+    }
+    let start = StartLink {
+        purpose: match new.purpose {
+            PurposeBody::Link => Purpose::Link,
+            PurposeBody::SignIn => Purpose::SignIn,
+        },
+        user_id: new.user_id.map(|it| it.check("user_id", UserId::new)).transpose()?,
+        provider_id: new.provider_id.map(ProviderId),
+        organization_id: new
+            .organization_id
+            .map(|it| it.check("organization_id", OrganizationId::new))
+            .transpose()?,
+        return_url: new.return_url,
+        scopes: new.scopes,
+        login_hint: new.login_hint.filter(|it| !it.is_empty()),
+        reattach: new.reattach,
+        auto_complete: new.auto_complete,
+        actor: caller.actor(),
+    };
+    let (session, url) = routes.linking.start(start).await?;
+    let location = HeaderValue::try_from(format!("/v1/link-sessions/{}", session.id))
+        .expect("a number in a path is a header value");
+    let body = StartedLinkSessionBody {
+        id: session.id.0,
+        url: url.into(),
+        expires_at: session.expires_at,
+    };
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(body)).into_response())
+}
+
+/// How far a session got.
+#[derive(Serialize, ToSchema)]
+#[schema(as = LinkSession)]
+struct LinkSessionBody {
+    /// This session's own name.
+    #[schema(example = 3)]
+    id: i64,
+    /// `pending`, `awaiting_completion`, `linked`, `signed_in`, `unlinked`, `failed` or `expired`.
+    #[schema(example = "linked")]
+    status: &'static str,
+    /// The identity that came of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = 7)]
+    identity_id: Option<i64>,
+    /// Why it failed: `access_denied`, `provider_misconfigured`, `provider_unavailable`,
+    /// `untrusted_response` or `identity_already_linked`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'static str>,
+}
+
+impl From<LinkSession> for LinkSessionBody {
+    fn from(session: LinkSession) -> Self {
+        Self {
+            id: session.id.0,
+            status: session.status.as_str(),
+            identity_id: session.identity_id.map(|it| it.0),
+            error: session.error.map(symbolon_domain::link_session::LinkFailure::as_str),
+        }
+    }
+}
+
+/// Reads how far a session got.
+#[utoipa::path(
+    get,
+    path = "/v1/link-sessions/{id}",
+    tag = "link sessions",
+    params(("id" = i64, Path, minimum = 1)),
+    responses(
+        (status = 200, description = "Found", body = LinkSessionBody),
+        (status = 404, description = "`not_found`"),
+    ),
+)]
+async fn get_link_session(
+    State(routes): State<LinkSessionRoutes>,
+    _caller: Allowed<LinkWrite>,
+    Id(id): Id,
+) -> Result<Json<LinkSessionBody>, ApiError> {
+    let session = routes.linking.sessions.find(LinkSessionId(id)).await?;
+    Ok(Json(session.ok_or(Error::NotFound("link session"))?.into()))
+}
+
+/// Phase two of a link or a sign-in.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = LinkSessionCompletion)]
+struct CompletionBody {
+    /// What the browser brought back; good once.
+    completion_code: String,
+    /// Who is signed in at the product: required to link, and must be the session's user where
+    /// the session names one.
+    user_id: Option<ProductId>,
+}
+
+/// How a session was completed.
+#[derive(Serialize, ToSchema)]
+#[schema(as = CompletedLinkSession)]
+struct CompletedBody {
+    /// `linked`, `signed_in` or `unlinked`.
+    #[schema(example = "linked")]
+    status: &'static str,
+    /// The identity; left out when `unlinked`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = 7)]
+    identity_id: Option<i64>,
+    /// Whose it is; left out when `unlinked`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "user-42")]
+    user_id: Option<String>,
+    /// Who the provider says it is.
+    #[schema(value_type = Object, example = json!({"email": "jane@example.com"}))]
+    profile: Map<String, Value>,
+}
+
+impl From<Completed> for CompletedBody {
+    fn from(it: Completed) -> Self {
+        Self {
+            status: it.status.as_str(),
+            identity_id: it.identity_id.map(|it| it.0),
+            user_id: it.user_id.map(|it| it.as_str().to_owned()),
+            profile: it.profile,
+        }
+    }
+}
+
+/// Links, or answers who signs in.
+///
+/// To be called by the product's backend from the signed-in user's own session. After `unlinked`
+/// a second call with `user_id` links the account to that user.
+#[utoipa::path(
+    post,
+    path = "/v1/link-sessions/{id}/complete",
+    tag = "link sessions",
+    params(("id" = i64, Path, minimum = 1)),
+    request_body = CompletionBody,
+    responses(
+        (status = 200, description = "Completed", body = CompletedBody),
+        (status = 404, description = "`not_found`"),
+        (status = 409, description = "`identity_already_linked`; the session has failed then"),
+    ),
+)]
+async fn complete_link_session(
+    State(routes): State<LinkSessionRoutes>,
+    caller: Allowed<LinkWrite>,
+    Id(id): Id,
+    JsonBody(completion): JsonBody<CompletionBody>,
+) -> Result<Json<CompletedBody>, ApiError> {
+    let code = Secret::new(completion.completion_code);
+    let user_id = completion.user_id.map(|it| it.check("user_id", UserId::new)).transpose()?;
+    let completed =
+        routes.linking.complete(LinkSessionId(id), &code, user_id, caller.actor()).await?;
+    Ok(Json(completed.into()))
+}

@@ -1,0 +1,225 @@
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    extract::{FromRef, State},
+    http::{HeaderValue, header},
+    response::{IntoResponse, Response},
+};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use symbolon_domain::{
+    Error,
+    identity::IdentityFilter,
+    ids::{IdentityId, ProviderId, UserId},
+    page::PageRequest,
+    ports::IdentityRepository,
+    services::{IssuedToken, TokenNeed, Tokens},
+};
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::{
+    authorization::{Allowed, Authenticator, TokensRead},
+    error::ApiError,
+    identities::{self, IdentityBody},
+    request::{Id, JsonBody, OptionalJsonBody, ProductId, check_scopes},
+};
+
+/// What the routes that hand out tokens need.
+#[derive(Clone, FromRef)]
+pub(crate) struct TokenRoutes {
+    pub(crate) authenticator: Authenticator,
+    pub(crate) tokens: Arc<Tokens>,
+    pub(crate) identities: Arc<dyn IdentityRepository>,
+}
+
+pub(crate) fn router(state: TokenRoutes) -> OpenApiRouter {
+    OpenApiRouter::new()
+        .routes(routes!(issue_token))
+        .routes(routes!(issue_token_by_key))
+        .routes(routes!(refresh_identity))
+        .with_state(state)
+}
+
+/// An access token for the account's provider.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Token)]
+struct TokenBody<'a> {
+    /// The token.
+    access_token: &'a str,
+    /// How it is presented.
+    #[schema(example = "Bearer")]
+    token_type: &'a str,
+    /// When it stops working; null when the provider did not say.
+    expires_at: Option<DateTime<Utc>>,
+    /// What was granted.
+    #[schema(example = json!(["openid", "email"]))]
+    scopes: &'a [String],
+    /// Whose account it opens.
+    #[schema(example = 7)]
+    identity_id: i64,
+}
+
+fn respond(token: &IssuedToken) -> Response {
+    let body = TokenBody {
+        access_token: token.access_token.expose(),
+        token_type: &token.token_type,
+        expires_at: token.expires_at,
+        scopes: &token.scopes,
+        identity_id: token.identity_id.0,
+    };
+    let Ok(body) = serde_json::to_vec(&body) else {
+        return ApiError::internal().into_response();
+    };
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    ];
+    (headers, body).into_response()
+}
+
+/// Longest remaining life that may be asked for: a year.
+const MOST_SECONDS: u32 = 366 * 24 * 60 * 60;
+
+fn need(min_ttl_seconds: u32, scopes: Vec<String>) -> Result<TokenNeed, ApiError> {
+    if min_ttl_seconds > MOST_SECONDS {
+        let problem = format!("must be 0 to {MOST_SECONDS}");
+        return Err(ApiError::invalid("min_ttl_seconds", problem));
+    }
+    check_scopes(&scopes)?;
+    Ok(TokenNeed { min_ttl: Duration::from_secs(min_ttl_seconds.into()), scopes })
+}
+
+/// What a caller needs of a token.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = TokenRequest)]
+struct TokenRequestBody {
+    /// Refresh first if it expires within this time.
+    #[serde(default)]
+    #[schema(maximum = 31_622_400, example = 300)]
+    min_ttl_seconds: u32,
+    /// What must have been granted.
+    #[serde(default)]
+    scopes: Vec<String>,
+}
+
+/// Hands out an access token that works, refreshed first if it would expire within the margin.
+#[utoipa::path(
+    post,
+    path = "/v1/identities/{id}/token",
+    tag = "tokens",
+    params(("id" = i64, Path, minimum = 1)),
+    request_body(content = Option<TokenRequestBody>, description = "May be left out"),
+    responses(
+        (status = 200, description = "A token", body = TokenBody),
+        (status = 404, description = "`not_found`"),
+        (status = 409, description = "`identity_not_valid`: the user must link again"),
+        (status = 502, description = "`provider_misconfigured`: the operator must act"),
+        (status = 503, description = "`provider_unavailable`", headers(("Retry-After" = u64))),
+    ),
+)]
+async fn issue_token(
+    State(routes): State<TokenRoutes>,
+    _caller: Allowed<TokensRead>,
+    Id(id): Id,
+    OptionalJsonBody(asked): OptionalJsonBody<TokenRequestBody>,
+) -> Result<Response, ApiError> {
+    let need = need(asked.min_ttl_seconds, asked.scopes)?;
+    let token = routes.tokens.issue(IdentityId(id), &need).await?;
+    Ok(respond(&token))
+}
+
+/// What a caller needs of a token, and of whose.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = TokenByKeyRequest)]
+struct TokenByKeyBody {
+    /// Whose account.
+    user_id: ProductId,
+    /// At which provider instance; either this or `provider_type`.
+    provider_id: Option<i64>,
+    /// At the only provider instance of this type where the user has an account.
+    #[schema(example = "github")]
+    provider_type: Option<String>,
+    /// Refresh first if it expires within this time.
+    #[serde(default)]
+    #[schema(maximum = 31_622_400, example = 300)]
+    min_ttl_seconds: u32,
+    /// What must have been granted.
+    #[serde(default)]
+    scopes: Vec<String>,
+}
+
+/// Hands out an access token by user and provider.
+#[utoipa::path(
+    post,
+    path = "/v1/token",
+    tag = "tokens",
+    request_body = TokenByKeyBody,
+    responses(
+        (status = 200, description = "A token", body = TokenBody),
+        (status = 404, description = "`not_found`: the user has no such identity"),
+        (status = 409, description = "`identity_not_valid`: the user must link again"),
+        (status = 502, description = "`provider_misconfigured`: the operator must act"),
+        (status = 503, description = "`provider_unavailable`", headers(("Retry-After" = u64))),
+    ),
+)]
+async fn issue_token_by_key(
+    State(routes): State<TokenRoutes>,
+    _caller: Allowed<TokensRead>,
+    JsonBody(asked): JsonBody<TokenByKeyBody>,
+) -> Result<Response, ApiError> {
+    let need = need(asked.min_ttl_seconds, asked.scopes)?;
+    if asked.provider_id.is_some() == asked.provider_type.is_some() {
+        return Err(ApiError::invalid("provider_id", "give either this or `provider_type`"));
+    }
+    let filter = IdentityFilter {
+        user_id: Some(asked.user_id.check("user_id", UserId::new)?),
+        provider_id: asked.provider_id.map(ProviderId),
+        provider_type: asked.provider_type,
+        ..IdentityFilter::default()
+    };
+    let page = PageRequest { limit: 2, after: None };
+    let found = routes.identities.list(&filter, page).await?.items;
+    let id = match found.as_slice() {
+        [] => return Err(Error::NotFound("identity").into()),
+        [identity] => identity.id,
+        _ => {
+            let problem = "the user has several identities of this type; give `provider_id`";
+            return Err(ApiError::invalid("provider_type", problem));
+        }
+    };
+    let token = routes.tokens.issue(id, &need).await?;
+    Ok(respond(&token))
+}
+
+/// A body that says nothing.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NothingBody {}
+
+/// Refreshes an identity's credentials now, however fresh they are.
+#[utoipa::path(
+    post,
+    path = "/v1/identities/{id}/refresh",
+    tag = "tokens",
+    params(("id" = i64, Path, minimum = 1)),
+    responses(
+        (status = 200, description = "Refreshed", body = IdentityBody, headers(("ETag" = String))),
+        (status = 404, description = "`not_found`"),
+        (status = 409, description = "`identity_not_valid`: the user must link again"),
+        (status = 502, description = "`provider_misconfigured`: the operator must act"),
+        (status = 503, description = "`provider_unavailable`", headers(("Retry-After" = u64))),
+    ),
+)]
+async fn refresh_identity(
+    State(routes): State<TokenRoutes>,
+    _caller: Allowed<TokensRead>,
+    Id(id): Id,
+    OptionalJsonBody(NothingBody {}): OptionalJsonBody<NothingBody>,
+) -> Result<Response, ApiError> {
+    routes.tokens.refresh(IdentityId(id)).await?;
+    let identity = routes.identities.find(IdentityId(id)).await?;
+    Ok(identities::respond(identity.ok_or(Error::NotFound("identity"))?))
+}
