@@ -3,6 +3,8 @@
 use std::{error::Error, io, net::SocketAddr, path::PathBuf};
 
 use symbolon_keyring::KeyRingError;
+use symbolon_oauth2::http::HttpClientError;
+use symbolon_sandbox::StartError;
 
 use crate::settings::Mistakes;
 
@@ -18,6 +20,12 @@ pub enum Failure {
     /// A rule of the domain says no, or the store failed.
     #[error(transparent)]
     Domain(#[from] symbolon_domain::Error),
+    /// There is no TLS to be had.
+    #[error(transparent)]
+    HttpClient(#[from] HttpClientError),
+    /// The demo's provider did not start.
+    #[error(transparent)]
+    Sandbox(#[from] StartError),
     /// An argument that only the service could judge.
     #[error("{0}")]
     Argument(String),

@@ -3,11 +3,13 @@
 mod catalog;
 pub mod cli;
 pub mod commands;
+mod database;
 mod demo;
 pub mod failure;
 mod output;
 mod replica;
 mod server;
+mod service;
 mod services;
 pub mod settings;
 mod shutdown;

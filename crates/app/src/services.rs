@@ -29,7 +29,7 @@ pub(crate) struct Repositories {
 
 /// The rules, ready to be called.
 pub(crate) struct Services {
-    pub(crate) linking: Arc<Linking>,
+    pub(crate) linking: Linking,
     pub(crate) tokens: Tokens,
     pub(crate) identities: Arc<Identities>,
     pub(crate) providers: Arc<Providers>,
@@ -59,7 +59,7 @@ impl Services {
             tasks: tasks.clone(),
             revocation_timeout: settings.http_client.timeout,
         });
-        let linking = Arc::new(Linking {
+        let linking = Linking {
             sessions: Arc::clone(&repositories.sessions),
             identities: Arc::clone(&repositories.identities),
             providers: Arc::clone(&providers),
@@ -70,7 +70,7 @@ impl Services {
                 return_urls: settings.link.return_urls.clone(),
                 session_ttl: settings.link.session_ttl,
             }),
-        });
+        };
         let tokens = Tokens::new(
             TokenPorts {
                 credentials: Arc::clone(&repositories.credentials),

@@ -77,7 +77,11 @@ pub struct DatabaseSettings {
     /// `sqlite:PATH` or `postgres://…`; may hold a password.
     pub url: Option<Secret>,
     /// Most connections of this process.
-    pub max_connections: usize,
+    pub max_connections: u32,
+    /// How long a statement may take on PostgreSQL, waiting for locks included.
+    pub statement_timeout: Duration,
+    /// Certificates to trust for PostgreSQL instead of the system's, as PEM.
+    pub root_certificate: Option<PathBuf>,
     /// Whether `serve` applies pending migrations on PostgreSQL; on SQLite it always does.
     pub auto_migrate: bool,
 }
@@ -145,6 +149,13 @@ pub enum Need {
     Keyring,
 }
 
+impl Default for Settings {
+    /// What holds where nobody says anything.
+    fn default() -> Self {
+        Self::read(None, HashMap::new(), &[], &mut Findings::default())
+    }
+}
+
 impl Settings {
     /// Reads the file, which must be there if it is named, and the environment over it.
     ///
@@ -189,7 +200,7 @@ impl Settings {
         let mut root = Section::root(values, findings);
         let mut idle_keys = Vec::new();
         let settings = Self {
-            server: read_server(root.section("server")),
+            server: read_server(root.section("server"), &mut idle_keys),
             database: read_database(root.section("database"), needs.contains(&Need::Database)),
             keyring: read_keyring(root.section("keyring"), needs.contains(&Need::Keyring)),
             link: read_link(root.section("link")),
@@ -348,7 +359,7 @@ fn merge(
     })
 }
 
-fn read_server(mut section: Section<'_>) -> ServerSettings {
+fn read_server(mut section: Section<'_>, idle_keys: &mut Vec<&'static str>) -> ServerSettings {
     let server = ServerSettings {
         listen: section
             .value("listen", "an address and a port, for example \"127.0.0.1:8080\"", |it| {
@@ -369,6 +380,9 @@ fn read_server(mut section: Section<'_>) -> ServerSettings {
             )
             .unwrap_or_default(),
     };
+    if !server.trusted_proxies.is_empty() {
+        idle_keys.push("server.trusted_proxies");
+    }
     section.finish();
     server
 }
@@ -399,7 +413,10 @@ fn read_database(mut section: Section<'_>, needed: bool) -> DatabaseSettings {
     }
     let database = DatabaseSettings {
         url,
-        max_connections: whole(&mut section, "max_connections", 1, 1000).unwrap_or(10),
+        max_connections: whole(&mut section, "max_connections", 4, 1000).unwrap_or(16),
+        statement_timeout: length(&mut section, "statement_timeout", "1s", "10m")
+            .unwrap_or(Duration::from_secs(10)),
+        root_certificate: section.path("root_certificate"),
         auto_migrate: section.switch("auto_migrate"),
     };
     section.finish();
@@ -510,10 +527,14 @@ fn length(
     })
 }
 
-fn whole(section: &mut Section<'_>, key: &'static str, least: u32, most: u32) -> Option<usize> {
+fn whole<T: TryFrom<u64>>(
+    section: &mut Section<'_>,
+    key: &'static str,
+    least: u64,
+    most: u64,
+) -> Option<T> {
     section.value(key, &format!("a whole number from {least} to {most}"), |it| {
-        let number = number(it).filter(|it| (least.into()..=most.into()).contains(it))?;
-        usize::try_from(number).ok()
+        T::try_from(number(it).filter(|it| (least..=most).contains(it))?).ok()
     })
 }
 

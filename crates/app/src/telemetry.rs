@@ -5,6 +5,7 @@ use std::{
     io::{self, IsTerminal as _},
     panic,
     sync::Once,
+    time::Duration,
 };
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -12,10 +13,8 @@ use tracing_subscriber::{EnvFilter, util::SubscriberInitExt as _};
 
 use crate::settings::LogFormat;
 
-/// Upper bounds, in seconds: a token from the cache takes a fraction of a millisecond, a refresh
-/// takes what the provider takes.
-const SECONDS: [f64; 14] =
-    [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// How often samples are put into their buckets where nobody reads the metrics.
+const UPKEEP: Duration = Duration::from_secs(5);
 
 /// Sends log lines to stderr and panics to the log. `default_filter` holds where neither
 /// `SYMBOLON_LOG` nor `RUST_LOG` says otherwise. Only the first call of a process does anything.
@@ -64,7 +63,10 @@ fn log_panics() {
 #[must_use]
 pub fn start_metrics() -> PrometheusHandle {
     let recorder = PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
+        .set_buckets_for_metric(
+            Matcher::Suffix("_seconds".to_owned()),
+            &symbolon_http::REQUEST_DURATION_BUCKETS,
+        )
         .expect("the list of buckets is not empty")
         .build_recorder();
     let handle = recorder.handle();
@@ -75,4 +77,13 @@ pub fn start_metrics() -> PrometheusHandle {
     metrics::describe_gauge!("symbolon_build_info", "Always 1; the version is a label.");
     metrics::gauge!("symbolon_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     handle
+}
+
+/// Keeps the memory of samples bounded although nobody may ever read `/metrics`.
+pub(crate) async fn keep_metrics_small(metrics: PrometheusHandle) {
+    let mut tick = tokio::time::interval(UPKEEP);
+    loop {
+        tick.tick().await;
+        metrics.run_upkeep();
+    }
 }

@@ -28,12 +28,10 @@ pub(super) fn run(command: &KeyringCommand, config: Option<&Path>) -> Result<(),
             Ok(())
         }
         KeyringCommand::Status { file, output } => {
-            let file = match file {
-                Some(file) => file.clone(),
-                None => {
-                    let settings = Settings::load(config, &[Need::Keyring])?;
-                    settings.keyring.file.unwrap_or_default()
-                }
+            let file = if let Some(file) = file {
+                file.clone()
+            } else {
+                Settings::load(config, &[Need::Keyring])?.keyring.file.unwrap_or_default()
             };
             show(&KeyRing::load(&file)?, &file, *output)
         }

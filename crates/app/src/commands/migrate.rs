@@ -22,13 +22,10 @@ pub(super) async fn run(arguments: &MigrateArgs, config: Option<&Path>) -> Resul
         let key = if arguments.dry_run { "pending" } else { "applied" };
         return print_json(&json!({ key: names }));
     }
-    let mut text = String::new();
-    for name in &names {
-        let verb = if arguments.dry_run { "would apply" } else { "applied" };
-        text.push_str(&format!("{verb} {name}\n"));
-    }
     if names.is_empty() {
-        text.push_str("nothing to apply: the database is up to date\n");
+        return print("nothing to apply: the database is up to date\n");
     }
-    print(&text)
+    let verb = if arguments.dry_run { "would apply" } else { "applied" };
+    let lines: Vec<_> = names.iter().map(|name| format!("{verb} {name}\n")).collect();
+    print(&lines.concat())
 }

@@ -2,7 +2,11 @@ use std::fmt;
 
 use config::{Value, ValueKind};
 use serde_json::Map;
-use symbolon_domain::{identity_provider::ProviderSecrets, ports::Connectors, secret::Secret};
+use symbolon_domain::{
+    identity_provider::{ProviderSecrets, ProviderType},
+    ports::Connectors,
+    secret::Secret,
+};
 
 use super::{
     mistake::Mistake,
@@ -19,6 +23,31 @@ pub struct ProviderSettings {
     pub external_id: Option<String>,
     /// What the type needs, secrets included.
     pub config: Map<String, serde_json::Value>,
+}
+
+impl ProviderSettings {
+    /// What the type needs, its secrets apart.
+    ///
+    /// # Errors
+    ///
+    /// The name of a secret that is not a text.
+    pub(crate) fn split(
+        &self,
+        kind: &ProviderType,
+    ) -> Result<(Map<String, serde_json::Value>, ProviderSecrets), String> {
+        let mut config = self.config.clone();
+        let mut secrets = ProviderSecrets::new();
+        for name in &kind.secret_names {
+            match config.remove(name).map(|it| it.as_str().map(Secret::new)) {
+                None => {}
+                Some(Some(secret)) => {
+                    secrets.insert(name.clone(), secret);
+                }
+                Some(None) => return Err(name.clone()),
+            }
+        }
+        Ok((config, secrets))
+    }
 }
 
 impl fmt::Debug for ProviderSettings {
@@ -97,19 +126,12 @@ pub(super) fn check(providers: &[ProviderSettings], catalog: &dyn Connectors) ->
             let problem = format!("is not a provider type; expected one of {}", known.join(", "));
             return Some(Mistake::new(format!("{path}.type"), problem));
         };
-        let mut config = provider.config.clone();
-        let mut secrets = ProviderSecrets::new();
-        for name in kind.secret_names {
-            match config.remove(&name).map(|it| it.as_str().map(Secret::new)) {
-                None => {}
-                Some(Some(secret)) => {
-                    secrets.insert(name, secret);
-                }
-                Some(None) => {
-                    return Some(Mistake::new(format!("{path}.config.{name}"), "expected a text"));
-                }
+        let (config, secrets) = match provider.split(&kind) {
+            Ok(parts) => parts,
+            Err(name) => {
+                return Some(Mistake::new(format!("{path}.config.{name}"), "expected a text"));
             }
-        }
+        };
         let wrong = catalog.check(&provider.provider_type, &config, &secrets).err()?;
         Some(Mistake::new(format!("{path}.config.{}", wrong.field), wrong.problem))
     };

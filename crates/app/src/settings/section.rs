@@ -38,15 +38,11 @@ impl<'a> Section<'a> {
 
     /// A table that lies in a list, where keys are not recorded as known.
     pub(super) fn item(&mut self, path: String, value: Value) -> Option<Section<'_>> {
-        match value.kind {
-            ValueKind::Table(values) => {
-                Some(Section { path, values, known: Vec::new(), findings: self.findings })
-            }
-            _ => {
-                self.findings.mistakes.push(Mistake::new(path, "expected a table"));
-                None
-            }
+        if let ValueKind::Table(values) = value.kind {
+            return Some(Section { path, values, known: Vec::new(), findings: self.findings });
         }
+        self.findings.mistakes.push(Mistake::new(path, "expected a table"));
+        None
     }
 
     /// The table at this key; an empty one when it is absent.

@@ -15,10 +15,6 @@ fn read(text: &str, environment: &[(&str, &str)], needs: &[Need]) -> Result<Sett
     }
 }
 
-fn default_settings() -> Settings {
-    read("", &[], &[]).unwrap()
-}
-
 #[test]
 fn every_bad_value_is_told_with_its_key_and_what_was_expected() {
     let table = [
@@ -38,8 +34,10 @@ fn every_bad_value_is_told_with_its_key_and_what_was_expected() {
         ("database.url_file", "database.url_file='/not/there'", "cannot read /not/there"),
         ("database.url_file", "database.url_file=['a']", "the path of a file"),
         ("database.url", "database.url='sqlite:a'\ndatabase.url_file='b'", "is given twice"),
-        ("database.max_connections", "database.max_connections=0", "a whole number from 1 to 1000"),
+        ("database.max_connections", "database.max_connections=3", "a whole number from 4 to 1000"),
         ("database.max_connections", "database.max_connections=2.5", "a whole number"),
+        ("database.statement_timeout", "database.statement_timeout='0s'", "from 1s to 10m"),
+        ("database.root_certificate", "database.root_certificate=['x']", "the path of a file"),
         ("database.auto_migrate", "database.auto_migrate='yes'", "true or false"),
         ("keyring.file", "keyring.file=7", "the path of a file"),
         ("link.return_urls", "link.return_urls=['app.example']", "http or https addresses"),
@@ -132,7 +130,7 @@ fn the_environment_goes_over_the_file() {
             ("SYMBOLON__SERVER__TRUSTED_PROXIES", "10.0.0.0/8, ::1"),
             ("SYMBOLON__DATABASE__URL", "sqlite:x.db"),
             ("SYMBOLON__DATABASE__AUTO_MIGRATE", "true"),
-            ("SYMBOLON__DATABASE__MAX_CONNECTIONS", "3"),
+            ("SYMBOLON__DATABASE__MAX_CONNECTIONS", "5"),
             ("SYMBOLON__LINK__RETURN_URLS", "https://a.example/,https://b.example/x"),
             ("SYMBOLON__LINK__SESSION_TTL", "90"),
         ],
@@ -143,7 +141,7 @@ fn the_environment_goes_over_the_file() {
     assert_eq!(settings.server.trusted_proxies.len(), 2);
     assert_eq!(settings.database.url, Some(Secret::new("sqlite:x.db")));
     assert!(settings.database.auto_migrate);
-    assert_eq!(settings.database.max_connections, 3);
+    assert_eq!(settings.database.max_connections, 5);
     assert!(settings.link.return_urls.check("https://b.example/x/y").is_ok());
     assert_eq!(settings.link.session_ttl, Duration::from_secs(90));
     assert_eq!(settings.refresh.margin, Duration::from_mins(1));
@@ -178,21 +176,27 @@ fn secrets_come_from_files_and_show_themselves_nowhere() {
 #[test]
 fn what_this_version_does_nothing_with_is_warned_of_and_checked() {
     let text = "
+        server.trusted_proxies = ['10.0.0.0/8']
         refresh.ahead = '15m'
         telemetry.otlp_endpoint = 'http://127.0.0.1:4318'
         sentry_rpc.shared_secrets = ['x']
         [webhooks]
     ";
     let settings = read(text, &[], &[]).unwrap();
-    let keys =
-        ["refresh.ahead", "telemetry.otlp_endpoint", "webhooks", "sentry_rpc.shared_secrets"];
+    let keys = [
+        "server.trusted_proxies",
+        "refresh.ahead",
+        "telemetry.otlp_endpoint",
+        "webhooks",
+        "sentry_rpc.shared_secrets",
+    ];
     assert_eq!(settings.idle_keys, keys);
     let warnings = settings.warnings();
-    assert_eq!(warnings.len(), 4);
+    assert_eq!(warnings.len(), 5);
     for (warning, key) in warnings.iter().zip(keys) {
         assert!(warning.starts_with(key) && warning.contains("does nothing"), "{warning}");
     }
-    assert_eq!(default_settings().warnings(), Vec::<String>::new());
+    assert_eq!(Settings::default().warnings(), Vec::<String>::new());
 }
 
 #[test]
@@ -214,7 +218,7 @@ fn plain_http_in_public_is_warned_of() {
 #[test]
 fn the_public_url_is_where_the_service_listens_unless_set() {
     let bound = |text: &str| text.parse().unwrap();
-    let settings = default_settings();
+    let settings = Settings::default();
     assert_eq!(settings.public_url(bound("127.0.0.1:81")).as_str(), "http://127.0.0.1:81/");
     assert_eq!(settings.public_url(bound("[::1]:81")).as_str(), "http://[::1]:81/");
     assert_eq!(settings.public_url(bound("0.0.0.0:81")).as_str(), "http://localhost:81/");
@@ -240,7 +244,7 @@ fn example_with_everything() -> String {
 
 #[test]
 fn the_example_says_the_defaults() {
-    assert_eq!(read(EXAMPLE, &[], &[]), Ok(default_settings()));
+    assert_eq!(read(EXAMPLE, &[], &[]), Ok(Settings::default()));
 }
 
 #[test]

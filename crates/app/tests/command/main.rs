@@ -1,7 +1,15 @@
 //! The built command as its users meet it: exit status, output, files.
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
+mod api_key;
+mod curl;
+mod demo;
+mod doctor;
 mod keyring;
+mod migrate;
+mod running;
+mod serve;
+mod shutdown;
 mod usage;
 
 use std::{

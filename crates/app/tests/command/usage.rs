@@ -74,7 +74,7 @@ fn completions_are_written_for_every_shell() {
     let place = Place::new();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = place.run(&["completions", shell]).done();
-        assert!(script.contains("api-key") && script.contains("--dry-run"), "{shell}");
+        assert!(script.contains("api-key") && script.contains("dry-run"), "{shell}");
     }
 }
 

@@ -59,7 +59,7 @@ impl Page<'_> {
                     main {
                         p.stage {
                             "This page plays " b { "your product" } ". It is made up; Symbolon \
-                             behind it, at " a href=(self.links.symbolon.as_str()) { (host(self.links.symbolon)) }
+                             behind it, at " a href=(self.links.docs()) { (host(self.links.symbolon)) }
                             ", is real."
                         }
                         h1 { "Connected accounts" }
