@@ -6,16 +6,26 @@
 //! Nothing is asked of the store's clock but that it runs: what must be over has no length at
 //! all, what must last lasts for minutes, and nothing measures how fast a store is.
 
+mod api_keys;
 mod credentials;
+mod event_log;
 mod identities;
+mod identity_lists;
+mod identity_providers;
 mod leases;
+mod link_sessions;
 mod linking;
+mod linking_sessions;
 
 use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, SubsecRound as _, Utc};
 
-pub use self::{credentials::*, identities::*, leases::*, linking::*};
+use self::link_sessions::{claim, live_session, pending_link, sign_in, status, used_trip, waiting};
+pub use self::{
+    api_keys::*, credentials::*, event_log::*, identities::*, identity_lists::*,
+    identity_providers::*, leases::*, link_sessions::*, linking::*, linking_sessions::*,
+};
 use super::{RunningClock, fixtures};
 use crate::{
     event::{Event, EventKind},
@@ -25,7 +35,7 @@ use crate::{
     ports::{
         ApiKeyRepository, Clock as _, CredentialsRepository, EventFilter, EventLog,
         IdentityProviderRepository, IdentityRepository, Lease, LeaseOutcome, Link, LinkOutcome,
-        LinkOwner, LinkSessionRepository, NewIdentityProvider, RefreshEnd, StoredCredentials,
+        LinkSessionRepository, NewIdentityProvider, RefreshEnd, StoredCredentials,
     },
 };
 
@@ -116,7 +126,7 @@ async fn provider(store: &Arc<dyn Store>, name: &str) -> ProviderId {
 fn link(provider_id: ProviderId, user: &str, account: &str) -> Link {
     Link {
         provider_id,
-        owner: LinkOwner::User(fixtures::user(user)),
+        owner: fixtures::owner(user),
         external_id: fixtures::external_id(account),
         ..fixtures::link()
     }
@@ -234,6 +244,16 @@ macro_rules! contract_tests {
             of_racing_links_of_one_account_one_user_gets_it
             of_racing_links_of_one_user_one_account_is_kept
             crossing_takeovers_leave_whole_rows
+            // linking_sessions
+            a_link_completes_its_session_once
+            an_update_and_a_rebinding_complete_the_session_too
+            a_link_without_the_code_changes_nothing
+            a_refused_link_leaves_its_session_waiting
+            a_sign_in_completes_its_session
+            a_sign_in_of_nobody_can_be_completed_with_a_user
+            of_racing_completions_one_is_done
+            of_a_completion_and_a_failure_one_happens
+            the_organization_of_the_session_is_on_record
             // identities
             an_identity_that_is_not_there_is_absent
             new_data_replaces_the_old
@@ -245,6 +265,13 @@ macro_rules! contract_tests {
             unlinking_without_credentials_gives_back_none
             of_racing_unlinks_one_gets_the_credentials
             an_unlinked_account_can_be_linked_again
+            // identity_lists
+            each_condition_narrows_the_list
+            all_conditions_hold_together
+            an_empty_list_of_names_means_none
+            accounts_named_as_their_provider_can_be_left_out
+            pages_go_on_in_id_order_to_the_end
+            pages_are_stable_while_rows_come_and_go
             // credentials
             credentials_of_nobody_are_absent
             credentials_come_back_as_they_went_in
@@ -277,6 +304,49 @@ macro_rules! contract_tests {
             data_written_during_a_lease_survives_the_commit
             new_credentials_supersede_the_lease
             new_credentials_win_whenever_they_come
+            // link_sessions
+            a_session_is_found_by_id_and_token
+            a_session_that_is_not_there_is_absent
+            the_token_of_a_session_is_taken_once
+            a_trip_belongs_to_the_browser_that_began_it
+            of_racing_browsers_one_begins_the_trip
+            a_trip_begun_again_replaces_the_one_before
+            finding_a_session_by_its_state_does_not_use_it_up
+            of_racing_callbacks_one_gets_the_proof
+            a_session_waits_only_after_its_trip_and_once
+            of_racing_codes_one_opens_the_session
+            what_waits_is_found_by_whoever_has_the_code
+            a_failed_session_drops_what_it_held
+            a_session_that_comes_too_late_is_expired
+            a_session_that_ran_out_is_expired_everywhere
+            expiring_counts_what_has_run_out_once
+            a_session_stands_in_nobodys_way
+            // identity_providers
+            a_provider_is_found_as_it_was_inserted
+            the_secrets_of_a_provider_come_back_as_they_went_in
+            a_provider_that_is_not_there_is_absent
+            type_and_external_id_are_unique
+            of_racing_inserts_of_one_key_one_is_kept
+            a_key_without_an_external_id_means_the_instance_without_one
+            providers_are_listed_by_type_and_external_id
+            an_update_replaces_configuration_and_secrets
+            a_provider_update_for_another_version_changes_nothing
+            of_racing_provider_updates_for_one_version_one_is_done
+            that_a_provider_names_itself_is_remembered
+            a_provider_is_deleted_with_its_identities_only_when_asked
+            the_key_of_a_deleted_provider_is_free
+            a_link_that_races_with_a_deletion_leaves_no_orphan
+            // event_log
+            an_event_is_found_as_it_was_appended
+            events_are_found_by_kind_and_identity
+            events_come_in_pages
+            no_event_is_lost_in_a_race
+            the_record_outlives_the_identity
+            // api_keys
+            an_api_key_is_found_by_its_hash
+            the_hash_of_an_api_key_is_taken_once
+            revoking_an_api_key_again_changes_nothing
+            api_keys_are_listed_revoked_ones_too
         );
     };
     (@each $empty_store:expr; $($promise:ident)*) => {$(
@@ -288,4 +358,32 @@ macro_rules! contract_tests {
             $crate::testing::contract::$promise(&store).await;
         }
     )*};
+}
+
+#[cfg(test)]
+mod tests {
+    /// A promise that the macro does not name would never be checked.
+    #[test]
+    fn every_promise_is_in_the_macro() {
+        let list = include_str!("contract.rs");
+        let ports = [
+            include_str!("contract/api_keys.rs"),
+            include_str!("contract/credentials.rs"),
+            include_str!("contract/event_log.rs"),
+            include_str!("contract/identities.rs"),
+            include_str!("contract/identity_lists.rs"),
+            include_str!("contract/identity_providers.rs"),
+            include_str!("contract/leases.rs"),
+            include_str!("contract/link_sessions.rs"),
+            include_str!("contract/linking.rs"),
+            include_str!("contract/linking_sessions.rs"),
+        ];
+        assert_eq!(ports.len(), list.lines().filter(|it| it.starts_with("mod ")).count() - 1);
+        for port in ports {
+            let promises = port.lines().filter_map(|it| it.strip_prefix("pub async fn "));
+            for promise in promises.map(|it| it.split('(').next().unwrap()) {
+                assert!(list.lines().any(|it| it.trim() == promise), "{promise}");
+            }
+        }
+    }
 }

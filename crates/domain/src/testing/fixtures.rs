@@ -55,6 +55,12 @@ pub fn user(name: &str) -> UserId {
     UserId::new(name).unwrap()
 }
 
+/// This user, as the owner of a link.
+#[must_use]
+pub fn owner(name: &str) -> LinkOwner {
+    LinkOwner::User(user(name))
+}
+
 /// An account's name.
 #[must_use]
 pub fn external_id(name: &str) -> ExternalId {
@@ -99,7 +105,7 @@ pub fn credentials() -> Credentials {
 pub fn link() -> Link {
     Link {
         provider_id: PROVIDER,
-        owner: LinkOwner::User(user("user-1")),
+        owner: owner("user-1"),
         external_id: external_id("account-1"),
         legacy_id: None,
         data: object(json!({ "name": "Ada" })),

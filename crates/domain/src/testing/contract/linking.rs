@@ -64,7 +64,7 @@ async fn check(store: &Arc<dyn Store>, number: usize, case: &Case) {
     }
     let told = kinds(store).await.len();
 
-    let owner = case.user.map_or(LinkOwner::Whoever, |it| LinkOwner::User(fixtures::user(it)));
+    let owner = case.user.map_or(LinkOwner::Whoever, fixtures::owner);
     let asked = Link {
         owner,
         legacy_id: case.legacy.map(fixtures::external_id),

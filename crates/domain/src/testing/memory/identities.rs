@@ -38,9 +38,8 @@ impl IdentityRow {
         self.attempt += 1;
         if self.credentials.is_some() || credentials.is_some() {
             self.store_generation(credentials);
-        } else {
-            self.leased_until = None;
         }
+        self.forget_refreshes();
     }
 
     /// The next generation: no lease, no doubt and no back-off of the one before.
@@ -49,6 +48,10 @@ impl IdentityRow {
             credentials.as_ref().and_then(|it| it.expires_at).map(to_microseconds);
         self.credentials = credentials;
         self.generation += 1;
+        self.forget_refreshes();
+    }
+
+    fn forget_refreshes(&mut self) {
         self.leased_until = None;
         self.unanswered = 0;
         self.back_off = None;
