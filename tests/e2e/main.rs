@@ -2,3 +2,5 @@
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod arrows;
+mod browser;
+mod oidc_provider;

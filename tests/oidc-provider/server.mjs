@@ -1,0 +1,316 @@
+// A real OpenID provider for the end-to-end tests: `oidc-provider`, with an automatic user in
+// place of its pages, and a second port on which a test asks what happened and orders faults.
+//
+// It prints one line of JSON when it is ready, and ends when its standard input closes, so that
+// it does not outlive the test. Options: --redirect-uri URI (any number), --access-token-ttl
+// SECONDS (3600), --refresh-tokens offline_access|always (offline_access: only where it was asked
+// for, together with prompt=consent, as OpenID Connect Core §11 has it).
+//
+// The user is `login_hint`, else `alice`; one called `denied` declines.
+//
+// Control port:
+//   GET  /records                what happened so far, see `records` below
+//   GET  /is-active?token=…      whether an access or refresh token would be accepted now
+//   POST /redirect-uris {add}    registers one more redirect URI, compared character by character
+//   POST /withdraw {account}     the user revokes what they granted
+//   POST /fail {next, mode, …}   the next so many token requests fail; replaces what was ordered
+//     mode: status               answers `status` (500), `error`, `retry_after`; nothing is done
+//           drop_before          closes the connection; nothing is done
+//           drop_after_commit    does it, then closes the connection
+//           delay                waits `delay_ms`, then does it
+//           delay_after_commit   does it, then answers after `delay_ms`
+//     grant_type: which requests (refresh_token); `any` for all
+
+import { createPrivateKey, generateKeyPairSync, randomBytes } from 'node:crypto';
+import { createServer } from 'node:http';
+import { setTimeout as wait } from 'node:timers/promises';
+import { parseArgs } from 'node:util';
+
+import Provider from 'oidc-provider';
+
+import { Store } from './store.mjs';
+
+// The provider's notices go to standard output, which is for the one line.
+console.info = console.warn;
+
+const { values: options } = parseArgs({
+  options: {
+    'redirect-uri': { type: 'string', multiple: true, default: [] },
+    'access-token-ttl': { type: 'string', default: '3600' },
+    'refresh-tokens': { type: 'string', default: 'offline_access' },
+  },
+});
+
+const confidential = { client_id: 'confidential', client_secret: 'confidential-secret' };
+const open = { client_id: 'public' };
+
+const records = {
+  // Authorization requests that ended with a code.
+  authorizations: 0,
+  // Token requests by grant type: all that arrived, and those that were answered with tokens or
+  // would have been.
+  token_requests: {},
+  token_successes: {},
+  // Requests with a refresh token that had been exchanged before.
+  refresh_reuses: 0,
+  // Requests with a refresh token while another request with the same one was under way.
+  concurrent_refreshes: 0,
+  // Grants revoked by reuse or by a revocation request.
+  grant_revocations: 0,
+  // Requests to the revocation endpoint, and those among them that named a token that was there.
+  revocation_requests: 0,
+  revocations: 0,
+  // Faults that were ordered and happened.
+  faults: 0,
+};
+const count = (counts, name) => { counts[name] = (counts[name] ?? 0) + 1; };
+
+const redirectUris = new Set(options['redirect-uri']);
+const store = new Store();
+let fault = { next: 0 };
+
+const server = createServer();
+const control = createServer();
+await Promise.all([server, control].map((it) =>
+  new Promise((resolve) => { it.listen(0, '127.0.0.1', resolve); })));
+const issuer = `http://127.0.0.1:${server.address().port}`;
+
+const provider = new Provider(issuer, {
+  adapter: store.adapter,
+  clients: [
+    { ...confidential, token_endpoint_auth_method: 'client_secret_basic' },
+    { ...open, token_endpoint_auth_method: 'none' },
+  ].map((client) => ({
+    ...client,
+    grant_types: ['authorization_code', 'refresh_token'],
+    response_types: ['code'],
+    // Those that count are in `redirectUris`.
+    redirect_uris: ['http://127.0.0.1/'],
+  })),
+  jwks: {
+    keys: [
+      signingKey('rsa', { modulusLength: 2048 }, 'RS256'),
+      signingKey('ec', { namedCurve: 'P-256' }, 'ES256'),
+    ],
+  },
+  cookies: { keys: [randomBytes(32).toString('hex')] },
+  claims: {
+    openid: ['sub'],
+    email: ['email', 'email_verified'],
+    profile: ['name', 'preferred_username'],
+  },
+  findAccount: (_ctx, id) => ({
+    accountId: id,
+    claims: () => ({
+      sub: id,
+      email: `${id}@example.test`,
+      email_verified: true,
+      name: `Test user ${id}`,
+      preferred_username: id,
+    }),
+  }),
+  features: {
+    devInteractions: { enabled: false },
+    introspection: { enabled: true },
+    revocation: { enabled: true },
+  },
+  pkce: { required: () => true },
+  rotateRefreshToken: true,
+  // A refresh token that is not offline_access would otherwise end with the browser's session.
+  expiresWithSession: () => false,
+  issueRefreshToken: (_ctx, client, code) => client.grantTypeAllowed('refresh_token')
+    && (options['refresh-tokens'] === 'always' || code.scopes.has('offline_access')),
+  ttl: {
+    AccessToken: Number(options['access-token-ttl']),
+    AuthorizationCode: 60,
+    Grant: 86_400,
+    IdToken: 3600,
+    Interaction: 600,
+    RefreshToken: 86_400,
+    Session: 86_400,
+  },
+  interactions: { url: (_ctx, { uid }) => `/interaction/${uid}` },
+});
+
+provider.Client.prototype.redirectUriAllowed = (uri) => redirectUris.has(uri);
+store.onReuse = () => { records.refresh_reuses += 1; records.grant_revocations += 1; };
+provider.on('authorization.success', () => { records.authorizations += 1; });
+provider.on('grant.revoked', () => { records.grant_revocations += 1; });
+provider.on('server_error', (_ctx, error) => console.error(error));
+
+provider.use(switchUser);
+provider.use(automaticUser);
+provider.use(recordRevocation);
+provider.use(recordToken);
+
+server.on('request', provider.callback());
+control.on('request', answerControl);
+for (const end of ['end', 'close']) process.stdin.on(end, () => process.exit());
+process.stdin.resume();
+process.stdout.write(`${JSON.stringify({
+  issuer,
+  port: server.address().port,
+  control: `http://127.0.0.1:${control.address().port}`,
+  pid: process.pid,
+  confidential,
+  public: open,
+})}\n`);
+
+function signingKey(type, shape, alg) {
+  // By way of DER: Node 20 can wait for itself for ever when the job that generated a key is
+  // collected while that same key is exported.
+  const { privateKey: key } = generateKeyPairSync(type, {
+    ...shape,
+    publicKeyEncoding: { type: 'spki', format: 'der' },
+    privateKeyEncoding: { type: 'pkcs8', format: 'der' },
+  });
+  const jwk = createPrivateKey({ key, type: 'pkcs8', format: 'der' }).export({ format: 'jwk' });
+  return { ...jwk, alg, use: 'sig', kid: alg.toLowerCase() };
+}
+
+/**
+ * A `login_hint` that names somebody else than the browser's session ends that session: the
+ * provider would show a page on which to sign out first.
+ */
+async function switchUser(ctx, next) {
+  const hint = ctx.path === '/auth' ? ctx.query.login_hint : undefined;
+  if (hint !== undefined) {
+    const session = await provider.Session.find(ctx.cookies.get(provider.cookieName('session')));
+    if (session && session.accountId !== hint) await session.destroy();
+  }
+  return next();
+}
+
+/** Signs in and consents at once where the provider would show a page. */
+async function automaticUser(ctx, next) {
+  if (!ctx.path.startsWith('/interaction/')) return next();
+  const { params, prompt, session } = await provider.interactionDetails(ctx.req, ctx.res);
+  const account = prompt.name === 'login' ? params.login_hint ?? 'alice' : session.accountId;
+  ctx.respond = false;
+  if (account === 'denied') {
+    return provider.interactionFinished(ctx.req, ctx.res, { error: 'access_denied' });
+  }
+  const grant = new provider.Grant({ accountId: account, clientId: params.client_id });
+  grant.addOIDCScope(params.scope ?? 'openid');
+  const grantId = await grant.save();
+  return provider.interactionFinished(ctx.req, ctx.res, {
+    login: { accountId: account },
+    consent: { grantId },
+  });
+}
+
+async function recordRevocation(ctx, next) {
+  await next();
+  if (ctx.path !== '/token/revocation') return;
+  records.revocation_requests += 1;
+  const { RefreshToken, AccessToken } = ctx.oidc?.entities ?? {};
+  if (ctx.status === 200 && (RefreshToken || AccessToken)) records.revocations += 1;
+}
+
+const spent = new Set();
+const underWay = new Map();
+
+async function recordToken(ctx, next) {
+  if (ctx.path !== '/token') return next();
+  const chunks = [];
+  for await (const chunk of ctx.req) chunks.push(chunk);
+  // The provider takes a body that was read already from here.
+  ctx.req.body = Buffer.concat(chunks).toString();
+  const form = new URLSearchParams(ctx.req.body);
+  const grantType = form.get('grant_type');
+  const token = grantType === 'refresh_token' ? form.get('refresh_token') : null;
+
+  count(records.token_requests, grantType);
+  if (token !== null) {
+    if (spent.has(token)) records.refresh_reuses += 1;
+    if (underWay.get(token)) records.concurrent_refreshes += 1;
+    underWay.set(token, (underWay.get(token) ?? 0) + 1);
+  }
+  try {
+    await faulty(ctx, grantType, async () => {
+      await next();
+      if (ctx.status !== 200) return;
+      count(records.token_successes, grantType);
+      if (token !== null) spent.add(token);
+    });
+  } finally {
+    if (token !== null) underWay.set(token, underWay.get(token) - 1);
+  }
+}
+
+async function faulty(ctx, grantType, exchange) {
+  const { mode, grant_type: wanted = 'refresh_token' } = fault;
+  if (!(fault.next > 0) || (wanted !== 'any' && wanted !== grantType)) return exchange();
+  const {
+    status = 500, error = 'temporarily_unavailable', retry_after: retryAfter, delay_ms: delay,
+  } = fault;
+  fault.next -= 1;
+  records.faults += 1;
+  const drop = () => {
+    ctx.respond = false;
+    ctx.req.socket.destroy();
+  };
+  switch (mode) {
+    case 'status':
+      ctx.status = status;
+      ctx.body = { error };
+      if (retryAfter !== undefined) ctx.set('retry-after', String(retryAfter));
+      return undefined;
+    case 'drop_before':
+      return drop();
+    case 'drop_after_commit':
+      await exchange();
+      return drop();
+    case 'delay':
+      await wait(delay);
+      return exchange();
+    default: // delay_after_commit, by the check in answerControl
+      await exchange();
+      return wait(delay);
+  }
+}
+
+const MODES = ['status', 'drop_before', 'drop_after_commit', 'delay', 'delay_after_commit'];
+
+async function answerControl(request, response) {
+  const url = new URL(request.url, issuer);
+  const chunks = [];
+  for await (const chunk of request) chunks.push(chunk);
+  let status = 200;
+  let answer = {};
+  try {
+    const body = chunks.length ? JSON.parse(Buffer.concat(chunks).toString()) : {};
+    switch (`${request.method} ${url.pathname}`) {
+      case 'GET /records':
+        answer = records;
+        break;
+      case 'GET /is-active': {
+        const token = url.searchParams.get('token');
+        const found = await provider.AccessToken.find(token)
+          ?? await provider.RefreshToken.find(token);
+        answer = { active: found?.isValid ?? false };
+        break;
+      }
+      case 'POST /redirect-uris':
+        redirectUris.add(body.add);
+        break;
+      case 'POST /withdraw':
+        answer = { grants: store.withdraw(body.account) };
+        break;
+      case 'POST /fail':
+        if (!MODES.includes(body.mode)) throw new Error(`mode is one of ${MODES.join(', ')}`);
+        if (!Number.isInteger(body.next)) throw new Error('next is missing');
+        if (body.mode.startsWith('delay') && !(body.delay_ms >= 0)) {
+          throw new Error('delay_ms is missing');
+        }
+        fault = body;
+        break;
+      default:
+        status = 404;
+    }
+  } catch (error) {
+    status = 400;
+    answer = { error: error.message };
+  }
+  response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(answer));
+}
