@@ -39,6 +39,12 @@ impl HttpRequest {
         Self::new(Method::GET, url)
     }
 
+    /// A `DELETE`.
+    #[must_use]
+    pub fn delete(url: Url) -> Self {
+        Self::new(Method::DELETE, url)
+    }
+
     /// A `POST` of these bytes.
     #[must_use]
     pub fn post(url: Url, content_type: &'static str, body: Vec<u8>) -> Self {

@@ -1,0 +1,29 @@
+//! Every provider type there is, and the one way out to providers.
+
+use std::sync::Arc;
+
+use symbolon_oauth2::{
+    Registry,
+    http::{HttpClient, HttpClientError, HttpSettings},
+};
+
+use crate::{settings::HttpClientSettings, system_clock::SystemClock};
+
+/// The guarded client, as the operator set it.
+///
+/// # Errors
+///
+/// [`HttpClientError`] when there is no TLS to be had.
+pub(crate) fn http_client(settings: &HttpClientSettings) -> Result<HttpClient, HttpClientError> {
+    HttpClient::new(HttpSettings {
+        timeout: settings.timeout,
+        max_response_bytes: settings.max_response_bytes,
+        allow_private_networks: settings.allow_private_networks,
+        allow_http: settings.allow_http,
+    })
+}
+
+/// The catalog.
+pub(crate) fn catalog(http: HttpClient) -> Registry {
+    Registry::new(http, Arc::new(SystemClock))
+}

@@ -1,0 +1,281 @@
+//! The command line: what can be asked for, and the words that explain it.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+use symbolon_domain::api_key::KeyScope;
+
+/// Links the users of your product to their accounts at OAuth and OpenID providers, keeps the
+/// credentials sealed and fresh, and hands out access tokens.
+#[derive(Debug, Parser)]
+#[command(
+    name = "symbolon",
+    version,
+    propagate_version = true,
+    after_help = "\
+To see all of it work on this machine, with nothing set up:
+  symbolon demo
+
+To set up a service:
+  symbolon keyring generate --file symbolon-keyring.json
+  export SYMBOLON__KEYRING__FILE=symbolon-keyring.json SYMBOLON__DATABASE__URL=sqlite:symbolon.db
+  symbolon doctor
+  symbolon api-key create --name my-product --scope admin
+  symbolon serve
+
+Configuration is read from symbolon.toml, if it is there, and environment variables over it
+(SYMBOLON__SERVER__LISTEN sets server.listen). SYMBOLON_LOG or RUST_LOG says what is logged.
+
+Exit status: 0 done, 1 failed, 2 wrong usage."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Configuration file [default: symbolon.toml, if it is there]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show the whole product on this machine, with nothing set up
+    #[command(
+        long_about = "\
+Show the whole product on this machine, with nothing set up.
+
+Starts the service on an embedded database in ./symbolon-demo/, a small OpenID provider called
+Sandbox whose access tokens live 20 seconds, and a page that plays the calling product. Prints the
+pages to open and three curl lines to paste. Everything listens on loopback only. Stop it with
+Ctrl-C; what was linked is there again at the next start.",
+        after_help = "\
+Examples:
+  symbolon demo
+  symbolon demo --listen 127.0.0.1:9000 --directory /tmp/symbolon-demo"
+    )]
+    Demo(DemoArgs),
+    /// Run the service
+    #[command(
+        long_about = "\
+Run the service.
+
+Listens at server.listen and logs the address. Stops on SIGTERM or Ctrl-C: takes no new requests,
+finishes those under way, and waits for every token refresh that was sent, so that no new token is
+lost. A second signal ends it at once.",
+        after_help = "\
+Examples:
+  symbolon serve
+  symbolon serve --config /etc/symbolon.toml
+  SYMBOLON__SERVER__LISTEN=0.0.0.0:8080 symbolon serve"
+    )]
+    Serve,
+    /// Apply pending database migrations
+    #[command(after_help = "\
+Examples:
+  symbolon migrate --dry-run      what would be applied
+  symbolon migrate
+
+`symbolon serve` applies them itself on SQLite, and on PostgreSQL only with
+database.auto_migrate = true.")]
+    Migrate(MigrateArgs),
+    /// Create, list and revoke the API keys of calling services
+    #[command(subcommand, arg_required_else_help = true)]
+    ApiKey(ApiKeyCommand),
+    /// Make and inspect the keys that seal secrets at rest
+    #[command(subcommand, arg_required_else_help = true)]
+    Keyring(KeyringCommand),
+    /// Check that everything the service needs is in order
+    #[command(
+        long_about = "\
+Check that everything the service needs is in order: configuration, database, migrations, key ring,
+clock, and each provider's discovery document. One line each: ok, warning or problem, and what to
+do. Exit status 1 when there is a problem.",
+        after_help = "\
+Examples:
+  symbolon doctor
+  symbolon doctor --json | jq '.[] | select(.status != \"ok\")'"
+    )]
+    Doctor(OutputArgs),
+    /// Print a completion script for a shell
+    #[command(after_help = "\
+Examples:
+  symbolon completions bash > /etc/bash_completion.d/symbolon
+  symbolon completions zsh > \"${fpath[1]}/_symbolon\"
+  symbolon completions fish > ~/.config/fish/completions/symbolon.fish")]
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+}
+
+/// How data is printed.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct OutputArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Where the service listens; a loopback address [default: 127.0.0.1:8080, or a free port]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = loopback)]
+    pub listen: Option<SocketAddr>,
+    /// Where the Sandbox provider listens; a loopback address [default: 127.0.0.1:8081, or a free
+    /// port]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = loopback)]
+    pub sandbox_listen: Option<SocketAddr>,
+    /// Where the page that plays your product listens; a loopback address [default:
+    /// 127.0.0.1:8082, or a free port]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = loopback)]
+    pub product_listen: Option<SocketAddr>,
+    /// Where the demo keeps its database and key ring
+    #[arg(long, value_name = "PATH", default_value = "symbolon-demo")]
+    pub directory: PathBuf,
+}
+
+/// `migrate`.
+#[derive(Debug, Args)]
+pub struct MigrateArgs {
+    /// Only list what would be applied
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How the list is printed.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `api-key …`.
+#[derive(Debug, Subcommand)]
+pub enum ApiKeyCommand {
+    /// Create a key; its secret is printed once and stored only as a hash
+    #[command(after_help = "\
+Examples:
+  symbolon api-key create --name my-product --scope link:write --scope tokens:read
+  symbolon api-key create --name ci --scope admin --json | jq -r .secret
+
+Scopes: identities:read, identities:write, tokens:read, link:write, providers:read, providers:write,
+sso:read, sso:write, events:read, and admin, which is all of them.")]
+    Create(CreateApiKeyArgs),
+    /// List all keys, revoked ones too
+    List(OutputArgs),
+    /// Revoke a key: it is refused from then on
+    #[command(after_help = "\
+Example:
+  symbolon api-key revoke 3      the id is in `symbolon api-key list`")]
+    Revoke {
+        /// The key's id
+        #[arg(value_parser = clap::value_parser!(i64).range(1..))]
+        id: i64,
+        /// How the key is printed.
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+}
+
+/// `api-key create`.
+#[derive(Debug, Args)]
+pub struct CreateApiKeyArgs {
+    /// What people call it, for example the calling service's name
+    #[arg(long)]
+    pub name: String,
+    /// What it may do; give it several times for several scopes
+    #[arg(long = "scope", value_name = "SCOPE", required = true, num_args = 1)]
+    pub scopes: Vec<String>,
+    /// How the key is printed.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `keyring …`.
+#[derive(Debug, Subcommand)]
+pub enum KeyringCommand {
+    /// Write a new key ring, or add a key to one
+    #[command(
+        long_about = "\
+Write a new key ring with one key, readable by its owner only, and never over a file that is there.
+With --add: add a new key to a key ring and seal with it from then on; what was sealed before still
+opens.
+
+Keep a copy of the file apart from the database's backups: without it nobody reads the stored
+credentials again.",
+        after_help = "\
+Examples:
+  symbolon keyring generate --file symbolon-keyring.json
+  symbolon keyring generate --file symbolon-keyring.json --add"
+    )]
+    Generate {
+        /// The key ring's file
+        #[arg(long, value_name = "PATH")]
+        file: PathBuf,
+        /// Add a key to the file instead of writing a new one
+        #[arg(long)]
+        add: bool,
+        /// How the keys are printed.
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Show which keys there are, and which one seals
+    Status {
+        /// The key ring's file [default: keyring.file of the configuration]
+        #[arg(long, value_name = "PATH")]
+        file: Option<PathBuf>,
+        /// How the keys are printed.
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+}
+
+/// An address that only this machine reaches.
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr =
+        text.parse().map_err(|_| "expected an address and a port such as 127.0.0.1:8080")?;
+    if address.ip().is_loopback() {
+        Ok(address)
+    } else {
+        Err("the demo has a key that everybody can read, so it listens on loopback only; expected \
+             an address such as 127.0.0.1:8080"
+            .to_owned())
+    }
+}
+
+/// Every scope, to be offered when one is not known.
+pub(crate) fn scope_names() -> String {
+    KeyScope::ALL.iter().map(|it| it.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_names_every_scope() {
+        let mut create = Cli::command();
+        let create = create.find_subcommand_mut("api-key").unwrap();
+        let create = create.find_subcommand_mut("create").unwrap();
+        let help = create.render_long_help().to_string();
+        for scope in KeyScope::ALL {
+            assert!(help.contains(scope.as_str()), "{scope:?}");
+        }
+    }
+
+    #[test]
+    fn the_demo_listens_on_loopback_only() {
+        for address in ["127.0.0.1:0", "127.9.9.9:1", "[::1]:8080"] {
+            assert!(loopback(address).is_ok(), "{address}");
+        }
+        for address in ["0.0.0.0:8080", "[::]:8080", "10.0.0.1:80", "192.168.0.1:80", "8080", "x"] {
+            assert!(loopback(address).is_err(), "{address}");
+        }
+    }
+}

@@ -1,0 +1,138 @@
+use std::path::Path;
+
+use serde_json::{Value, json};
+use symbolon_domain::{
+    Error,
+    api_key::{ApiKey, KeyScope},
+    event::Actor,
+    ids::ApiKeyId,
+    page::PageRequest,
+    ports::ApiKeyRepository,
+    services::ApiKeys,
+};
+
+use crate::{
+    cli::{ApiKeyCommand, CreateApiKeyArgs, OutputArgs, scope_names},
+    database::Database,
+    failure::Failure,
+    output::{print, print_json, table},
+    settings::{Need, Settings},
+};
+
+/// `symbolon api-key …`.
+pub(super) async fn run(command: &ApiKeyCommand, config: Option<&Path>) -> Result<(), Failure> {
+    let settings = Settings::load(config, &[Need::Database])?;
+    match command {
+        ApiKeyCommand::Create(arguments) => {
+            let scopes = scopes(arguments)?;
+            let database = Database::open_migrated(&settings.database).await?;
+            create(arguments, &scopes, &database).await
+        }
+        ApiKeyCommand::List(output) => {
+            let database = Database::open_existing(&settings.database).await?;
+            list(&*database.repositories().keys, *output).await
+        }
+        ApiKeyCommand::Revoke { id, output } => {
+            let database = Database::open_existing(&settings.database).await?;
+            let keys = database.repositories().keys;
+            let revoked = keys.revoke(ApiKeyId(*id), &Actor::Operator).await;
+            let Some(key) = revoked.map_err(Error::from)? else {
+                let text = format!("there is no API key {id}; see `symbolon api-key list`");
+                return Err(Failure::Argument(text));
+            };
+            if output.json {
+                print_json(&form(&key))
+            } else {
+                print(&format!(
+                    "API key {id} ({}) is revoked. Replicas refuse it within seconds.\n",
+                    key.name
+                ))
+            }
+        }
+    }
+}
+
+async fn create(
+    arguments: &CreateApiKeyArgs,
+    scopes: &[KeyScope],
+    database: &Database,
+) -> Result<(), Failure> {
+    let keys = ApiKeys { keys: database.repositories().keys };
+    let (key, secret) = keys.create(&arguments.name, scopes, &Actor::Operator).await?;
+    if arguments.output.json {
+        let mut form = form(&key);
+        form["secret"] = secret.expose().into();
+        return print_json(&form);
+    }
+    print(&format!(
+        "{}\n\nThis is API key {} ({}). It is shown now and never again; revoke it with `symbolon \
+         api-key revoke {}`.\n",
+        secret.expose(),
+        key.id,
+        key.name,
+        key.id,
+    ))
+}
+
+fn scopes(arguments: &CreateApiKeyArgs) -> Result<Vec<KeyScope>, Failure> {
+    let mut scopes = Vec::new();
+    for text in &arguments.scopes {
+        let scope = KeyScope::parse(text).ok_or_else(|| {
+            let known = scope_names();
+            Failure::Argument(format!("--scope {text:?} is not known; expected one of {known}"))
+        })?;
+        if !scopes.contains(&scope) {
+            scopes.push(scope);
+        }
+    }
+    Ok(scopes)
+}
+
+async fn list(keys: &dyn ApiKeyRepository, output: OutputArgs) -> Result<(), Failure> {
+    let keys = all(keys).await?;
+    if output.json {
+        return print_json(&keys.iter().map(form).collect::<Vec<_>>());
+    }
+    let time = |it: chrono::DateTime<chrono::Utc>| it.format("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let rows: Vec<_> = keys
+        .iter()
+        .map(|key| {
+            [
+                key.id.to_string(),
+                key.name.clone(),
+                time(key.created_at),
+                key.revoked_at.map_or_else(|| "-".to_owned(), time),
+                scope_texts(key).join(" "),
+            ]
+        })
+        .collect();
+    print(&table(["ID", "NAME", "CREATED", "REVOKED", "SCOPES"], &rows))
+}
+
+/// Every key there is, page by page.
+pub(crate) async fn all(keys: &dyn ApiKeyRepository) -> Result<Vec<ApiKey>, Failure> {
+    let mut all = Vec::new();
+    let mut after = None;
+    loop {
+        let page = keys.list(PageRequest { limit: 200, after }).await.map_err(Error::from)?;
+        all.extend(page.items);
+        after = page.next;
+        if after.is_none() {
+            return Ok(all);
+        }
+    }
+}
+
+fn scope_texts(key: &ApiKey) -> Vec<&'static str> {
+    key.scopes.iter().map(|it| it.as_str()).collect()
+}
+
+fn form(key: &ApiKey) -> Value {
+    json!({
+        "id": key.id.0,
+        "name": key.name,
+        "scopes": scope_texts(key),
+        "created_at": key.created_at,
+        "revoked_at": key.revoked_at,
+    })
+}

@@ -1,0 +1,60 @@
+use std::{path::Path, sync::Arc};
+
+use symbolon_keyring::KeyRing;
+
+use crate::{
+    catalog::{catalog, http_client},
+    database::Database,
+    failure::Failure,
+    replica::replica_name,
+    server::{bound, listen},
+    service::{Service, ServiceParts},
+    settings::{Need, Settings},
+    shutdown::Shutdown,
+    telemetry,
+};
+
+/// `symbolon serve`.
+pub(super) async fn run(config: Option<&Path>) -> Result<(), Failure> {
+    let settings = Settings::load(config, &[Need::Database, Need::Keyring])?;
+    telemetry::start_logging(settings.telemetry.log_format, "info");
+    let metrics = telemetry::start_metrics();
+    // From here on a signal is an orderly end, also while starting.
+    let shutdown = Shutdown::on_signals()?;
+    for warning in settings.warnings() {
+        tracing::warn!("{warning}");
+    }
+    let starting = start(settings, metrics);
+    let service = tokio::select! {
+        service = starting => service?,
+        () = shutdown.asked() => return Ok(()),
+    };
+    service.run(shutdown).await
+}
+
+async fn start(
+    settings: Settings,
+    metrics: metrics_exporter_prometheus::PrometheusHandle,
+) -> Result<Service, Failure> {
+    let keys = KeyRing::load(settings.keyring.file.as_deref().unwrap_or(Path::new("")))?;
+    let replica = replica_name();
+    let database = Database::open_to_serve(&settings.database, Arc::new(keys)).await?;
+    let connectors = Arc::new(catalog(http_client(&settings.http_client)?));
+    let listener = listen(settings.server.listen).await?;
+    let address = bound(&listener)?;
+    let public_url = settings.public_url(address);
+    let parts = ServiceParts {
+        settings,
+        database: Arc::new(database),
+        connectors,
+        listener,
+        replica: replica.clone(),
+        metrics,
+    };
+    let service = Service::new(parts).await?;
+    tracing::info!(
+        %address, %public_url, replica, version = env!("CARGO_PKG_VERSION"),
+        "listening on http://{address}"
+    );
+    Ok(service)
+}

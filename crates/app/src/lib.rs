@@ -1,0 +1,20 @@
+//! The Symbolon service: configuration, wiring, telemetry and the command.
+
+mod catalog;
+pub mod cli;
+pub mod commands;
+mod database;
+mod demo;
+pub mod failure;
+mod output;
+mod replica;
+mod server;
+mod service;
+mod services;
+pub mod settings;
+mod shutdown;
+mod sweeper;
+mod system_clock;
+pub mod telemetry;
+
+pub use self::{replica::replica_name, shutdown::Shutdown, system_clock::SystemClock};

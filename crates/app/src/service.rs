@@ -1,0 +1,114 @@
+//! The service: everything wired, answering until it is asked to stop.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use metrics_exporter_prometheus::PrometheusHandle;
+use symbolon_domain::{event::Actor, ports::Connectors};
+use symbolon_http::{HttpParts, Readiness, Unready};
+use tokio::net::TcpListener;
+
+use crate::{
+    database::Database,
+    failure::{Failure, sentence},
+    server::{answer, bound, finish},
+    services::Services,
+    settings::Settings,
+    shutdown::Shutdown,
+    sweeper::sweep,
+    telemetry,
+};
+
+/// What a service is made of.
+pub(crate) struct ServiceParts {
+    pub(crate) settings: Settings,
+    pub(crate) database: Arc<Database>,
+    pub(crate) connectors: Arc<dyn Connectors>,
+    pub(crate) listener: TcpListener,
+    pub(crate) replica: String,
+    pub(crate) metrics: PrometheusHandle,
+}
+
+/// A service that is wired and does not answer yet.
+pub(crate) struct Service {
+    parts: ServiceParts,
+    pub(crate) services: Services,
+}
+
+impl Service {
+    /// Wires it, and creates or updates the providers of the configuration. No provider is
+    /// contacted.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`] when the address is not known or a provider cannot be stored.
+    pub(crate) async fn new(parts: ServiceParts) -> Result<Self, Failure> {
+        let public_url = parts.settings.public_url(bound(&parts.listener)?);
+        let services = Services::new(
+            &parts.database.repositories(),
+            Arc::clone(&parts.connectors),
+            &parts.settings,
+            public_url,
+            parts.replica.clone(),
+        );
+        for provider in &parts.settings.providers {
+            let ensured = services.providers.ensure(
+                &provider.provider_type,
+                provider.external_id.clone(),
+                provider.config.clone(),
+                &Actor::Operator,
+            );
+            ensured.await?;
+        }
+        Ok(Self { parts, services })
+    }
+
+    /// Answers until the process is asked to stop, and ends when nothing is left that must not be
+    /// lost.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`] when listening fails.
+    pub(crate) async fn run(self, shutdown: Shutdown) -> Result<(), Failure> {
+        let Self { parts, services } = self;
+        let ServiceParts { database, connectors, listener, metrics, .. } = parts;
+        let sessions = database.repositories().sessions;
+        let render = metrics.clone();
+        let router = symbolon_http::router(HttpParts {
+            api_keys: services.api_keys,
+            providers: services.providers,
+            identities: services.identities,
+            linking: services.linking,
+            tokens: services.tokens,
+            connectors,
+            readiness: Arc::new(DatabaseReadiness(database)),
+            metrics: Arc::new(move || render.render()),
+        });
+        tokio::spawn(telemetry::keep_metrics_small(metrics));
+        tokio::spawn(sweep(sessions, shutdown.clone()));
+        let answered = answer(listener, router, shutdown).await;
+        finish(&services.tasks).await;
+        tracing::info!("stopped");
+        answered
+    }
+}
+
+/// Ready when the database answers and has every migration.
+struct DatabaseReadiness(Arc<Database>);
+
+#[async_trait]
+impl Readiness for DatabaseReadiness {
+    async fn unready(&self) -> Vec<Unready> {
+        match self.0.pending_migrations().await {
+            Ok(pending) if pending.is_empty() => Vec::new(),
+            Ok(_) => vec![Unready {
+                name: "migrations",
+                detail: "some are not applied; run `symbolon migrate`",
+            }],
+            Err(error) => {
+                tracing::warn!(error = sentence(&error), "the database is not ready");
+                vec![Unready { name: "database", detail: "does not answer" }]
+            }
+        }
+    }
+}

@@ -1,0 +1,542 @@
+//! The configuration: `symbolon.toml`, and environment variables over it.
+//!
+//! Everything that is wrong is found in one reading and told by the name of its key; nothing
+//! starts on a configuration that is not wholly understood.
+
+mod mistake;
+mod network;
+mod provider;
+mod section;
+mod value;
+
+use std::{
+    collections::HashMap,
+    env, fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use config::{Config, Environment, File, FileFormat, Map, Value};
+use symbolon_domain::{secret::Secret, services::ReturnUrls};
+use url::Url;
+
+pub use self::{
+    mistake::{Mistake, Mistakes},
+    network::Network,
+    provider::ProviderSettings,
+};
+use self::{
+    section::{Findings, Section},
+    value::{duration, number, text, texts},
+};
+use crate::catalog::{catalog, http_client};
+
+/// Where the configuration is looked for when nobody says otherwise; need not be there.
+pub const DEFAULT_FILE: &str = "symbolon.toml";
+
+const PREFIX: &str = "SYMBOLON__";
+
+/// What the operator decided.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Where the service listens and how it is reached.
+    pub server: ServerSettings,
+    /// Where everything is kept.
+    pub database: DatabaseSettings,
+    /// What seals the secrets at rest.
+    pub keyring: KeyringSettings,
+    /// Linking in the browser.
+    pub link: LinkSettings,
+    /// Refreshing access tokens.
+    pub refresh: RefreshSettings,
+    /// Calls to providers.
+    pub http_client: HttpClientSettings,
+    /// Logs and traces.
+    pub telemetry: TelemetrySettings,
+    /// Providers declared in the file.
+    pub providers: Vec<ProviderSettings>,
+    /// Keys that are set, and with which this version does nothing yet.
+    pub idle_keys: Vec<&'static str>,
+}
+
+/// Section `server`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerSettings {
+    /// The address and port to listen on; port 0 lets the operating system choose.
+    pub listen: SocketAddr,
+    /// Where browsers reach the service; `http://LISTEN` when absent.
+    pub public_url: Option<Url>,
+    /// Proxies whose word on the caller's address is believed.
+    pub trusted_proxies: Vec<Network>,
+}
+
+/// Section `database`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DatabaseSettings {
+    /// `sqlite:PATH` or `postgres://…`; may hold a password.
+    pub url: Option<Secret>,
+    /// Most connections of this process.
+    pub max_connections: u32,
+    /// How long a statement may take on PostgreSQL, waiting for locks included.
+    pub statement_timeout: Duration,
+    /// Certificates to trust for PostgreSQL instead of the system's, as PEM.
+    pub root_certificate: Option<PathBuf>,
+    /// Whether `serve` applies pending migrations on PostgreSQL; on SQLite it always does.
+    pub auto_migrate: bool,
+}
+
+/// Section `keyring`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyringSettings {
+    /// The key ring's file.
+    pub file: Option<PathBuf>,
+}
+
+/// Section `link`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkSettings {
+    /// Where browsers may be sent at the end of a link session.
+    pub return_urls: ReturnUrls,
+    /// How long a link session lives.
+    pub session_ttl: Duration,
+}
+
+/// Section `refresh`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefreshSettings {
+    /// A token that expires within this time is refreshed before it is handed out.
+    pub margin: Duration,
+    /// Most refreshes at one provider instance at a time, in this process.
+    pub concurrency_per_provider: usize,
+}
+
+/// Section `http_client`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpClientSettings {
+    /// Over a whole call, from looking up the name to the last byte.
+    pub timeout: Duration,
+    /// Most bytes of an answer's body.
+    pub max_response_bytes: usize,
+    /// Whether addresses that are not of the public internet may be called.
+    pub allow_private_networks: bool,
+    /// Whether plain http may be spoken.
+    pub allow_http: bool,
+}
+
+/// Section `telemetry`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TelemetrySettings {
+    /// How log lines look.
+    pub log_format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// A key that a command cannot do without, though it has no default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// `database.url`.
+    Database,
+    /// `keyring.file`.
+    Keyring,
+}
+
+impl Default for Settings {
+    /// What holds where nobody says anything.
+    fn default() -> Self {
+        Self::read(None, HashMap::new(), &[], &mut Findings::default())
+    }
+}
+
+impl Settings {
+    /// Reads the file, which must be there if it is named, and the environment over it.
+    ///
+    /// # Errors
+    ///
+    /// All [`Mistakes`] of both.
+    pub fn load(file: Option<&Path>, needs: &[Need]) -> Result<Self, Mistakes> {
+        let mut findings = Findings::default();
+        let content = match read_file(file) {
+            Ok(content) => content,
+            Err(mistake) => {
+                findings.mistakes.push(mistake);
+                None
+            }
+        };
+        let environment = read_environment(&mut findings);
+        let settings = Self::read(content.as_ref(), environment, needs, &mut findings);
+        if !settings.providers.is_empty()
+            && let Ok(http) = http_client(&settings.http_client)
+        {
+            findings.mistakes.extend(provider::check(&settings.providers, &catalog(http)));
+        }
+        if findings.mistakes.is_empty() { Ok(settings) } else { Err(Mistakes(findings.mistakes)) }
+    }
+
+    /// Reads texts.
+    fn read(
+        file: Option<&FileContent>,
+        environment: HashMap<String, String>,
+        needs: &[Need],
+        findings: &mut Findings,
+    ) -> Self {
+        let values = match file.map(FileContent::check).transpose() {
+            Ok(_) => merge(file.map(|it| it.text.as_str()), environment, findings),
+            Err(mistake) => {
+                findings.mistakes.push(mistake);
+                merge(None, environment, findings)
+            }
+        };
+        // Nothing is missing from a file that could not be read.
+        let needs = if findings.mistakes.is_empty() { needs } else { &[] };
+        let mut root = Section::root(values, findings);
+        let mut idle_keys = Vec::new();
+        let settings = Self {
+            server: read_server(root.section("server"), &mut idle_keys),
+            database: read_database(root.section("database"), needs.contains(&Need::Database)),
+            keyring: read_keyring(root.section("keyring"), needs.contains(&Need::Keyring)),
+            link: read_link(root.section("link")),
+            refresh: read_refresh(root.section("refresh"), &mut idle_keys),
+            http_client: read_http_client(root.section("http_client")),
+            telemetry: read_telemetry(root.section("telemetry"), &mut idle_keys),
+            providers: provider::read(&mut root),
+            idle_keys: Vec::new(),
+        };
+        if root.is_set("webhooks") {
+            idle_keys.push("webhooks");
+        }
+        root.section("webhooks").finish();
+        read_sentry_rpc(root.section("sentry_rpc"), &mut idle_keys);
+        root.finish();
+        Self { idle_keys, ..settings }
+    }
+
+    /// What is allowed and yet hardly meant; one sentence each.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings: Vec<_> = self
+            .idle_keys
+            .iter()
+            .map(|key| format!("{key} is set, and this version of symbolon does nothing with it"))
+            .collect();
+        match &self.server.public_url {
+            Some(url) if url.scheme() == "http" && !is_loopback(url) => warnings.push(
+                "server.public_url is plain http: browsers' cookies and codes travel in the open; \
+                 use https"
+                    .to_owned(),
+            ),
+            None if !self.server.listen.ip().is_loopback() => warnings.push(
+                "server.public_url is not set, and the service does not listen on this machine \
+                 alone: set it to the address that browsers use"
+                    .to_owned(),
+            ),
+            _ => {}
+        }
+        if self.http_client.allow_http {
+            warnings.push(
+                "http_client.allow_http is on: secrets may be sent to providers in the open"
+                    .to_owned(),
+            );
+        }
+        if self.http_client.allow_private_networks {
+            warnings.push(
+                "http_client.allow_private_networks is on: whoever may configure providers can \
+                 make this service call addresses inside your network"
+                    .to_owned(),
+            );
+        }
+        warnings
+    }
+
+    /// Where browsers reach the service that listens on `bound`.
+    ///
+    /// # Panics
+    ///
+    /// Never: an address and port make a URL.
+    #[must_use]
+    pub fn public_url(&self, bound: SocketAddr) -> Url {
+        self.server.public_url.clone().unwrap_or_else(|| {
+            let text = if bound.ip().is_unspecified() {
+                format!("http://localhost:{}/", bound.port())
+            } else {
+                format!("http://{bound}/")
+            };
+            text.parse().expect("an address and port make a URL")
+        })
+    }
+}
+
+/// Whether only this machine is meant.
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Ipv4(it)) => it.is_loopback(),
+        Some(url::Host::Ipv6(it)) => it.is_loopback(),
+        Some(url::Host::Domain(it)) => it == "localhost" || it.ends_with(".localhost"),
+        None => false,
+    }
+}
+
+/// A configuration file that was read.
+struct FileContent {
+    name: String,
+    text: String,
+}
+
+impl FileContent {
+    /// Whether it is TOML. Asked before [`config`] sees it, since its message would quote the
+    /// line, and with it a secret.
+    fn check(&self) -> Result<(), Mistake> {
+        self.text.parse::<toml::Table>().map(drop).map_err(|error| {
+            let at = error.span().map_or(0, |it| it.start);
+            let line = self.text.get(..at).unwrap_or_default().matches('\n').count() + 1;
+            Mistake::new(
+                &self.name,
+                format!("line {line} is not TOML; see symbolon.example.toml for the form"),
+            )
+        })
+    }
+}
+
+fn read_file(file: Option<&Path>) -> Result<Option<FileContent>, Mistake> {
+    let path = file.unwrap_or(Path::new(DEFAULT_FILE));
+    let name = path.display().to_string();
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(FileContent { name, text })),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && file.is_none() => Ok(None),
+        Err(error) => {
+            Err(Mistake::new(name, format!("expected a configuration file in TOML: {error}")))
+        }
+    }
+}
+
+/// Our variables. The names of the others are nobody's business.
+fn read_environment(findings: &mut Findings) -> HashMap<String, String> {
+    let mut ours = HashMap::new();
+    for (name, value) in env::vars_os() {
+        let Ok(name) = name.into_string() else { continue };
+        if !name.starts_with(PREFIX) {
+            continue;
+        }
+        match value.into_string() {
+            Ok(value) => {
+                ours.insert(name, value);
+            }
+            Err(_) => findings.mistakes.push(Mistake::new(name, "expected UTF-8 text")),
+        }
+    }
+    ours
+}
+
+fn merge(
+    file: Option<&str>,
+    environment: HashMap<String, String>,
+    findings: &mut Findings,
+) -> Map<String, Value> {
+    let environment = Environment::with_prefix("SYMBOLON")
+        .prefix_separator("__")
+        .separator("__")
+        .source(Some(environment.into_iter().collect()));
+    let built = Config::builder()
+        .add_source(File::from_str(file.unwrap_or_default(), FileFormat::Toml))
+        .add_source(environment)
+        .build()
+        .and_then(|it| it.cache.into_table());
+    built.unwrap_or_else(|_| {
+        // The text was checked to be a table, so this is about a variable's name.
+        findings.mistakes.push(Mistake::new(
+            "SYMBOLON__…",
+            "a variable has a name that cannot be understood; expected SYMBOLON__SECTION__KEY",
+        ));
+        Map::new()
+    })
+}
+
+fn read_server(mut section: Section<'_>, idle_keys: &mut Vec<&'static str>) -> ServerSettings {
+    let server = ServerSettings {
+        listen: section
+            .value("listen", "an address and a port, for example \"127.0.0.1:8080\"", |it| {
+                text(it)?.parse().ok()
+            })
+            .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080))),
+        public_url: section.value(
+            "public_url",
+            "an http or https address without query and fragment, for example \
+             \"https://accounts.example.com\"",
+            |it| web_address(&text(it)?),
+        ),
+        trusted_proxies: section
+            .value(
+                "trusted_proxies",
+                "a list of addresses or networks, for example [\"10.0.0.0/8\"]",
+                |it| texts(it)?.iter().map(|it| it.parse().ok()).collect(),
+            )
+            .unwrap_or_default(),
+    };
+    if !server.trusted_proxies.is_empty() {
+        idle_keys.push("server.trusted_proxies");
+    }
+    section.finish();
+    server
+}
+
+fn web_address(text: &str) -> Option<Url> {
+    let url = Url::parse(text).ok()?;
+    let plain = url.query().is_none()
+        && url.fragment().is_none()
+        && url.username().is_empty()
+        && url.password().is_none();
+    (plain && url.has_host() && matches!(url.scheme(), "http" | "https")).then_some(url)
+}
+
+fn read_database(mut section: Section<'_>, needed: bool) -> DatabaseSettings {
+    const URL: &str = "\"sqlite:PATH\" or \"postgres://USER:PASSWORD@HOST/DATABASE\"";
+    let missing = !section.is_set("url") && !section.is_set("url_file");
+    let mut url = section.secret("url", URL);
+    if let Some(given) = &url {
+        let known = ["sqlite:", "postgres://", "postgresql://"]
+            .iter()
+            .any(|it| given.expose().strip_prefix(it).is_some_and(|rest| !rest.is_empty()));
+        if !known {
+            section.mistake("url", format!("expected {URL}"));
+            url = None;
+        }
+    } else if missing && needed {
+        section.mistake("url", format!("is missing; expected {URL}"));
+    }
+    let database = DatabaseSettings {
+        url,
+        max_connections: whole(&mut section, "max_connections", 4, 1000).unwrap_or(16),
+        statement_timeout: length(&mut section, "statement_timeout", "1s", "10m")
+            .unwrap_or(Duration::from_secs(10)),
+        root_certificate: section.path("root_certificate"),
+        auto_migrate: section.switch("auto_migrate"),
+    };
+    section.finish();
+    database
+}
+
+fn read_keyring(mut section: Section<'_>, needed: bool) -> KeyringSettings {
+    if needed && !section.is_set("file") {
+        section.mistake(
+            "file",
+            "is missing; expected the path of a key ring, made with `symbolon keyring generate \
+             --file PATH`",
+        );
+    }
+    let keyring = KeyringSettings { file: section.path("file") };
+    section.finish();
+    keyring
+}
+
+fn read_link(mut section: Section<'_>) -> LinkSettings {
+    let link = LinkSettings {
+        return_urls: section
+            .checked("return_urls", |it| {
+                let list = texts(it).ok_or(
+                    "expected a list of addresses, for example [\"https://app.example.com/\"]",
+                )?;
+                ReturnUrls::new(list).map_err(|problem| {
+                    format!("expected a list of http or https addresses: {problem}")
+                })
+            })
+            .unwrap_or_default(),
+        session_ttl: length(&mut section, "session_ttl", "10s", "1d")
+            .unwrap_or(Duration::from_mins(10)),
+    };
+    section.finish();
+    link
+}
+
+fn read_refresh(mut section: Section<'_>, idle_keys: &mut Vec<&'static str>) -> RefreshSettings {
+    if section.is_set("ahead") {
+        idle_keys.push("refresh.ahead");
+    }
+    let _ahead = length(&mut section, "ahead", "0s", "1d");
+    let refresh = RefreshSettings {
+        margin: length(&mut section, "margin", "0s", "1d").unwrap_or(Duration::from_mins(5)),
+        concurrency_per_provider: whole(&mut section, "concurrency_per_provider", 1, 1000)
+            .unwrap_or(8),
+    };
+    section.finish();
+    refresh
+}
+
+fn read_http_client(mut section: Section<'_>) -> HttpClientSettings {
+    let http_client = HttpClientSettings {
+        timeout: length(&mut section, "timeout", "1s", "2m").unwrap_or(Duration::from_secs(10)),
+        max_response_bytes: whole(&mut section, "max_response_bytes", 1024, 64 * 1024 * 1024)
+            .unwrap_or(1024 * 1024),
+        allow_private_networks: section.switch("allow_private_networks"),
+        allow_http: section.switch("allow_http"),
+    };
+    section.finish();
+    http_client
+}
+
+fn read_telemetry(
+    mut section: Section<'_>,
+    idle_keys: &mut Vec<&'static str>,
+) -> TelemetrySettings {
+    if section.is_set("otlp_endpoint") {
+        idle_keys.push("telemetry.otlp_endpoint");
+    }
+    let _otlp_endpoint = section.value(
+        "otlp_endpoint",
+        "an http or https address, for example \"http://127.0.0.1:4318\"",
+        |it| web_address(&text(it)?),
+    );
+    let log_format =
+        section.value("log_format", "\"text\" or \"json\"", |it| match text(it)?.as_str() {
+            "text" => Some(LogFormat::Text),
+            "json" => Some(LogFormat::Json),
+            _ => None,
+        });
+    section.finish();
+    TelemetrySettings { log_format: log_format.unwrap_or(LogFormat::Text) }
+}
+
+fn read_sentry_rpc(mut section: Section<'_>, idle_keys: &mut Vec<&'static str>) {
+    if section.is_set("shared_secrets") || section.is_set("shared_secrets_file") {
+        idle_keys.push("sentry_rpc.shared_secrets");
+    }
+    section.secrets("shared_secrets");
+    section.finish();
+}
+
+/// A length of time between two bounds, which are written as in the file.
+fn length(
+    section: &mut Section<'_>,
+    key: &'static str,
+    least: &str,
+    most: &str,
+) -> Option<Duration> {
+    let bound = |text: &str| duration(text.into()).unwrap_or_default();
+    let expected = format!(
+        "a length of time from {least} to {most}, as in \"90s\", \"10m\", \"1h30m\" or 90 for seconds"
+    );
+    section.value(key, &expected, |it| {
+        duration(it).filter(|it| (bound(least)..=bound(most)).contains(it))
+    })
+}
+
+fn whole<T: TryFrom<u64>>(
+    section: &mut Section<'_>,
+    key: &'static str,
+    least: u64,
+    most: u64,
+) -> Option<T> {
+    section.value(key, &format!("a whole number from {least} to {most}"), |it| {
+        T::try_from(number(it).filter(|it| (least..=most).contains(it))?).ok()
+    })
+}
+
+#[cfg(test)]
+mod tests;
