@@ -20,6 +20,9 @@ pub enum Failure {
     /// A rule of the domain says no, or the store failed.
     #[error(transparent)]
     Domain(#[from] symbolon_domain::Error),
+    /// The database cannot be opened or brought up to date.
+    #[error(transparent)]
+    Database(#[from] symbolon_diesel::OpenError),
     /// There is no TLS to be had.
     #[error(transparent)]
     HttpClient(#[from] HttpClientError),

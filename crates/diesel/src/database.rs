@@ -69,6 +69,15 @@ pub async fn open(
     }
 }
 
+/// The names of the migrations that an embedded database begins with, in their order.
+///
+/// # Errors
+///
+/// [`OpenError::Migration`] when one is malformed, which no build lets pass.
+pub fn embedded_migrations() -> Result<Vec<String>, OpenError> {
+    sqlite::migration_names()
+}
+
 impl Database {
     fn over<S>(store: Arc<S>) -> Self
     where

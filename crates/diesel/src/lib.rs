@@ -18,7 +18,7 @@ mod sqlite;
 mod tls;
 mod values;
 
-pub use database::{Database, open};
+pub use database::{Database, embedded_migrations, open};
 pub use postgres::Store as PostgresStore;
 pub use settings::{DatabaseSettings, OpenError};
 pub use sqlite::Store as SqliteStore;

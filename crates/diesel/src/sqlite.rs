@@ -13,7 +13,10 @@ use std::{
 use async_trait::async_trait;
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use diesel::{
-    Connection as _, QueryResult, SqliteConnection, connection::SimpleConnection as _, prelude::*,
+    Connection as _, QueryResult, SqliteConnection,
+    connection::SimpleConnection as _,
+    migration::{Migration, MigrationSource as _},
+    prelude::*,
 };
 use diesel_async::{
     pooled_connection::{
@@ -116,6 +119,15 @@ fn to_microseconds(at: DateTime<Utc>) -> DateTime<Utc> {
 #[expect(clippy::unused_async, reason = "the other dialect asks the server")]
 async fn ring(_conn: &mut Conn, _identity: i64) -> QueryResult<()> {
     Ok(())
+}
+
+/// Every migration there is, in their order.
+pub(crate) fn migration_names() -> Result<Vec<String>, OpenError> {
+    let all: Vec<Box<dyn Migration<Db>>> =
+        MIGRATIONS.migrations().map_err(|error| OpenError::Migration(error.to_string()))?;
+    let mut names: Vec<_> = all.iter().map(|it| it.name().to_string()).collect();
+    names.sort();
+    Ok(names)
 }
 
 /// Every repository, in one SQLite file.
