@@ -10,7 +10,7 @@ DENY := $(or $(shell command -v cargo-deny),$(TOOLS)/bin/cargo-deny)
 PROVIDER := tests/oidc-provider/node_modules/.package-lock.json
 
 # Starts one throwaway PostgreSQL for all the tests of a run.
-WITH_POSTGRES := $(if $(wildcard tests/postgres/src/main.rs),cargo run --quiet -p symbolon-test-postgres --)
+WITH_POSTGRES := cargo run --quiet -p symbolon-test-postgres --bin with-postgres --
 
 .PHONY: help demo test test-unit lint fmt bench doc setup clean
 
@@ -38,8 +38,9 @@ lint: $(DENY) ## Checks format, lints, licences, sources and documentation
 fmt: ## Formats the code
 	cargo fmt --all
 
-bench: ## Runs the benchmarks
-	cargo bench --workspace
+bench: setup ## Measures every figure of docs/benchmarks.md and writes it there
+	cargo build --release -p symbolon -p symbolon-tests
+	target/release/bench docs/benchmarks.md
 
 doc: ## Builds the documentation into target/doc
 	cargo doc --workspace --all-features --no-deps

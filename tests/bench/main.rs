@@ -39,10 +39,8 @@ async fn measure(report: &Path) {
     let body_size = sqlite.body_size().await;
     let mut rows = vec![];
     let constant = bare(body_size).await;
-    let baseline = [
-        measure_at(&constant, 32, &mut rows).await,
-        measure_at(&constant, 64, &mut rows).await,
-    ];
+    let baseline =
+        [measure_at(&constant, 32, &mut rows).await, measure_at(&constant, 64, &mut rows).await];
     constant.stop().await;
     let idle_sqlite = sqlite.resident_mib();
     for (connections, base) in [32, 64].into_iter().zip(baseline) {

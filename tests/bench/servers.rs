@@ -136,9 +136,8 @@ impl Home {
 /// The service with identities whose tokens are fresh.
 pub(crate) async fn symbolon(database: &Database, identities: usize) -> Server {
     let home = Home::new(database).await;
-    let created = home
-        .command(&["api-key", "create", "--name", "bench", "--scope", "admin", "--json"])
-        .await;
+    let created =
+        home.command(&["api-key", "create", "--name", "bench", "--scope", "admin", "--json"]).await;
     let created: Value = serde_json::from_slice(&created).unwrap();
     let key = created["secret"].as_str().unwrap().to_owned();
     let process = home.serve();

@@ -76,7 +76,7 @@ async fn killed(kind: Kind, death: Death) {
 /// Keeps the next refresh waiting for longer than the process lives.
 async fn hold_next_refresh(provider: &OidcProvider, death: Death) {
     let mode = match death {
-        Death::BeforeTheRotation => "delay",
+        Death::BeforeTheRotation => "hold",
         Death::AfterTheRotation => "delay_after_commit",
     };
     provider.fail(json!({"next": 1, "mode": mode, "delay_ms": 1500})).await;

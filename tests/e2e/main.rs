@@ -3,4 +3,7 @@
 
 mod arrows;
 mod browser;
+mod crash;
+mod main_way;
 mod oidc_provider;
+mod service;

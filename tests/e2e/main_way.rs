@@ -65,8 +65,8 @@ async fn the_whole_way(kind: Kind) {
     let by_key = json!({"user_id": "ada", "provider_type": "oidc"});
     assert_eq!(access_token(&replica.post("/v1/token", by_key).await.good()), first);
 
-    // It expires; the next one is fresh and works.
-    tokio::time::sleep(Duration::from_secs(TOKEN_TTL)).await;
+    // It expires (the provider counts in whole seconds); the next one is fresh and works.
+    tokio::time::sleep(Duration::from_secs(TOKEN_TTL + 2)).await;
     assert_eq!(provider.userinfo(&first).await, StatusCode::UNAUTHORIZED);
     let second = access_token(&replica.token(identity).await.good());
     assert_ne!(second, first);

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use reqwest::Client;
+use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
 
 use crate::browser::client;
@@ -95,6 +95,12 @@ impl OidcProvider {
         response.json::<Value>().await.unwrap()["active"].as_bool().unwrap()
     }
 
+    /// What its userinfo endpoint says to an access token.
+    pub(crate) async fn userinfo(&self, access_token: &str) -> StatusCode {
+        let request = self.http.get(format!("{}/me", self.issuer)).bearer_auth(access_token);
+        request.send().await.unwrap().status()
+    }
+
     /// Orders faults of the token endpoint, in the words of `server.mjs`.
     pub(crate) async fn fail(&self, fault: Value) {
         self.order("fail", fault).await;
@@ -128,7 +134,7 @@ impl Drop for OidcProvider {
 mod tests {
     use std::collections::HashMap;
 
-    use reqwest::{Response, StatusCode, Url};
+    use reqwest::{Response, Url};
 
     use super::*;
     use crate::browser::{Browser, query};

@@ -63,7 +63,7 @@ impl Installation {
         let created =
             this.command(&["api-key", "create", "--name", "e2e", "--scope", "admin", "--json"]);
         let created: Value = serde_json::from_str(&created.await).unwrap();
-        this.key = created["secret"].as_str().unwrap().to_owned();
+        created["secret"].as_str().unwrap().clone_into(&mut this.key);
         this
     }
 
@@ -181,10 +181,8 @@ impl Replica {
         }
         let answer = request.send().await.unwrap();
         let status = answer.status();
-        let retry_after = answer
-            .headers()
-            .get("retry-after")
-            .map(|it| it.to_str().unwrap().parse().unwrap());
+        let retry_after =
+            answer.headers().get("retry-after").map(|it| it.to_str().unwrap().parse().unwrap());
         let text = answer.text().await.unwrap();
         Answer { status, body: serde_json::from_str(&text).unwrap_or(Value::Null), retry_after }
     }

@@ -19,6 +19,7 @@
 //           drop_after_commit    does it, then closes the connection
 //           delay                waits `delay_ms`, then does it
 //           delay_after_commit   does it, then answers after `delay_ms`
+//           hold                 waits `delay_ms`, then closes the connection; nothing is done
 //     grant_type: which requests (refresh_token); `any` for all
 
 import { createPrivateKey, generateKeyPairSync, randomBytes } from 'node:crypto';
@@ -264,13 +265,18 @@ async function faulty(ctx, grantType, exchange) {
     case 'delay':
       await wait(delay);
       return exchange();
+    case 'hold':
+      await wait(delay);
+      return drop();
     default: // delay_after_commit, by the check in answerControl
       await exchange();
       return wait(delay);
   }
 }
 
-const MODES = ['status', 'drop_before', 'drop_after_commit', 'delay', 'delay_after_commit'];
+const MODES = [
+  'status', 'drop_before', 'drop_after_commit', 'delay', 'delay_after_commit', 'hold',
+];
 
 async function answerControl(request, response) {
   const url = new URL(request.url, issuer);
@@ -300,7 +306,7 @@ async function answerControl(request, response) {
       case 'POST /fail':
         if (!MODES.includes(body.mode)) throw new Error(`mode is one of ${MODES.join(', ')}`);
         if (!Number.isInteger(body.next)) throw new Error('next is missing');
-        if (body.mode.startsWith('delay') && !(body.delay_ms >= 0)) {
+        if ((body.mode.startsWith('delay') || body.mode === 'hold') && !(body.delay_ms >= 0)) {
           throw new Error('delay_ms is missing');
         }
         fault = body;

@@ -6,6 +6,8 @@
 //! [`Sealer`](symbolon_domain::ports::Sealer) that the store is given. No type of Diesel's leaves
 //! this crate.
 
+#![expect(clippy::duplicate_mod, reason = "the queries are compiled once for each dialect")]
+
 #[macro_use]
 mod tables;
 

@@ -199,12 +199,11 @@ impl Connector {
         if config.get_application_name().is_none() {
             config.application_name("symbolon");
         }
-        let tls = match config.get_ssl_mode() {
-            tokio_postgres::config::SslMode::Disable => None,
-            _ => {
-                let root = settings.tls_root_certificate.as_deref();
-                Some(MakeRustlsConnect::new(tls::config(root)?))
-            }
+        let tls = if config.get_ssl_mode() == tokio_postgres::config::SslMode::Disable {
+            None
+        } else {
+            let root = settings.tls_root_certificate.as_deref();
+            Some(MakeRustlsConnect::new(tls::config(root)?))
         };
         Ok(Self { config, tls })
     }

@@ -105,7 +105,6 @@ fn maybe_now_plus(time: Duration) -> DateTime<Utc> {
     time.and_then(|it| now().checked_add_signed(it)).unwrap_or(DateTime::<Utc>::MAX_UTC)
 }
 
-#[expect(clippy::unused_async, reason = "the other dialect asks the server")]
 async fn time(_conn: &mut Conn) -> QueryResult<DateTime<Utc>> {
     Ok(now())
 }
@@ -116,7 +115,6 @@ fn to_microseconds(at: DateTime<Utc>) -> DateTime<Utc> {
 }
 
 /// Nothing to do inside the transaction: who waits is in this process, and is woken after it.
-#[expect(clippy::unused_async, reason = "the other dialect asks the server")]
 async fn ring(_conn: &mut Conn, _identity: i64) -> QueryResult<()> {
     Ok(())
 }

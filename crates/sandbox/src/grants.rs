@@ -334,7 +334,7 @@ pub(crate) struct CodeExchange<'a> {
 mod tests {
     use super::*;
 
-    const NOW: Duration = Duration::from_secs(1_800_000_000);
+    const NOW: Duration = Duration::from_hours(500_000);
 
     fn issuing(now: Duration) -> Issuing {
         Issuing {
@@ -368,6 +368,7 @@ mod tests {
         }
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "a refresh asks it that way")]
     fn keep(scope: &[String]) -> Option<Vec<String>> {
         Some(scope.to_vec())
     }
@@ -384,7 +385,7 @@ mod tests {
         let late = issuing(NOW + CODE_LIFETIME);
         let refused = grants.exchange(&exchange(&code), <[String]>::to_vec, late);
         assert_eq!(refused.unwrap_err(), Refused::Code);
-        let just = issuing(NOW + CODE_LIFETIME - Duration::from_millis(1));
+        let just = issuing(NOW + CODE_LIFETIME.saturating_sub(Duration::from_millis(1)));
         assert!(grants.exchange(&exchange(&code), <[String]>::to_vec, just).is_ok());
     }
 

@@ -79,9 +79,9 @@ fn seal(
 }
 
 fn open(sealer: &dyn Sealer, row: &Row) -> Result<ProviderSecrets, Failure> {
-    let Some(sealed) = &row.secrets else { return Ok(ProviderSecrets::new()) };
+    let Some(kept) = &row.secrets else { return Ok(ProviderSecrets::new()) };
     let place = place(row.id, row.version);
-    let plain = sealer.open(&place, sealed).map_err(|error| Failure::sealed(&place, &error))?;
+    let plain = sealer.open(&place, kept).map_err(|error| Failure::sealed(&place, &error))?;
     let plain: std::collections::BTreeMap<String, Zeroizing<String>> =
         serde_json::from_slice(&plain)
             .map_err(|_| Failure::unreadable("an opened value holds no secrets"))?;

@@ -114,10 +114,10 @@ pub(crate) fn seal(
 pub(crate) fn open(
     sealer: &dyn Sealer,
     place: &Place,
-    sealed: Option<&[u8]>,
+    kept: Option<&[u8]>,
 ) -> Result<Option<Credentials>, Failure> {
-    let Some(sealed) = sealed else { return Ok(None) };
-    let plain = sealer.open(place, sealed).map_err(|error| Failure::sealed(place, &error))?;
+    let Some(kept) = kept else { return Ok(None) };
+    let plain = sealer.open(place, kept).map_err(|error| Failure::sealed(place, &error))?;
     let credentials = Credentials::from_plain(&plain);
     credentials.map(Some).map_err(|error| Failure::unreadable(error.to_string()))
 }

@@ -110,8 +110,8 @@ fn seal(sealer: &dyn Sealer, place: &Place, plain: &[u8]) -> Result<Vec<u8>, Fai
     sealer.seal(place, plain).map_err(|error| Failure::sealed(place, &error))
 }
 
-fn open(sealer: &dyn Sealer, place: &Place, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    sealer.open(place, sealed).map_err(|error| Failure::sealed(place, &error))
+fn open(sealer: &dyn Sealer, place: &Place, kept: &[u8]) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    sealer.open(place, kept).map_err(|error| Failure::sealed(place, &error))
 }
 
 fn seal_proof(
@@ -132,9 +132,9 @@ fn seal_proof(
 fn open_proof(
     sealer: &dyn Sealer,
     id: LinkSessionId,
-    sealed: &[u8],
+    kept: &[u8],
 ) -> Result<AttemptProof, Failure> {
-    let plain: PlainProof = serde_json::from_slice(&open(sealer, &proof_place(id), sealed)?)
+    let plain: PlainProof = serde_json::from_slice(&open(sealer, &proof_place(id), kept)?)
         .map_err(|_| Failure::unreadable("an opened value holds no proof"))?;
     Ok(AttemptProof {
         code_verifier: Secret::new(plain.code_verifier.as_str()),

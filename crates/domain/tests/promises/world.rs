@@ -76,7 +76,7 @@ impl World {
             tasks: self.tasks.clone(),
         };
         let settings = TokenSettings {
-            margin: Duration::from_secs(60),
+            margin: Duration::from_mins(1),
             call_timeout: CALL_TIMEOUT,
             concurrency_per_provider: 16,
             replica: name.into(),

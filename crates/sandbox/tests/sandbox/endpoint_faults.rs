@@ -253,7 +253,7 @@ async fn a_dropped_sandbox_answers_no_more() {
     // The listener closes as soon as its task runs again.
     let gone = async {
         while rp.http.get(&url).send().await.is_ok() {
-            tokio::task::yield_now().await
+            tokio::task::yield_now().await;
         }
     };
     soon(gone).await;

@@ -30,8 +30,8 @@ async fn a_spent_refresh_token_revokes_its_family() {
     let second = rp.refresh(first.text("refresh_token")).await;
     let reused = rp.try_refresh(first.text("refresh_token")).await.unwrap();
     assert_refused(reused, 400, "invalid_grant").await;
-    let refused = rp.try_refresh(second.text("refresh_token")).await.unwrap();
-    assert_refused(refused, 400, "invalid_grant").await;
+    let third = rp.try_refresh(second.text("refresh_token")).await.unwrap();
+    assert_refused(third, 400, "invalid_grant").await;
     let status = rp.userinfo(second.text("access_token")).await.status();
     assert_eq!(status, StatusCode::UNAUTHORIZED);
     rp.refresh(other.text("refresh_token")).await;

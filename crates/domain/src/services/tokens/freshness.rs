@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn an_unknown_expiry_is_unknown_and_not_zero() {
-        let margin = Duration::from_secs(60);
+        let margin = Duration::from_mins(1);
         let wanted = freshness(&stored(None), Duration::MAX, margin, at(1_000_000));
         assert_eq!(wanted, Freshness::Fresh);
         let none = StoredCredentials { credentials: None, ..stored(None) };
