@@ -46,13 +46,13 @@ pub(crate) fn is_known(headers: &HeaderMap, version: i64) -> bool {
 mod tests {
     use super::*;
 
-    fn headers(name: axum::http::HeaderName, values: &[&'static str]) -> HeaderMap {
+    fn headers(name: &axum::http::HeaderName, values: &[&'static str]) -> HeaderMap {
         values.iter().map(|it| (name.clone(), HeaderValue::from_static(it))).collect()
     }
 
     #[test]
     fn if_match_is_absent_a_star_or_one_version() {
-        let read = |values: &[&'static str]| if_match(&headers(IF_MATCH, values)).ok();
+        let read = |values: &[&'static str]| if_match(&headers(&IF_MATCH, values)).ok();
         assert_eq!(read(&[]), Some(None));
         assert_eq!(read(&["*"]), Some(None));
         assert_eq!(read(&["\"7\""]), Some(Some(7)));
@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn if_none_match_knows_a_version_in_a_list_weak_or_not() {
-        let known = |value| is_known(&headers(IF_NONE_MATCH, &[value]), 7);
+        let known = |value| is_known(&headers(&IF_NONE_MATCH, &[value]), 7);
         for yes in ["\"7\"", "W/\"7\"", "\"6\", \"7\"", "*"] {
             assert!(known(yes), "{yes:?}");
         }
