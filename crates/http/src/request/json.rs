@@ -5,7 +5,7 @@ use axum::{
     extract::{DefaultBodyLimit, FromRequest, Request},
     http::{HeaderMap, StatusCode, header::CONTENT_TYPE},
 };
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::error::Category;
 
 use crate::error::ApiError;
@@ -87,6 +87,11 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     let mut json = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
+        // A number in the place of an enum is a syntax error to the parser, though the JSON is
+        // good.
+        if error.inner().is_syntax() && serde_json::from_slice::<IgnoredAny>(body).is_ok() {
+            return ApiError::invalid(&path, "has a wrong form");
+        }
         refusal(&path, error.inner())
     })?;
     json.end().map_err(|error| refusal(".", &error))?;

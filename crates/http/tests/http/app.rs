@@ -1,0 +1,253 @@
+//! The router over mocks: what has no expectation must not be called, and a mock that is called
+//! all the same panics, which is a 500.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    http::{HeaderMap, Method, Request, StatusCode, header},
+};
+use serde_json::Value;
+use symbolon_domain::{
+    api_key::{ApiKey, KeyScope},
+    ports::{
+        ApiKeyRepository, Clock, Connectors, CredentialsRepository, EventLog,
+        IdentityProviderRepository, IdentityRepository, LinkSessionRepository,
+        MockApiKeyRepository, MockConnectors, MockCredentialsRepository, MockEventLog,
+        MockIdentityProviderRepository, MockIdentityRepository, MockLinkSessionRepository,
+    },
+    secret::SecretHash,
+    services::{
+        ApiKeys, Identities, LinkSettings, Linking, Providers, ReturnUrls, Tasks, TokenPorts,
+        TokenSettings, Tokens,
+    },
+    testing::{TestClock, fixtures},
+};
+use symbolon_http::{HttpParts, Readiness, Unready, router};
+use tower::ServiceExt as _;
+
+/// A key that may do everything.
+pub(crate) const ADMIN: &str = "sym_admin";
+
+/// The key that has this scope and no other.
+pub(crate) fn key_with(scope: KeyScope) -> String {
+    format!("sym_{}", scope.as_str())
+}
+
+/// Every port as a mock without expectations.
+#[derive(Default)]
+pub(crate) struct Mocks {
+    pub(crate) identities: MockIdentityRepository,
+    pub(crate) providers: MockIdentityProviderRepository,
+    pub(crate) connectors: MockConnectors,
+    pub(crate) credentials: MockCredentialsRepository,
+    pub(crate) sessions: MockLinkSessionRepository,
+    pub(crate) events: MockEventLog,
+}
+
+impl Mocks {
+    pub(crate) fn app(self) -> App {
+        let mut keys = MockApiKeyRepository::new();
+        keys.expect_find_by_hash().returning(|hash| Ok(known_key(hash)));
+        Ports {
+            keys: Arc::new(keys),
+            identities: Arc::new(self.identities),
+            providers: Arc::new(self.providers),
+            connectors: Arc::new(self.connectors),
+            credentials: Arc::new(self.credentials),
+            sessions: Arc::new(self.sessions),
+            events: Arc::new(self.events),
+            ..Ports::default()
+        }
+        .app()
+    }
+}
+
+fn known_key(hash: &SecretHash) -> Option<ApiKey> {
+    if hash.matches("sym_revoked") {
+        return Some(ApiKey { revoked_at: Some(fixtures::NOW), ..fixtures::api_key() });
+    }
+    let scope = KeyScope::ALL.into_iter().find(|it| hash.matches(&key_with(*it)))?;
+    Some(ApiKey { scopes: vec![scope], ..fixtures::api_key() })
+}
+
+/// What a router is made of.
+pub(crate) struct Ports {
+    pub(crate) keys: Arc<dyn ApiKeyRepository>,
+    pub(crate) identities: Arc<dyn IdentityRepository>,
+    pub(crate) providers: Arc<dyn IdentityProviderRepository>,
+    pub(crate) connectors: Arc<dyn Connectors>,
+    pub(crate) credentials: Arc<dyn CredentialsRepository>,
+    pub(crate) sessions: Arc<dyn LinkSessionRepository>,
+    pub(crate) events: Arc<dyn EventLog>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) unready: Vec<Unready>,
+    pub(crate) public_url: &'static str,
+    pub(crate) metrics: fn() -> String,
+}
+
+impl Default for Ports {
+    fn default() -> Self {
+        Self {
+            keys: Arc::new(MockApiKeyRepository::new()),
+            identities: Arc::new(MockIdentityRepository::new()),
+            providers: Arc::new(MockIdentityProviderRepository::new()),
+            connectors: Arc::new(MockConnectors::new()),
+            credentials: Arc::new(MockCredentialsRepository::new()),
+            sessions: Arc::new(MockLinkSessionRepository::new()),
+            events: Arc::new(MockEventLog::new()),
+            clock: Arc::new(TestClock::default()),
+            unready: Vec::new(),
+            public_url: "https://symbolon.example",
+            metrics: || "# no metrics\n".to_owned(),
+        }
+    }
+}
+
+struct Ready(Vec<Unready>);
+
+#[async_trait]
+impl Readiness for Ready {
+    async fn unready(&self) -> Vec<Unready> {
+        self.0.clone()
+    }
+}
+
+impl Ports {
+    pub(crate) fn app(self) -> App {
+        let tasks = Tasks::default();
+        let providers =
+            Arc::new(Providers { providers: self.providers, connectors: self.connectors.clone() });
+        let identities = Arc::new(Identities {
+            identities: self.identities.clone(),
+            events: self.events,
+            providers: providers.clone(),
+            clock: self.clock.clone(),
+            tasks: tasks.clone(),
+            revocation_timeout: Duration::from_secs(10),
+        });
+        let ports = TokenPorts {
+            credentials: self.credentials,
+            providers: providers.clone(),
+            identities: identities.clone(),
+            clock: self.clock.clone(),
+            tasks: tasks.clone(),
+        };
+        let settings = TokenSettings {
+            margin: Duration::from_mins(1),
+            call_timeout: Duration::from_secs(10),
+            concurrency_per_provider: 16,
+            replica: "replica-1".into(),
+        };
+        let linking = Linking {
+            sessions: self.sessions,
+            identities: self.identities,
+            providers: providers.clone(),
+            clock: self.clock,
+            tasks,
+            settings: Arc::new(LinkSettings {
+                public_url: self.public_url.parse().unwrap(),
+                return_urls: ReturnUrls::new(["https://product.example/"]).unwrap(),
+                session_ttl: Duration::from_mins(10),
+            }),
+        };
+        App(router(HttpParts {
+            api_keys: Arc::new(ApiKeys { keys: self.keys }),
+            providers,
+            identities,
+            linking,
+            tokens: Tokens::new(ports, settings),
+            connectors: self.connectors,
+            readiness: Arc::new(Ready(self.unready)),
+            metrics: Arc::new(self.metrics),
+        }))
+    }
+}
+
+/// The router, and how tests speak to it.
+pub(crate) struct App(Router);
+
+impl App {
+    pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
+        let response = self.0.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let body = to_bytes(body, usize::MAX).await.unwrap();
+        let body = String::from_utf8(body.to_vec()).unwrap();
+        Answer { status: parts.status, headers: parts.headers, body }
+    }
+
+    /// A call with the key that may do everything.
+    pub(crate) async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
+        self.send(request(method, path, ADMIN, body)).await
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.call(Method::GET, path, None).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
+        self.call(Method::POST, path, Some(body)).await
+    }
+
+    /// A browser's `GET`, with this `Cookie` header.
+    pub(crate) async fn browse(&self, path: &str, cookie: Option<&str>) -> Answer {
+        let mut request = Request::get(path);
+        if let Some(cookie) = cookie {
+            request = request.header(header::COOKIE, cookie);
+        }
+        self.send(request.body(Body::empty()).unwrap()).await
+    }
+}
+
+pub(crate) fn request(method: Method, path: &str, key: &str, body: Option<Value>) -> Request<Body> {
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::AUTHORIZATION, format!("Bearer {key}"));
+    match body {
+        None => request.body(Body::empty()).unwrap(),
+        Some(body) => request
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Body::from(body.to_string()))
+            .unwrap(),
+    }
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap()
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |it| it.to_str().unwrap())
+    }
+
+    /// Asserts that this is a problem of this status and code, and gives its detail.
+    #[track_caller]
+    pub(crate) fn problem(&self, status: u16, code: &str) -> String {
+        assert_eq!(
+            (self.status.as_u16(), self.json()["code"].as_str()),
+            (status, Some(code)),
+            "{self:?}"
+        );
+        assert_eq!(self.header("content-type"), "application/problem+json");
+        self.json()["detail"].as_str().unwrap().to_owned()
+    }
+
+    /// Asserts that this is an `invalid_request` that names the field.
+    #[track_caller]
+    pub(crate) fn refuses(&self, field: &str) {
+        let detail = self.problem(400, "invalid_request");
+        assert!(detail.starts_with(&format!("{field}: ")), "{field} is not named: {detail}");
+    }
+}

@@ -1,0 +1,15 @@
+//! What callers and browsers are promised, request by request, with the services on mocks.
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+mod app;
+mod browser;
+mod identities;
+mod link_sessions;
+mod logs;
+mod openapi;
+mod operations;
+mod problems;
+mod providers;
+mod scopes;
+mod tokens;
+mod whole_way;

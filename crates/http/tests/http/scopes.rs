@@ -1,0 +1,54 @@
+use axum::{
+    body::Body,
+    http::{Method, Request},
+};
+use symbolon_domain::api_key::KeyScope::{
+    self, IdentitiesRead, IdentitiesWrite, LinkWrite, ProvidersRead, ProvidersWrite, TokensRead,
+};
+
+use crate::app::{Mocks, key_with};
+
+/// Every route under `/v1`, and what its caller must be allowed.
+const ROUTES: [(Method, &str, KeyScope); 19] = [
+    (Method::POST, "/v1/providers", ProvidersWrite),
+    (Method::GET, "/v1/providers", ProvidersRead),
+    (Method::GET, "/v1/providers/1", ProvidersRead),
+    (Method::PATCH, "/v1/providers/1", ProvidersWrite),
+    (Method::DELETE, "/v1/providers/1", ProvidersWrite),
+    (Method::GET, "/v1/provider-types", ProvidersRead),
+    (Method::GET, "/v1/provider-types/oidc", ProvidersRead),
+    (Method::GET, "/v1/identities", IdentitiesRead),
+    (Method::POST, "/v1/identities", IdentitiesWrite),
+    (Method::GET, "/v1/identities/1", IdentitiesRead),
+    (Method::PUT, "/v1/identities/1/data", IdentitiesWrite),
+    (Method::DELETE, "/v1/identities/1", IdentitiesWrite),
+    (Method::POST, "/v1/identities/1/token", TokensRead),
+    (Method::POST, "/v1/token", TokensRead),
+    (Method::POST, "/v1/identities/1/refresh", TokensRead),
+    (Method::POST, "/v1/link-sessions", LinkWrite),
+    (Method::GET, "/v1/link-sessions/1", LinkWrite),
+    (Method::POST, "/v1/link-sessions/1/complete", LinkWrite),
+    (Method::HEAD, "/v1/identities/1", IdentitiesRead),
+];
+
+#[tokio::test]
+async fn each_route_takes_its_own_scope_or_admin_and_no_other_before_it_reads_the_body() {
+    let app = Mocks::default().app();
+    for (method, path, needed) in ROUTES {
+        for scope in KeyScope::ALL {
+            let request = Request::builder()
+                .method(&method)
+                .uri(path)
+                .header("authorization", format!("Bearer {}", key_with(scope)))
+                .header("content-type", "application/json")
+                .body(Body::from("no json"));
+            let answer = app.send(request.unwrap()).await;
+            let allowed = scope == needed || scope == KeyScope::Admin;
+            assert_eq!(answer.status != 403, allowed, "{method} {path} with {scope:?}: {answer:?}");
+            if !allowed && method != Method::HEAD {
+                let detail = answer.problem(403, "forbidden");
+                assert!(detail.contains(needed.as_str()), "{detail}");
+            }
+        }
+    }
+}

@@ -1,0 +1,179 @@
+use axum::{
+    body::Body,
+    http::{Method, Request},
+};
+use chrono::TimeDelta;
+use serde_json::json;
+use symbolon_domain::{
+    credentials::Credentials,
+    identity::{Identity, IdentityFilter, IdentityStatus, Invalid, InvalidReason},
+    ids::IdentityId,
+    page::Page,
+    ports::{BackOff, FailureClass, StoredCredentials},
+    testing::fixtures,
+};
+
+use crate::app::{ADMIN, Mocks};
+
+fn stored(stored: StoredCredentials) -> Mocks {
+    let mut mocks = Mocks::default();
+    mocks
+        .credentials
+        .expect_find()
+        .returning(move |id| Ok((id == fixtures::IDENTITY).then(|| stored.clone())));
+    mocks
+}
+
+#[tokio::test]
+async fn a_fresh_token_is_handed_out_and_kept_by_no_cache() {
+    let app = stored(fixtures::stored_credentials()).app();
+    let answer = app.post("/v1/identities/1/token", json!({})).await;
+    assert_eq!((answer.status.as_u16(), answer.header("cache-control")), (200, "no-store"));
+    assert_eq!(answer.header("content-type"), "application/json");
+    insta::assert_snapshot!(serde_json::to_string_pretty(&answer.json()).unwrap(), @r#"
+    {
+      "access_token": "access-1",
+      "expires_at": "2026-01-01T01:00:00Z",
+      "identity_id": 1,
+      "scopes": [
+        "openid",
+        "email"
+      ],
+      "token_type": "Bearer"
+    }
+    "#);
+
+    let needs = json!({"min_ttl_seconds": 60, "scopes": ["email"]});
+    assert_eq!(app.post("/v1/identities/1/token", needs).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_body_may_be_left_out_where_nothing_is_asked() {
+    let app = stored(fixtures::stored_credentials()).app();
+    assert_eq!(app.call(Method::POST, "/v1/identities/1/token", None).await.status, 200);
+    let request = Request::post("/v1/identities/1/token")
+        .header("authorization", format!("Bearer {ADMIN}"))
+        .body(Body::from("{}"));
+    app.send(request.unwrap()).await.problem(415, "unsupported_media_type");
+}
+
+#[tokio::test]
+async fn a_wish_that_makes_no_sense_is_refused_by_field() {
+    let app = Mocks::default().app();
+    for (body, field) in [
+        (json!({"min_ttl_seconds": -1}), "min_ttl_seconds"),
+        (json!({"min_ttl_seconds": "60"}), "min_ttl_seconds"),
+        (json!({"min_ttl_seconds": 1.5}), "min_ttl_seconds"),
+        (json!({"min_ttl_seconds": 31_622_401}), "min_ttl_seconds"),
+        (json!({"min_ttl_seconds": 4_294_967_296_u64}), "min_ttl_seconds"),
+        (json!({"scopes": "email"}), "scopes"),
+        (json!({"scopes": [""]}), "scopes[0]"),
+        (json!({"scope": []}), "scope"),
+        (json!([]), "body"),
+    ] {
+        app.post("/v1/identities/1/token", body).await.refuses(field);
+    }
+    app.post("/v1/identities/one/token", json!({})).await.refuses("id");
+}
+
+#[tokio::test]
+async fn a_scope_that_was_not_granted_is_named() {
+    let app = stored(fixtures::stored_credentials()).app();
+    let answer = app.post("/v1/identities/1/token", json!({"scopes": ["calendar"]})).await;
+    answer.refuses("scopes");
+}
+
+#[tokio::test]
+async fn each_failure_says_who_must_act() {
+    let app = stored(fixtures::stored_credentials()).app();
+    app.post("/v1/identities/2/token", json!({})).await.problem(404, "not_found");
+
+    let invalid = StoredCredentials {
+        status: IdentityStatus::Invalid,
+        invalid: Some(Invalid { reason: InvalidReason::GrantRejected, at: fixtures::NOW }),
+        ..fixtures::stored_credentials()
+    };
+    let answer = stored(invalid).app().post("/v1/identities/1/token", json!({})).await;
+    answer.problem(409, "identity_not_valid");
+
+    for (class, status, code, retry_after) in [
+        (FailureClass::Misconfigured, 502, "provider_misconfigured", ""),
+        (FailureClass::Unavailable, 503, "provider_unavailable", "31"),
+    ] {
+        let until = fixtures::NOW + TimeDelta::milliseconds(30_001);
+        let expired = Credentials { expires_at: Some(fixtures::NOW), ..fixtures::credentials() };
+        let backing_off = StoredCredentials {
+            credentials: Some(expired),
+            back_off: Some(BackOff { until, class, ..fixtures::back_off() }),
+            ..fixtures::stored_credentials()
+        };
+        let answer = stored(backing_off).app().post("/v1/identities/1/token", json!({})).await;
+        answer.problem(status, code);
+        assert_eq!(answer.header("retry-after"), retry_after);
+    }
+}
+
+fn found(identities: Vec<Identity>) -> Mocks {
+    let mut mocks = stored(fixtures::stored_credentials());
+    mocks
+        .identities
+        .expect_list()
+        .withf(|filter, page| {
+            let expected = IdentityFilter {
+                user_id: Some(fixtures::user("42")),
+                provider_type: Some("oidc".into()),
+                ..IdentityFilter::default()
+            };
+            *filter == expected && page.limit == 2
+        })
+        .return_once(|_, _| Ok(Page { items: identities, next: None }));
+    mocks
+}
+
+#[tokio::test]
+async fn a_token_is_found_by_user_and_provider() {
+    let asked = json!({"user_id": 42, "provider_type": "oidc", "min_ttl_seconds": 10});
+    let answer = found(vec![fixtures::identity()]).app().post("/v1/token", asked.clone()).await;
+    assert_eq!((answer.status.as_u16(), answer.header("cache-control")), (200, "no-store"));
+    assert_eq!(answer.json()["access_token"], "access-1");
+
+    found(vec![]).app().post("/v1/token", asked.clone()).await.problem(404, "not_found");
+    let another = Identity { id: IdentityId(2), ..fixtures::identity() };
+    let app = found(vec![fixtures::identity(), another]).app();
+    app.post("/v1/token", asked).await.refuses("provider_type");
+
+    let mut mocks = stored(fixtures::stored_credentials());
+    mocks
+        .identities
+        .expect_list()
+        .withf(|filter, _| filter.provider_id == Some(fixtures::PROVIDER))
+        .return_once(|_, _| Ok(Page { items: vec![fixtures::identity()], next: None }));
+    let asked = json!({"user_id": "user-1", "provider_id": 1});
+    assert_eq!(mocks.app().post("/v1/token", asked).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_token_by_user_and_provider_needs_both_and_names_what_is_wrong() {
+    let app = Mocks::default().app();
+    for (body, field) in [
+        (json!({"provider_id": 1}), "user_id"),
+        (json!({"user_id": "u"}), "provider_id"),
+        (json!({"user_id": "u", "provider_id": 1, "provider_type": "oidc"}), "provider_id"),
+        (json!({"user_id": "u", "provider_id": "1"}), "provider_id"),
+        (json!({"user_id": "u", "provider_type": 1}), "provider_type"),
+        (json!({"user_id": "", "provider_id": 1}), "user_id"),
+        (json!({"user_id": [], "provider_id": 1}), "user_id"),
+        (json!({"user_id": "u", "provider_id": 1, "user": "u"}), "user"),
+        (json!({"user_id": "u", "provider_id": 1, "min_ttl_seconds": -1}), "min_ttl_seconds"),
+    ] {
+        app.post("/v1/token", body).await.refuses(field);
+    }
+}
+
+#[tokio::test]
+async fn a_forced_refresh_takes_no_wishes() {
+    let app = Mocks::default().app();
+    let path = "/v1/identities/1/refresh";
+    app.post(path, json!({"min_ttl_seconds": 1})).await.refuses("min_ttl_seconds");
+    app.post("/v1/identities/0/refresh", json!({})).await.refuses("id");
+}
