@@ -3,7 +3,9 @@
 
 mod arrows;
 mod browser;
+mod chromium;
 mod crash;
+mod demo;
 mod main_way;
 mod oidc_provider;
 mod service;

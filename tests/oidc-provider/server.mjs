@@ -115,6 +115,8 @@ const provider = new Provider(issuer, {
     introspection: { enabled: true },
     revocation: { enabled: true },
   },
+  // A token that has expired is refused at once; the default goes on for fifteen seconds.
+  clockTolerance: 0,
   pkce: { required: () => true },
   rotateRefreshToken: true,
   // A refresh token that is not offline_access would otherwise end with the browser's session.
