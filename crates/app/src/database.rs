@@ -27,7 +27,7 @@ impl Database {
         if let Some(path) = missing_file(settings) {
             let path = path.display();
             return Err(Failure::Argument(format!(
-                "the database {path} is not there yet; `symbolon serve` or `symbolon migrate` makes it"
+                "there is no database at {path}; `symbolon serve` or `symbolon migrate` makes it"
             )));
         }
         Self::open_migrated(settings).await

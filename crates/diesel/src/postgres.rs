@@ -397,8 +397,9 @@ impl Engine for Store {
             .await
             .map_err(|it| failed(&it))?;
         let mut harness = AsyncMigrationHarness::new(conn);
-        let applied = harness.run_pending_migrations(MIGRATIONS).map_err(|it| failed(&it))?;
-        Ok(applied.iter().map(ToString::to_string).collect())
+        let pending = harness.pending_migrations(MIGRATIONS).map_err(|it| failed(&it))?;
+        harness.run_migrations(&pending).map_err(|it| failed(&it))?;
+        Ok(pending.iter().map(|it| it.name().to_string()).collect())
     }
 
     fn is_embedded(&self) -> bool {

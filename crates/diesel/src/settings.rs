@@ -56,7 +56,7 @@ pub enum OpenError {
         problem: String,
     },
     /// The server does not answer or refuses us.
-    #[error("the database cannot be reached: {0}")]
+    #[error("cannot connect to PostgreSQL: {0}")]
     Unreachable(String),
     /// A migration failed; those before it stay applied.
     #[error("the migration failed: {0}")]

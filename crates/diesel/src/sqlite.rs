@@ -327,9 +327,11 @@ impl Engine for Store {
 
     async fn migrate(&self) -> Result<Vec<String>, OpenError> {
         self.aside(|conn| {
-            let applied = conn.run_pending_migrations(MIGRATIONS);
-            let applied = applied.map_err(|error| OpenError::Migration(error.to_string()))?;
-            Ok(applied.iter().map(ToString::to_string).collect())
+            let pending = conn.pending_migrations(MIGRATIONS);
+            let pending = pending.map_err(|error| OpenError::Migration(error.to_string()))?;
+            let applied = conn.run_migrations(&pending).map(drop);
+            applied.map_err(|error| OpenError::Migration(error.to_string()))?;
+            Ok(pending.iter().map(|it| it.name().to_string()).collect())
         })
         .await
     }

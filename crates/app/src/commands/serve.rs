@@ -38,9 +38,10 @@ async fn start(
 ) -> Result<Service, Failure> {
     let keys = KeyRing::load(settings.keyring.file.as_deref().unwrap_or(Path::new("")))?;
     let replica = replica_name();
-    let database = Database::open_to_serve(&settings.database, Arc::new(keys)).await?;
     let connectors = Arc::new(catalog(http_client(&settings.http_client)?));
+    // Before the database is touched: a service that cannot listen migrates nothing.
     let listener = listen(settings.server.listen).await?;
+    let database = Database::open_to_serve(&settings.database, Arc::new(keys)).await?;
     let address = bound(&listener)?;
     let public_url = settings.public_url(address);
     let parts = ServiceParts {
