@@ -234,7 +234,9 @@ impl IdentityProviderRepository for Store {
             let Some(before) = find(conn, id).await?.filter(|it| it.version == version) else {
                 return Ok(None);
             };
-            let changed = changed(&before, &open(&*self.sealer, &before)?, config, secrets);
+            // What does not open can be replaced: otherwise a lost key could not be mended.
+            let kept = open(&*self.sealer, &before).unwrap_or_default();
+            let changed = changed(&before, &kept, config, secrets);
             let sealed = seal(&*self.sealer, id.0, version + 1, secrets)?;
             let row = table::table.find(id.0).filter(table::version.eq(version));
             let row: Option<Row> = diesel::update(row)

@@ -1,38 +1,33 @@
-//! SQLite and PostgreSQL keep every promise of the ports, and some of their own.
+//! What the stores promise, on both databases: the contract of the ports, and what only a real
+//! database can show.
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
-mod postgres {
-    use std::sync::Arc;
+mod bench;
+mod sealed;
 
-    use symbolon_diesel::{DatabaseSettings, PostgresStore};
-    use symbolon_domain::testing::TestSealer;
-    use symbolon_test_postgres::TestDatabase;
+mod sqlite {
+    use symbolon_diesel::SqliteStore;
+    use tempfile::TempDir;
 
-    async fn empty_store() -> (PostgresStore, TestDatabase) {
-        let database = TestDatabase::create().await.unwrap();
-        let settings = DatabaseSettings::new(database.url());
-        let sealer = Arc::new(TestSealer::default());
-        symbolon_diesel::open(&settings, sealer.clone()).await.unwrap().migrate().await.unwrap();
-        (PostgresStore::open(&settings, sealer).await.unwrap(), database)
+    use crate::bench::{SqliteFile, store_on_sqlite};
+
+    async fn empty_store() -> (SqliteStore, TempDir) {
+        let file = SqliteFile::create().await;
+        (store_on_sqlite(&file).await, file.directory)
     }
 
     symbolon_domain::contract_tests!(empty_store());
 }
 
-mod sqlite {
-    use std::sync::Arc;
+mod postgres {
+    use symbolon_diesel::PostgresStore;
+    use symbolon_test_postgres::TestDatabase;
 
-    use symbolon_diesel::{DatabaseSettings, SqliteStore};
-    use symbolon_domain::testing::TestSealer;
-    use tempfile::TempDir;
+    use crate::bench::{migrated_database, store_on_postgres};
 
-    async fn empty_store() -> (SqliteStore, TempDir) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("symbolon.db");
-        let settings = DatabaseSettings::new(format!("sqlite:{}", path.display()));
-        let sealer = Arc::new(TestSealer::default());
-        symbolon_diesel::open(&settings, sealer.clone()).await.unwrap().migrate().await.unwrap();
-        (SqliteStore::open(&path, &settings, sealer).await.unwrap(), folder)
+    async fn empty_store() -> (PostgresStore, TestDatabase) {
+        let (database, settings) = migrated_database().await;
+        (store_on_postgres(&settings).await, database)
     }
 
     symbolon_domain::contract_tests!(empty_store());
