@@ -9,3 +9,4 @@ mod demo;
 mod main_way;
 mod oidc_provider;
 mod service;
+mod tls;

@@ -11,7 +11,7 @@ mod request;
 
 use std::{
     error::Error as StdError,
-    fmt,
+    fmt, io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -292,22 +292,55 @@ impl fmt::Debug for HttpClient {
 /// The one place where an error of the HTTP library becomes ours. Its own text is dropped: it
 /// could quote the address with its query.
 fn told_apart(error: &reqwest::Error, host: &str) -> HttpError {
-    let mut source = error.source();
-    while let Some(it) = source {
-        if it.is::<ForbiddenAddress>() {
-            return HttpError::Refused(not_public(host));
-        }
-        source = it.source();
+    if chain(error).any(|it| it.is::<ForbiddenAddress>()) {
+        return HttpError::Refused(not_public(host));
     }
     if error.is_dns() {
         HttpError::NotSent(format!("the host {host} was not found"))
     } else if error.is_connect() {
-        HttpError::NotSent(format!("no connection to {host} could be made"))
+        HttpError::NotSent(
+            chain(error)
+                .find_map(|it| no_connection(it, host))
+                .unwrap_or_else(|| format!("no connection to {host} could be made")),
+        )
     } else if error.is_builder() {
         HttpError::NotSent(format!("the request to {host} could not be built"))
     } else {
         HttpError::Unknown(format!("{host} gave no readable answer"))
     }
+}
+
+/// An error's sources, the nearest first.
+fn chain(error: &reqwest::Error) -> impl Iterator<Item = &(dyn StdError + 'static)> {
+    std::iter::successors(error.source(), |it| wrapped_by(*it))
+}
+
+/// The next source. What an I/O error wraps is one, though its own `source` passes it over.
+fn wrapped_by<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(wrapped) => Some(wrapped),
+        None => error.source(),
+    }
+}
+
+/// Why no connection came about, where the operator can do something about it. TLS names a host
+/// and its certificate, never the request.
+fn no_connection(error: &(dyn StdError + 'static), host: &str) -> Option<String> {
+    if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+        return Some(match tls {
+            rustls::Error::InvalidCertificate(why) => {
+                format!("the certificate of {host} is not trusted: {}", printable(&why.to_string()))
+            }
+            other => format!("no TLS with {host}: {}", printable(&other.to_string())),
+        });
+    }
+    let refused = error.downcast_ref::<io::Error>()?.kind() == io::ErrorKind::ConnectionRefused;
+    refused.then(|| format!("{host} refused the connection"))
+}
+
+/// A text in which the other side may have a word, fit for one line of a log.
+fn printable(text: &str) -> String {
+    text.chars().filter(|it| !it.is_control()).take(300).collect()
 }
 
 fn not_public(host: &str) -> String {
