@@ -187,6 +187,9 @@ impl Store {
     }
 
     /// A connection for a read that takes microseconds, on this thread.
+    ///
+    /// Its queries are by a unique key and have no `LIMIT`: SQLite prepares a statement again each
+    /// time a bound limit is set, which costs more than the read.
     fn hot<T>(&self, read: impl FnOnce(&mut SqliteConnection) -> T) -> T {
         let start = self.turn.fetch_add(1, Ordering::Relaxed);
         for offset in 0..self.hot.len() {
@@ -207,7 +210,7 @@ impl Store {
         id: IdentityId,
     ) -> Result<Option<credentials::Row>, RepositoryError> {
         let query = schema::identities::table.find(id.0).select(credentials::Row::as_select());
-        Ok(self.hot(|conn| query.first(conn)).optional().map_err(Failure::from)?)
+        Ok(self.hot(|conn| query.get_result(conn)).optional().map_err(Failure::from)?)
     }
 
     #[expect(clippy::unused_async, reason = "the other dialect asks the server")]
@@ -216,7 +219,7 @@ impl Store {
         id: IdentityId,
     ) -> Result<Option<identity_row::Shown>, RepositoryError> {
         let query = schema::identities::table.find(id.0).select(identity_row::Shown::as_select());
-        Ok(self.hot(|conn| query.first(conn)).optional().map_err(Failure::from)?)
+        Ok(self.hot(|conn| query.get_result(conn)).optional().map_err(Failure::from)?)
     }
 
     #[expect(clippy::unused_async, reason = "the other dialect asks the server")]
@@ -227,7 +230,7 @@ impl Store {
         let query = schema::api_keys::table
             .filter(schema::api_keys::hash.eq(hash.0.as_slice()))
             .select(api_keys::Row::as_select());
-        Ok(self.hot(|conn| query.first(conn)).optional().map_err(Failure::from)?)
+        Ok(self.hot(|conn| query.get_result(conn)).optional().map_err(Failure::from)?)
     }
 
     pub(crate) async fn wait_for_change(&self, id: IdentityId, at_most: Duration) {
