@@ -8,6 +8,10 @@ use std::{
 use clap::Parser as _;
 use symbolon::{cli::Cli, commands, failure::sentence};
 
+/// A token's way through the service is a hundred small allocations on threads that take turns.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // Clap answers help with 0 and wrong usage with 2.
     let cli = Cli::parse();
