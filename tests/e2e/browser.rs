@@ -26,6 +26,11 @@ impl Browser {
         Self { http: client(), cookies: HashMap::new() }
     }
 
+    /// The values of all cookies.
+    pub(crate) fn cookies(&self) -> impl Iterator<Item = &str> {
+        self.cookies.values().map(String::as_str)
+    }
+
     /// Loads one page, and follows nothing.
     pub(crate) async fn get(&mut self, url: Url) -> Response {
         let host = url.host_str().unwrap().to_owned();

@@ -3,6 +3,7 @@
 
 mod arrows;
 mod browser;
+mod canary;
 mod chromium;
 mod crash;
 mod demo;

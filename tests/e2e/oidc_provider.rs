@@ -88,6 +88,12 @@ impl OidcProvider {
         response.json().await.unwrap()
     }
 
+    /// Every code, verifier and token that it was sent or handed out.
+    pub(crate) async fn secrets(&self) -> Vec<String> {
+        let response = self.http.get(format!("{}/secrets", self.control)).send().await.unwrap();
+        response.json().await.unwrap()
+    }
+
     /// Whether it would accept an access or refresh token now.
     pub(crate) async fn is_active(&self, token: &str) -> bool {
         let request = self.http.get(format!("{}/is-active", self.control));

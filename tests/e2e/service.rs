@@ -1,9 +1,9 @@
 //! The built binary, running, and what a product's backend does with it.
 
 use std::{
+    fs::File,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::PathBuf,
-    process::Stdio,
     time::{Duration, Instant},
 };
 
@@ -32,6 +32,8 @@ pub(crate) struct Installation {
     key: String,
     /// Set before a replica starts.
     pub(crate) provider_timeout: &'static str,
+    /// What the replicas log, and how; set before one starts.
+    pub(crate) log: (&'static str, &'static str),
 }
 
 /// Where the product's own pages would be. Nothing listens there: no test goes that far.
@@ -56,6 +58,7 @@ impl Installation {
             public: free_address(),
             key: String::new(),
             provider_timeout: "5s",
+            log: ("info", "text"),
         };
         this.write_config();
         this.command(&["keyring", "generate", "--file", &this.keyring()]).await;
@@ -65,6 +68,38 @@ impl Installation {
         let created: Value = serde_json::from_str(&created.await).unwrap();
         created["secret"].as_str().unwrap().clone_into(&mut this.key);
         this
+    }
+
+    /// Everything that replicas logged so far.
+    pub(crate) fn logged(&self) -> Vec<u8> {
+        std::fs::read(self.log_file()).unwrap()
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.directory.path().join("service.log")
+    }
+
+    /// The bytes of the database, where it is a file: the rows and what was written ahead.
+    pub(crate) fn database_files(&self) -> Vec<u8> {
+        ["symbolon.db", "symbolon.db-wal"]
+            .into_iter()
+            .flat_map(|name| std::fs::read(self.directory.path().join(name)).unwrap_or_default())
+            .collect()
+    }
+
+    /// The database's address.
+    pub(crate) fn database_url(&self) -> &str {
+        &self.database_url
+    }
+
+    /// The API key's secret.
+    pub(crate) fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// What is in the key ring's file.
+    pub(crate) fn keyring_text(&self) -> String {
+        std::fs::read_to_string(self.keyring()).unwrap()
     }
 
     fn keyring(&self) -> String {
@@ -111,12 +146,16 @@ impl Installation {
 
     async fn start_at(&self, address: SocketAddr) -> Replica {
         self.write_config();
+        let log = File::options().create(true).append(true).open(self.log_file()).unwrap();
+        let (filter, format) = self.log;
         let process = Command::new(binary())
             .arg("serve")
             .current_dir(self.directory.path())
             .env("SYMBOLON__SERVER__LISTEN", address.to_string())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .env("SYMBOLON__TELEMETRY__LOG_FORMAT", format)
+            .env("SYMBOLON_LOG", filter)
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
             .kill_on_drop(true)
             .spawn()
             .unwrap();
@@ -224,6 +263,21 @@ impl Replica {
         assert_eq!(completed["status"], "linked", "{completed}");
         assert_eq!(completed["user_id"], user);
         completed["identity_id"].as_i64().unwrap()
+    }
+
+    /// Asks with the headers and the body exactly as given, and gives the answer's text.
+    pub(crate) async fn raw(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> String {
+        let mut request = self.client.request(method, format!("http://{}{path}", self.address));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(body.to_owned()).send().await.unwrap().text().await.unwrap()
     }
 
     async fn link_session(&self, provider: i64, user: &str) -> Value {

@@ -10,6 +10,7 @@
 //
 // Control port:
 //   GET  /records                what happened so far, see `records` below
+//   GET  /secrets                every code, verifier and token that was sent or handed out
 //   GET  /is-active?token=…      whether an access or refresh token would be accepted now
 //   POST /redirect-uris {add}    registers one more redirect URI, compared character by character
 //   POST /withdraw {account}     the user revokes what they granted
@@ -64,6 +65,9 @@ const records = {
   // Faults that were ordered and happened.
   faults: 0,
 };
+// What must never be seen anywhere else.
+const secrets = new Set();
+const keep = (values) => values.filter((it) => it).forEach((it) => secrets.add(it));
 const count = (counts, name) => { counts[name] = (counts[name] ?? 0) + 1; };
 
 const redirectUris = new Set(options['redirect-uri']);
@@ -224,6 +228,7 @@ async function recordToken(ctx, next) {
   const token = grantType === 'refresh_token' ? form.get('refresh_token') : null;
 
   count(records.token_requests, grantType);
+  keep(['code', 'code_verifier', 'refresh_token'].map((name) => form.get(name)));
   if (token !== null) {
     if (spent.has(token)) records.refresh_reuses += 1;
     if (underWay.get(token)) records.concurrent_refreshes += 1;
@@ -233,6 +238,8 @@ async function recordToken(ctx, next) {
     await faulty(ctx, grantType, async () => {
       await next();
       if (ctx.status !== 200) return;
+      const { access_token: access, refresh_token: refresh, id_token: id } = ctx.body;
+      keep([access, refresh, id]);
       count(records.token_successes, grantType);
       if (token !== null) spent.add(token);
     });
@@ -291,6 +298,9 @@ async function answerControl(request, response) {
     switch (`${request.method} ${url.pathname}`) {
       case 'GET /records':
         answer = records;
+        break;
+      case 'GET /secrets':
+        answer = [...secrets];
         break;
       case 'GET /is-active': {
         const token = url.searchParams.get('token');

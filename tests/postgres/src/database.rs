@@ -79,3 +79,31 @@ async fn execute(server: &str, statement: &str) -> Result<(), tokio_postgres::Er
     let _ = connection.await;
     Ok(())
 }
+
+/// Every row of every table of the `public` schema, as JSON, one a line; bytes are shown in
+/// hexadecimal.
+///
+/// # Errors
+///
+/// The database's own, when it cannot be reached or read.
+pub async fn tables_as_text(url: &str) -> Result<String, tokio_postgres::Error> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+    let connection = tokio::spawn(connection);
+    let tables = "SELECT quote_ident(table_name) FROM information_schema.tables \
+                  WHERE table_schema = 'public' ORDER BY 1";
+    let mut text = String::new();
+    for table in client.query(tables, &[]).await? {
+        let name: String = table.get(0);
+        let rows = format!("SELECT row_to_json(it)::text FROM {name} it");
+        for row in client.query(&rows, &[]).await? {
+            text.push_str(&name);
+            text.push(' ');
+            text.push_str(row.get(0));
+            text.push('\n');
+        }
+    }
+    drop(client);
+    // It ends because its client has.
+    let _ = connection.await;
+    Ok(text)
+}

@@ -9,7 +9,7 @@ mod cluster;
 mod database;
 
 pub use cluster::{Cluster, StartError};
-pub use database::TestDatabase;
+pub use database::{TestDatabase, tables_as_text};
 
 /// Where a cluster that is shared by many processes is: `postgres://…/postgres`.
 pub const URL_VARIABLE: &str = "SYMBOLON_TEST_POSTGRES_URL";
