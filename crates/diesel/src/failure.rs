@@ -33,16 +33,18 @@ impl Failure {
 
     /// Whether another try may end otherwise, because somebody else was first.
     pub(crate) fn is_race(&self) -> bool {
-        matches!(
-            self,
+        match self {
             Self::Changed
-                | Self::Query(Error::DatabaseError(
-                    DatabaseErrorKind::UniqueViolation
-                        | DatabaseErrorKind::ForeignKeyViolation
-                        | DatabaseErrorKind::SerializationFailure,
-                    _
-                ))
-        )
+            | Self::Query(Error::DatabaseError(
+                DatabaseErrorKind::UniqueViolation
+                | DatabaseErrorKind::ForeignKeyViolation
+                | DatabaseErrorKind::SerializationFailure,
+                _,
+            )) => true,
+            // Diesel knows no kind for a deadlock, and does not pass its code (40P01) on.
+            Self::Query(Error::DatabaseError(_, info)) => info.message() == "deadlock detected",
+            _ => false,
+        }
     }
 }
 

@@ -15,8 +15,9 @@ use diesel::{
     ConnectionError, ConnectionResult, QueryResult,
     dsl::sql,
     expression::SqlLiteral,
+    migration::{Migration, MigrationSource as _},
     prelude::*,
-    sql_types::{BigInt, Nullable, Text, Timestamptz},
+    sql_types::{BigInt, Bool, Nullable, Text, Timestamptz},
 };
 use diesel_async::{
     AsyncMigrationHarness, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection,
@@ -152,6 +153,15 @@ async fn ring(conn: &mut Conn, identity: i64) -> QueryResult<()> {
         .execute(conn)
         .await
         .map(drop)
+}
+
+/// Every migration there is, in their order.
+fn migration_names() -> Result<Vec<String>, OpenError> {
+    let all: Vec<Box<dyn Migration<Db>>> =
+        MIGRATIONS.migrations().map_err(|error| OpenError::Migration(error.to_string()))?;
+    let mut names: Vec<_> = all.iter().map(|it| it.name().to_string()).collect();
+    names.sort();
+    Ok(names)
 }
 
 /// Every repository, in one PostgreSQL database.
@@ -378,7 +388,13 @@ impl Engine for Store {
 
     async fn pending(&self) -> Result<Vec<String>, OpenError> {
         let conn = self.connector.connect().await;
-        let conn = conn.map_err(|error| OpenError::Unreachable(error.to_string()))?;
+        let mut conn = conn.map_err(|error| OpenError::Unreachable(error.to_string()))?;
+        // Diesel would make its table to see whether something is in it.
+        let has_any = sql::<Bool>("to_regclass('__diesel_schema_migrations') IS NOT NULL");
+        let has_any = diesel::select(has_any).get_result::<bool>(&mut conn).await;
+        if !has_any.map_err(|error| OpenError::Migration(error.to_string()))? {
+            return migration_names();
+        }
         let mut harness = AsyncMigrationHarness::new(conn);
         let pending = harness.pending_migrations(MIGRATIONS);
         let pending = pending.map_err(|error| OpenError::Migration(error.to_string()))?;

@@ -299,6 +299,28 @@ fn connect(path: &Path, busy_timeout: Duration) -> ConnectionResult<SqliteConnec
     Ok(conn)
 }
 
+/// Applies one migration that is lacking, if any, and names it. It looks and writes under one
+/// lock, so that of two processes the later finds the step done.
+fn next_migration(conn: &mut SqliteConnection) -> Result<Option<String>, OpenError> {
+    let step = conn.exclusive_transaction(|conn| {
+        let failed = |error: Box<dyn std::error::Error + Send + Sync>| Stopped(error.to_string());
+        let pending = conn.pending_migrations(MIGRATIONS).map_err(failed)?;
+        let Some(next) = pending.first() else { return Ok(None) };
+        conn.run_migration(next).map_err(failed)?;
+        Ok(Some(next.name().to_string()))
+    });
+    step.map_err(|Stopped(why)| OpenError::Migration(why))
+}
+
+/// Why a migration was rolled back.
+struct Stopped(String);
+
+impl From<diesel::result::Error> for Stopped {
+    fn from(error: diesel::result::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
 /// Creates the file for its owner alone, where it is not there yet.
 fn create_private(path: &Path) -> Result<(), OpenError> {
     let mut options = std::fs::OpenOptions::new();
@@ -330,11 +352,11 @@ impl Engine for Store {
 
     async fn migrate(&self) -> Result<Vec<String>, OpenError> {
         self.aside(|conn| {
-            let pending = conn.pending_migrations(MIGRATIONS);
-            let pending = pending.map_err(|error| OpenError::Migration(error.to_string()))?;
-            let applied = conn.run_migrations(&pending).map(drop);
-            applied.map_err(|error| OpenError::Migration(error.to_string()))?;
-            Ok(pending.iter().map(|it| it.name().to_string()).collect())
+            let mut applied = Vec::new();
+            while let Some(name) = next_migration(conn)? {
+                applied.push(name);
+            }
+            Ok(applied)
         })
         .await
     }

@@ -1,6 +1,8 @@
 use std::{
+    fs::Permissions,
     io,
     net::{Ipv4Addr, TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -37,6 +39,34 @@ pub enum StartError {
     Silent(String),
 }
 
+/// What a server proves itself with, as PEM.
+pub struct ServerTls {
+    /// Its certificate.
+    pub certificate: String,
+    /// The key of the certificate.
+    pub key: String,
+}
+
+impl ServerTls {
+    /// Puts them where the server looks, and shuts out who speaks no TLS.
+    fn install(&self, data: &Path, user: Option<&str>) -> Result<(), StartError> {
+        for (name, text) in [
+            ("server.crt", self.certificate.as_str()),
+            ("server.key", &self.key),
+            ("pg_hba.conf", "hostssl all all 127.0.0.1/32 trust\n"),
+        ] {
+            let path = data.join(name);
+            let written = std::fs::write(&path, text)
+                .and_then(|()| std::fs::set_permissions(&path, Permissions::from_mode(0o600)));
+            written.map_err(|source| StartError::Run { program: "write", source })?;
+            if let Some(user) = user {
+                run("chown", Command::new("chown").arg(user).arg(&path))?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A running cluster. Dropping it stops the server and removes its files.
 pub struct Cluster {
     keeper: Child,
@@ -60,6 +90,19 @@ impl Cluster {
     ///
     /// [`StartError`]; nothing is left running then.
     pub fn start() -> Result<Self, StartError> {
+        Self::start_with(None)
+    }
+
+    /// Makes a cluster that speaks TLS and nothing else, and starts it.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]; nothing is left running then.
+    pub fn start_with_tls(tls: &ServerTls) -> Result<Self, StartError> {
+        Self::start_with(Some(tls))
+    }
+
+    fn start_with(tls: Option<&ServerTls>) -> Result<Self, StartError> {
         let programs = programs().ok_or(StartError::NotInstalled)?;
         let directory = tempfile::Builder::new()
             .prefix("symbolon-postgres-")
@@ -75,10 +118,13 @@ impl Cluster {
         initdb.args(["--auth=trust", "--username=symbolon", "--encoding=UTF8", "--locale=C"]);
         run("initdb", initdb.arg("--no-sync").arg("-D").arg(&data).current_dir("/"))?;
 
+        if let Some(tls) = tls {
+            tls.install(&data, user)?;
+        }
         // Another process may take the port before the server does: then the next one.
         let mut last = String::new();
         for _ in 0..5 {
-            match Self::serve(&programs, user, &data, directory.path()) {
+            match Self::serve(&programs, user, &data, directory.path(), tls.is_some()) {
                 Ok((keeper, port)) => return Ok(Self { keeper, port, _directory: directory }),
                 Err(StartError::Silent(log)) => last = log,
                 Err(error) => return Err(error),
@@ -92,6 +138,7 @@ impl Cluster {
         user: Option<&str>,
         data: &Path,
         directory: &Path,
+        tls: bool,
     ) -> Result<(Child, u16), StartError> {
         let port = free_port().map_err(|source| StartError::Run { program: "bind", source })?;
         let log = directory.join("log");
@@ -108,6 +155,9 @@ impl Cluster {
             "max_connections=400",
         ] {
             keeper.args(["-c", setting]);
+        }
+        if tls {
+            keeper.args(["-c", "ssl=on"]);
         }
         let mut keeper = keeper
             .env("LOG", &log)
@@ -131,6 +181,12 @@ impl Cluster {
         drop(keeper.stdin.take());
         let _ = keeper.wait();
         Err(StartError::Silent(std::fs::read_to_string(&log).unwrap_or_default()))
+    }
+
+    /// The loopback port that it listens on, by IPv4.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// The address of its database `postgres`, whose user may do everything.

@@ -8,7 +8,7 @@
 mod cluster;
 mod database;
 
-pub use cluster::{Cluster, StartError};
+pub use cluster::{Cluster, ServerTls, StartError};
 pub use database::{TestDatabase, tables_as_text};
 
 /// Where a cluster that is shared by many processes is: `postgres://…/postgres`.

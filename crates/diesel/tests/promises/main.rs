@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod bench;
+mod resilience;
 mod sealed;
+mod tls;
 
 mod sqlite {
     use symbolon_diesel::SqliteStore;
