@@ -292,7 +292,7 @@ impl fmt::Debug for HttpClient {
 /// The one place where an error of the HTTP library becomes ours. Its own text is dropped: it
 /// could quote the address with its query.
 fn told_apart(error: &reqwest::Error, host: &str) -> HttpError {
-    if chain(error).any(|it| it.is::<ForbiddenAddress>()) {
+    if chain(error).any(<dyn StdError>::is::<ForbiddenAddress>) {
         return HttpError::Refused(not_public(host));
     }
     if error.is_dns() {

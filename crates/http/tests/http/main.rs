@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod app;
+mod bad_input;
 mod browser;
 mod identities;
 mod link_sessions;
