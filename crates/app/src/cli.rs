@@ -264,7 +264,7 @@ mod tests {
         let create = create.find_subcommand_mut("api-key").unwrap();
         let create = create.find_subcommand_mut("create").unwrap();
         let help = create.render_long_help().to_string();
-        for scope in KeyScope::ALL {
+        for &scope in KeyScope::ALL {
             assert!(help.contains(scope.as_str()), "{scope:?}");
         }
     }

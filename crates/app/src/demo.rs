@@ -183,10 +183,10 @@ fn settings(directory: &DemoDirectory, product: &Url) -> Result<Settings, Failur
 async fn new_key(keys: Arc<dyn ApiKeyRepository>) -> Result<Secret, Failure> {
     for old in all_api_keys(&*keys).await? {
         if old.name == KEY_NAME && old.revoked_at.is_none() {
-            keys.revoke(old.id, &Actor::Operator).await.map_err(Error::from)?;
+            keys.revoke(old.id, &Actor::OPERATOR).await.map_err(Error::from)?;
         }
     }
-    let (_, secret) = ApiKeys { keys }.create(KEY_NAME, &KEY_SCOPES, &Actor::Operator).await?;
+    let (_, secret) = ApiKeys { keys }.create(KEY_NAME, &KEY_SCOPES, &Actor::OPERATOR).await?;
     Ok(secret)
 }
 
@@ -199,7 +199,7 @@ async fn register(service: &Service, sandbox: &Sandbox) -> Result<IdentityProvid
     });
     let config = config.as_object().cloned().unwrap_or_default();
     let services = &service.services;
-    let provider = services.providers.ensure(SANDBOX, None, config, &Actor::Operator).await?;
+    let provider = services.providers.ensure(SANDBOX, None, config, &Actor::OPERATOR).await?;
     let redirect_uri = services.linking.settings.redirect_uri(provider.id);
     sandbox
         .add_redirect_uri(&sandbox.client_id(), redirect_uri)

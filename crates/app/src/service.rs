@@ -56,7 +56,7 @@ impl Service {
                 &provider.provider_type,
                 provider.external_id.clone(),
                 provider.config.clone(),
-                &Actor::Operator,
+                &Actor::OPERATOR,
             );
             ensured.await?;
         }

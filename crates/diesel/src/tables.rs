@@ -10,6 +10,8 @@ macro_rules! tables {
                 config -> $json,
                 secret_names -> $json,
                 secrets -> Nullable<Binary>,
+                login -> Bool,
+                multiple_accounts -> Bool,
                 names_issuer -> Bool,
                 date_added -> $time,
                 version -> BigInt,
@@ -79,9 +81,14 @@ macro_rules! tables {
                 at -> $time,
                 kind -> Text,
                 actor -> Text,
+                acting_user -> Nullable<Text>,
+                reason -> Nullable<Text>,
                 identity_id -> Nullable<BigInt>,
                 provider_id -> Nullable<BigInt>,
                 user_id -> Nullable<Text>,
+                organization_id -> Nullable<Text>,
+                before -> Nullable<$json>,
+                after -> Nullable<$json>,
                 detail -> $json,
             }
         }

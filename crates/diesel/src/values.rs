@@ -1,7 +1,10 @@
 //! How the domain's values lie in columns.
 
 use serde_json::{Map, Value};
-use symbolon_domain::secret::SecretHash;
+use symbolon_domain::{
+    ids::{OrganizationId, UserId},
+    secret::SecretHash,
+};
 
 use crate::failure::Failure;
 
@@ -15,6 +18,14 @@ pub(crate) fn object(value: Value) -> Result<Map<String, Value>, Failure> {
 pub(crate) fn texts(value: Value) -> Result<Vec<String>, Failure> {
     serde_json::from_value(value)
         .map_err(|_| Failure::unreadable("a JSON column holds no list of texts"))
+}
+
+pub(crate) fn user(text: String) -> Result<UserId, Failure> {
+    UserId::new(text).map_err(|error| Failure::unreadable(error.to_string()))
+}
+
+pub(crate) fn organization(text: String) -> Result<OrganizationId, Failure> {
+    OrganizationId::new(text).map_err(|error| Failure::unreadable(error.to_string()))
 }
 
 pub(crate) fn hash(bytes: &[u8]) -> Result<SecretHash, Failure> {

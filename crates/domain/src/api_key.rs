@@ -64,19 +64,3 @@ text_form!(KeyScope:
     EventsRead = "events:read",
     Admin = "admin",
 );
-
-impl KeyScope {
-    /// Every scope there is.
-    pub const ALL: [Self; 10] = [
-        Self::IdentitiesRead,
-        Self::IdentitiesWrite,
-        Self::TokensRead,
-        Self::LinkWrite,
-        Self::ProvidersRead,
-        Self::ProvidersWrite,
-        Self::SsoRead,
-        Self::SsoWrite,
-        Self::EventsRead,
-        Self::Admin,
-    ];
-}

@@ -6,20 +6,23 @@ use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 
 use crate::{
-    identity::text_form,
-    ids::{ApiKeyId, EventId, IdentityId, ProviderId, UserId},
+    identity::{Identity, text_form},
+    identity_provider::IdentityProvider,
+    ids::{ApiKeyId, EventId, IdentityId, OrganizationId, ProviderId, UserId},
 };
 
 /// One change, written in the same transaction as the change itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
-    /// Ascending; what `after` is compared with.
+    /// Ascending in the order in which changes became visible, so that whoever has read up to an
+    /// id has missed none before it; what `after` is compared with. Events of one identity are in
+    /// the order in which they happened.
     pub id: EventId,
     /// When, UTC.
     pub at: DateTime<Utc>,
     /// What it is about.
     pub about: EventKind,
-    /// Who did it.
+    /// Who did it, and why.
     pub actor: Actor,
     /// The identity concerned.
     pub identity_id: Option<IdentityId>,
@@ -27,7 +30,13 @@ pub struct Event {
     pub provider_id: Option<ProviderId>,
     /// The user concerned.
     pub user_id: Option<UserId>,
-    /// What more there is to say, for example the reason; never a secret.
+    /// The organization concerned.
+    pub organization_id: Option<OrganizationId>,
+    /// The values that changed, as they were; `None` for what was not there before.
+    pub before: Option<Map<String, Value>>,
+    /// The same values as they are now; `None` for what is gone.
+    pub after: Option<Map<String, Value>>,
+    /// What more there is to say, for example the error; never a secret.
     pub detail: Map<String, Value>,
 }
 
@@ -36,7 +45,7 @@ pub struct Event {
 pub struct NewEvent {
     /// What it is about.
     pub about: EventKind,
-    /// Who did it.
+    /// Who did it, and why.
     pub actor: Actor,
     /// The identity concerned.
     pub identity_id: Option<IdentityId>,
@@ -44,8 +53,123 @@ pub struct NewEvent {
     pub provider_id: Option<ProviderId>,
     /// The user concerned.
     pub user_id: Option<UserId>,
+    /// The organization concerned.
+    pub organization_id: Option<OrganizationId>,
+    /// The values that changed, as they were; `None` for what was not there before.
+    pub before: Option<Map<String, Value>>,
+    /// The same values as they are now; `None` for what is gone.
+    pub after: Option<Map<String, Value>>,
     /// What more there is to say; never a secret.
     pub detail: Map<String, Value>,
+}
+
+impl NewEvent {
+    /// An event that concerns nothing yet; the caller sets what it does concern.
+    #[must_use]
+    pub fn new(about: EventKind, actor: &Actor) -> Self {
+        Self {
+            about,
+            actor: actor.clone(),
+            identity_id: None,
+            provider_id: None,
+            user_id: None,
+            organization_id: None,
+            before: None,
+            after: None,
+            detail: Map::new(),
+        }
+    }
+
+    /// An event about an identity, its provider and its user. `before` is the identity as it was,
+    /// `after` as it is: only what differs is told.
+    ///
+    /// # Panics
+    ///
+    /// When both are absent: then there is nothing to tell.
+    #[must_use]
+    pub fn of_identity(
+        about: EventKind,
+        actor: &Actor,
+        before: Option<&Identity>,
+        after: Option<&Identity>,
+    ) -> Self {
+        let identity = after.or(before).expect("an event about an identity names it");
+        let (before, after) = changes(before.map(Identity::facts), after.map(Identity::facts));
+        Self {
+            identity_id: Some(identity.id),
+            provider_id: Some(identity.idp_id),
+            user_id: Some(identity.user_id.clone()),
+            before,
+            after,
+            ..Self::new(about, actor)
+        }
+    }
+
+    /// An event about a provider instance, told as in [`of_identity`](Self::of_identity).
+    ///
+    /// # Panics
+    ///
+    /// When both are absent: then there is nothing to tell.
+    #[must_use]
+    pub fn of_provider(
+        about: EventKind,
+        actor: &Actor,
+        before: Option<&IdentityProvider>,
+        after: Option<&IdentityProvider>,
+    ) -> Self {
+        let provider = after.or(before).expect("an event about a provider names it");
+        let facts = IdentityProvider::facts;
+        let (before, after) = changes(before.map(facts), after.map(facts));
+        Self { provider_id: Some(provider.id), before, after, ..Self::new(about, actor) }
+    }
+
+    /// The event as it is kept.
+    #[must_use]
+    pub fn kept(self, id: EventId, at: DateTime<Utc>) -> Event {
+        let Self {
+            about,
+            actor,
+            identity_id,
+            provider_id,
+            user_id,
+            organization_id,
+            before,
+            after,
+            detail,
+        } = self;
+        Event {
+            id,
+            at,
+            about,
+            actor,
+            identity_id,
+            provider_id,
+            user_id,
+            organization_id,
+            before,
+            after,
+            detail,
+        }
+    }
+}
+
+/// What differs between two states of a thing: the same keys on both sides, null where one side
+/// does not have the key. A state that is absent stays absent, and the other is told in full.
+#[must_use]
+pub fn changes(
+    before: Option<Map<String, Value>>,
+    after: Option<Map<String, Value>>,
+) -> (Option<Map<String, Value>>, Option<Map<String, Value>>) {
+    let (Some(before), Some(after)) = (&before, &after) else { return (before, after) };
+    let mut changed = (Map::new(), Map::new());
+    for key in before.keys().chain(after.keys()) {
+        let (old, new) = (before.get(key), after.get(key));
+        if old != new {
+            changed.0.insert(key.clone(), old.cloned().unwrap_or_default());
+            changed.1.insert(key.clone(), new.cloned().unwrap_or_default());
+        }
+    }
+    (Some(changed.0), Some(changed.1))
 }
 
 /// What an event is about.
@@ -69,7 +193,32 @@ pub enum EventKind {
     IdentityInvalidated,
     /// The link was removed.
     IdentityUnlinked,
-    /// The grant was ended at the provider.
+    /// The link was given to another user by a merge or a transfer, or given back.
+    IdentityTransferred,
+    /// The link was taken over from another system.
+    IdentityImported,
+    /// An organization uses an identity.
+    OrganizationIdentityLinked,
+    /// An organization does not use an identity any more.
+    OrganizationIdentityUnlinked,
+    /// An organization signs in with a provider.
+    AuthProviderCreated,
+    /// How an organization signs in was changed.
+    AuthProviderUpdated,
+    /// An organization does not sign in with a provider any more; `detail` has how many
+    /// identities went with it.
+    AuthProviderDeleted,
+    /// A user's account for an organization's single sign-on was linked.
+    AuthIdentityLinked,
+    /// It was changed.
+    AuthIdentityUpdated,
+    /// It signed its user in.
+    AuthIdentitySignedIn,
+    /// It was removed.
+    AuthIdentityUnlinked,
+    /// A grant that no identity owns any more waits to be ended at the provider.
+    GrantRevocationQueued,
+    /// The grant was ended at the provider: the receipt.
     GrantRevoked,
     /// The grant could not be ended at the provider; `detail` says why.
     GrantRevocationFailed,
@@ -85,6 +234,20 @@ pub enum EventKind {
     ApiKeyCreated,
     /// An API key was revoked.
     ApiKeyRevoked,
+    /// Identities were moved to another user; `detail` has the journal's id and what it moved.
+    TransferDone,
+    /// A transfer was undone.
+    TransferUndone,
+    /// A webhook endpoint was created.
+    WebhookEndpointCreated,
+    /// A webhook endpoint was changed.
+    WebhookEndpointUpdated,
+    /// A webhook endpoint was deleted.
+    WebhookEndpointDeleted,
+    /// A webhook was given up after its last retry; `detail` names endpoint and event.
+    WebhookDeliveryFailed,
+    /// Another system's export was imported; `detail` has what was taken and what was not.
+    ImportFinished,
 }
 
 text_form!(EventKind:
@@ -97,6 +260,18 @@ text_form!(EventKind:
     IdentityRefreshFailed = "identity.refresh_failed",
     IdentityInvalidated = "identity.invalidated",
     IdentityUnlinked = "identity.unlinked",
+    IdentityTransferred = "identity.transferred",
+    IdentityImported = "identity.imported",
+    OrganizationIdentityLinked = "organization_identity.linked",
+    OrganizationIdentityUnlinked = "organization_identity.unlinked",
+    AuthProviderCreated = "auth_provider.created",
+    AuthProviderUpdated = "auth_provider.updated",
+    AuthProviderDeleted = "auth_provider.deleted",
+    AuthIdentityLinked = "auth_identity.linked",
+    AuthIdentityUpdated = "auth_identity.updated",
+    AuthIdentitySignedIn = "auth_identity.signed_in",
+    AuthIdentityUnlinked = "auth_identity.unlinked",
+    GrantRevocationQueued = "grant.revocation_queued",
     GrantRevoked = "grant.revoked",
     GrantRevocationFailed = "grant.revocation_failed",
     ProviderCreated = "provider.created",
@@ -105,40 +280,128 @@ text_form!(EventKind:
     LinkSessionFailed = "link_session.failed",
     ApiKeyCreated = "api_key.created",
     ApiKeyRevoked = "api_key.revoked",
+    TransferDone = "transfer.done",
+    TransferUndone = "transfer.undone",
+    WebhookEndpointCreated = "webhook_endpoint.created",
+    WebhookEndpointUpdated = "webhook_endpoint.updated",
+    WebhookEndpointDeleted = "webhook_endpoint.deleted",
+    WebhookDeliveryFailed = "webhook_delivery.failed",
+    ImportFinished = "import.finished",
 );
 
-/// Who did something.
+/// Who did something, for whom, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Actor {
+pub struct Actor {
+    /// Who.
+    pub who: Who,
+    /// The user on whose behalf, in the caller's words: for example the one who pressed
+    /// *Disconnect* on the product's page.
+    pub acting_user: Option<UserId>,
+    /// Why, in the caller's words: 1 to 500 characters.
+    pub reason: Option<String>,
+}
+
+/// Who can do something.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Who {
     /// A service with an API key.
     ApiKey(ApiKeyId),
+    /// A Sentry deployment that signs its calls.
+    Sentry,
     /// An operator at the command line or in the configuration.
     Operator,
     /// The service itself; the name of the replica.
     Replica(String),
 }
 
-impl fmt::Display for Actor {
+impl Actor {
+    /// An operator at the command line or in the configuration.
+    pub const OPERATOR: Self = Self { who: Who::Operator, acting_user: None, reason: None };
+
+    /// A Sentry deployment that signs its calls.
+    pub const SENTRY: Self = Self { who: Who::Sentry, acting_user: None, reason: None };
+
+    /// A service with this API key.
+    #[must_use]
+    pub const fn api_key(id: ApiKeyId) -> Self {
+        Self { who: Who::ApiKey(id), acting_user: None, reason: None }
+    }
+
+    /// The service itself.
+    #[must_use]
+    pub fn replica(name: impl Into<String>) -> Self {
+        Self { who: Who::Replica(name.into()), acting_user: None, reason: None }
+    }
+
+    /// The same, for this reason.
+    #[must_use]
+    pub fn because(self, reason: impl Into<String>) -> Self {
+        Self { reason: Some(reason.into()), ..self }
+    }
+}
+
+impl From<Who> for Actor {
+    fn from(who: Who) -> Self {
+        Self { who, acting_user: None, reason: None }
+    }
+}
+
+impl fmt::Display for Who {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ApiKey(id) => write!(f, "api_key:{id}"),
+            Self::Sentry => f.write_str("sentry"),
             Self::Operator => f.write_str("operator"),
             Self::Replica(name) => write!(f, "replica:{name}"),
         }
     }
 }
 
-impl Actor {
+impl Who {
     /// Reads the `Display` form back; `None` for anything else.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        if text == "operator" {
-            return Some(Self::Operator);
+        match text {
+            "operator" => return Some(Self::Operator),
+            "sentry" => return Some(Self::Sentry),
+            _ => {}
         }
         match text.split_once(':')? {
             ("api_key", id) => id.parse().ok().map(|id| Self::ApiKey(ApiKeyId(id))),
             ("replica", name) => Some(Self::Replica(name.to_owned())),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::fixtures::object;
+
+    #[test]
+    fn changes_name_the_same_keys_on_both_sides() {
+        let before = object(json!({"a": 1, "b": 2, "gone": 3}));
+        let after = object(json!({"a": 1, "b": 4, "new": 5}));
+        let (old, new) = changes(Some(before.clone()), Some(after.clone()));
+        assert_eq!(old, Some(object(json!({"b": 2, "gone": 3, "new": null}))));
+        assert_eq!(new, Some(object(json!({"b": 4, "gone": null, "new": 5}))));
+        assert_eq!(changes(None, Some(after.clone())), (None, Some(after)));
+        assert_eq!(changes(Some(before.clone()), None), (Some(before), None));
+    }
+
+    #[test]
+    fn whoever_did_it_survives_the_text_form() {
+        for who in [
+            Who::ApiKey(ApiKeyId(i64::MAX)),
+            Who::Sentry,
+            Who::Operator,
+            Who::Replica("a:b ü".into()),
+        ] {
+            assert_eq!(Who::parse(&who.to_string()), Some(who));
+        }
+        assert_eq!(Who::parse("somebody"), None);
     }
 }

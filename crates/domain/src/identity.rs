@@ -1,7 +1,7 @@
 //! The verified link of a user to an account at a provider.
 
 use chrono::{DateTime, Utc};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::ids::{ExternalId, IdentityId, ProviderId, UserId};
 
@@ -36,6 +36,27 @@ pub struct Identity {
     pub expires_at: Option<DateTime<Utc>>,
     /// Counts the changes of this row, refreshes included; starts at 1. The `ETag`.
     pub version: i64,
+}
+
+impl Identity {
+    /// What the event log tells of an identity: everything but its id and its times of proof.
+    #[must_use]
+    pub fn facts(&self) -> Map<String, Value> {
+        let facts = json!({
+            "idp_id": self.idp_id.0,
+            "user_id": self.user_id.as_str(),
+            "external_id": self.external_id.as_str(),
+            "data": self.data,
+            "status": self.status.as_str(),
+            "scopes": self.scopes,
+            "expires_at": self.expires_at,
+            "version": self.version,
+        });
+        match facts {
+            Value::Object(facts) => facts,
+            _ => Map::new(),
+        }
+    }
 }
 
 /// Whether a link can be used.
@@ -73,6 +94,9 @@ pub enum InvalidReason {
 macro_rules! text_form {
     ($type:ty: $($variant:ident = $text:literal),* $(,)?) => {
         impl $type {
+            /// Every value there is.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
             /// The value as it is stored and sent.
             #[must_use]
             pub const fn as_str(self) -> &'static str {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::{ids::ProviderId, secret::Secret};
 
@@ -22,6 +22,8 @@ pub struct IdentityProvider {
     pub config: Map<String, Value>,
     /// Names of the secrets that are set; their values are sealed.
     pub secret_names: Vec<String>,
+    /// What the product uses it for.
+    pub options: ProviderOptions,
     /// Whether this provider was seen to name itself in authorization responses, so that one
     /// without `iss` is refused from then on
     /// ([RFC 9207 §2.4](https://www.rfc-editor.org/rfc/rfc9207#section-2.4)).
@@ -30,6 +32,34 @@ pub struct IdentityProvider {
     pub date_added: DateTime<Utc>,
     /// Counts the changes of this row; starts at 1.
     pub version: i64,
+}
+
+impl IdentityProvider {
+    /// What the event log tells of an instance; never a secret.
+    #[must_use]
+    pub fn facts(&self) -> Map<String, Value> {
+        let facts = json!({
+            "type": self.provider_type,
+            "external_id": self.external_id,
+            "config": self.config,
+            "login": self.options.login,
+            "multiple_accounts": self.options.multiple_accounts,
+            "version": self.version,
+        });
+        match facts {
+            Value::Object(facts) => facts,
+            _ => Map::new(),
+        }
+    }
+}
+
+/// What the product uses a provider instance for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProviderOptions {
+    /// Users sign in to the product with it, so that unlinking may take a user's last way in.
+    pub login: bool,
+    /// A user may link several accounts of it; otherwise one.
+    pub multiple_accounts: bool,
 }
 
 /// A provider's secret configuration values, by name.

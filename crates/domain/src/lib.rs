@@ -72,7 +72,7 @@
 //!
 //! // A provider instance, and Ada's account there.
 //! let config = serde_json::Map::new();
-//! let instance = providers.create("scripted", None, config, &Actor::Operator).await?;
+//! let instance = providers.create("scripted", None, config, &Actor::OPERATOR).await?;
 //! let outcome = store
 //!     .link(&Link {
 //!         provider_id: instance.id,
@@ -84,7 +84,7 @@
 //!         scopes: vec!["openid".to_owned()],
 //!         reattach: false,
 //!         session: None,
-//!         actor: Actor::Operator,
+//!         actor: Actor::OPERATOR,
 //!     })
 //!     .await?;
 //! let LinkOutcome::Created(identity) = outcome else { panic!("nobody had linked it") };

@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use symbolon_domain::{
     account::ExternalAccount,
-    identity_provider::{IdentityProvider, ProviderSecrets, Rotation},
+    identity_provider::{IdentityProvider, ProviderOptions, ProviderSecrets, Rotation},
     ids::{ExternalId, ProviderId},
     ports::{
         AuthorizationRequest, Clock, CodeExchange, Connector, ConnectorError, Connectors as _,
@@ -139,6 +139,7 @@ fn instance(config: &Value) -> IdentityProvider {
         external_id: None,
         config: config.as_object().unwrap().clone(),
         secret_names: Vec::new(),
+        options: ProviderOptions::default(),
         names_issuer: false,
         date_added: DateTime::from_timestamp(NOW, 0).unwrap(),
         version: 1,

@@ -96,7 +96,7 @@ pub(crate) struct Allowed<S> {
 impl<S> Allowed<S> {
     /// Whom the event log names.
     pub(crate) fn actor(&self) -> Actor {
-        Actor::ApiKey(self.key.id)
+        Actor::api_key(self.key.id)
     }
 }
 

@@ -35,7 +35,7 @@ pub(super) async fn run(command: &ApiKeyCommand, config: Option<&Path>) -> Resul
         ApiKeyCommand::Revoke { id, output } => {
             let database = Database::open_existing(&settings.database).await?;
             let keys = database.repositories().keys;
-            let revoked = keys.revoke(ApiKeyId(*id), &Actor::Operator).await;
+            let revoked = keys.revoke(ApiKeyId(*id), &Actor::OPERATOR).await;
             let Some(key) = revoked.map_err(Error::from)? else {
                 let text = format!("there is no API key {id}; see `symbolon api-key list`");
                 return Err(Failure::Argument(text));
@@ -58,7 +58,7 @@ async fn create(
     database: &Database,
 ) -> Result<(), Failure> {
     let keys = ApiKeys { keys: database.repositories().keys };
-    let (key, secret) = keys.create(&arguments.name, scopes, &Actor::Operator).await?;
+    let (key, secret) = keys.create(&arguments.name, scopes, &Actor::OPERATOR).await?;
     if arguments.output.json {
         let mut form = form(&key);
         form["secret"] = secret.expose().into();

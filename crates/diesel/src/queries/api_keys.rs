@@ -52,14 +52,8 @@ async fn log(
     key: &ApiKey,
     actor: &Actor,
 ) -> Result<(), Failure> {
-    let event = NewEvent {
-        about,
-        actor: actor.clone(),
-        identity_id: None,
-        provider_id: None,
-        user_id: None,
-        detail: object(json!({"api_key_id": key.id.0, "name": key.name}))?,
-    };
+    let detail = object(json!({"api_key_id": key.id.0, "name": key.name}))?;
+    let event = NewEvent { detail, ..NewEvent::new(about, actor) };
     Ok(events::insert(conn, &event).await?)
 }
 

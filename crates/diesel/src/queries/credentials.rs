@@ -7,7 +7,7 @@ use diesel_async::RunQueryDsl;
 use serde_json::{Map, Value, json};
 use symbolon_domain::{
     credentials::Credentials,
-    event::{Actor, EventKind},
+    event::{Actor, EventKind, NewEvent},
     identity::{Identity, IdentityStatus},
     ids::{IdentityId, ProviderId},
     ports::{
@@ -17,7 +17,7 @@ use symbolon_domain::{
 };
 
 use super::{
-    Conn, Db, Store,
+    Conn, Db, Store, events,
     identities::log,
     identity_row::{Shown, invalid, open, place, seal},
     in_transaction, maybe_now, maybe_now_plus, ring,
@@ -185,25 +185,29 @@ impl CredentialsRepository for Store {
     ) -> Result<LeasedWrite, RepositoryError> {
         let done = in_transaction!(self, async |conn| {
             let id = lease.identity_id;
-            let idp: Option<i64> = identities::table
-                .find(id.0)
-                .select(identities::idp_id)
-                .first(conn)
-                .await
-                .optional()?;
-            let Some(idp) = idp else { return Ok(LeasedWrite::Gone) };
             let next = lease.generation + 1;
-            let sealed = seal(&*self.sealer, &place(id.0, idp, next), credentials)?;
-            let holder: Option<Option<String>> = identities::table
-                .find(id.0)
-                .select(identities::lease_holder)
-                .first(conn)
-                .await
-                .optional()?;
-            let row: Option<Shown> = diesel::update(under!(lease))
+            let query = under!(lease).select((identities::lease_holder, Shown::as_select()));
+            let row: Option<(Option<String>, Shown)> =
+                super::locked!(query).first(conn).await.optional()?;
+            let Some((holder, before)) = row else {
+                // An earlier try may have done it, and its answer was lost.
+                return Ok(match fence(conn, id).await? {
+                    None => LeasedWrite::Gone,
+                    Some(it) if (it.attempt, it.generation) == (lease.attempt, next) => {
+                        LeasedWrite::Done
+                    }
+                    Some(_) => LeasedWrite::Superseded,
+                });
+            };
+            let before = Identity::try_from(before)?;
+            let sealed = seal(&*self.sealer, &place(id.0, before.idp_id.0, next), credentials)?;
+            let scopes =
+                if credentials.scopes.is_empty() { &before.scopes } else { &credentials.scopes };
+            let after: Shown = diesel::update(under!(lease))
                 .set((
                     (
                         identities::credentials.eq(sealed),
+                        identities::scopes.eq(json!(scopes)),
                         identities::generation.eq(next),
                         identities::expires_at
                             .eq(credentials.expires_at.map(super::to_microseconds)),
@@ -224,22 +228,11 @@ impl CredentialsRepository for Store {
                 ))
                 .returning(Shown::as_returning())
                 .get_result(conn)
-                .await
-                .optional()?;
-            let Some(row) = row else {
-                // An earlier try may have done it, and its answer was lost.
-                return Ok(match fence(conn, id).await? {
-                    None => LeasedWrite::Gone,
-                    Some(it) if (it.attempt, it.generation) == (lease.attempt, next) => {
-                        LeasedWrite::Done
-                    }
-                    Some(_) => LeasedWrite::Superseded,
-                });
-            };
+                .await?;
             ring(conn, id.0).await?;
-            let actor = Actor::Replica(holder.flatten().unwrap_or_default());
-            let identity = Identity::try_from(row)?;
-            log(conn, EventKind::IdentityRefreshed, &identity, &actor, Map::new()).await?;
+            let actor = Actor::replica(holder.unwrap_or_default());
+            let (kind, after) = (EventKind::IdentityRefreshed, after.try_into()?);
+            log(conn, kind, &actor, Some(&before), Some(&after)).await?;
             Ok(LeasedWrite::Done)
         });
         self.rung();
@@ -254,10 +247,14 @@ impl CredentialsRepository for Store {
             let Some((holder, row)) = row else { return Ok(refused(conn, lease).await?) };
             // Nobody holds it, and nobody came after: an earlier try has done it.
             let Some(holder) = holder else { return Ok(LeasedWrite::Done) };
+            let before = Identity::try_from(row)?;
             let (about, detail) = write_end(conn, lease, end).await?;
             ring(conn, lease.identity_id.0).await?;
-            let identity = Identity::try_from(row)?;
-            log(conn, about, &identity, &Actor::Replica(holder), detail).await?;
+            let after = identities::table.find(lease.identity_id.0).select(Shown::as_select());
+            let after = Identity::try_from(after.first::<Shown>(conn).await?)?;
+            let actor = Actor::replica(holder);
+            let event = NewEvent::of_identity(about, &actor, Some(&before), Some(&after));
+            events::insert(conn, &NewEvent { detail, ..event }).await?;
             Ok(LeasedWrite::Done)
         });
         self.rung();

@@ -4,8 +4,8 @@ use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use serde_json::Value;
 use symbolon_domain::{
-    event::{Actor, Event, EventKind, NewEvent},
-    ids::{EventId, IdentityId, ProviderId, UserId},
+    event::{Actor, Event, EventKind, NewEvent, Who},
+    ids::{EventId, IdentityId, OrganizationId, ProviderId, UserId},
     page::{Page, PageRequest},
     ports::{EventFilter, EventLog, RepositoryError},
 };
@@ -13,7 +13,7 @@ use symbolon_domain::{
 use super::{Conn, Db, Store, now, schema::events};
 use crate::{
     failure::Failure,
-    values::{object, parsed},
+    values::{object, organization, parsed, user},
 };
 
 #[derive(Queryable, Selectable)]
@@ -23,9 +23,14 @@ struct Row {
     at: DateTime<Utc>,
     kind: String,
     actor: String,
+    acting_user: Option<String>,
+    reason: Option<String>,
     identity_id: Option<i64>,
     provider_id: Option<i64>,
     user_id: Option<String>,
+    organization_id: Option<String>,
+    before: Option<Value>,
+    after: Option<Value>,
     detail: Value,
 }
 
@@ -37,14 +42,17 @@ impl TryFrom<Row> for Event {
             id: EventId(row.id),
             at: row.at,
             about: parsed(&row.kind, EventKind::parse)?,
-            actor: parsed(&row.actor, Actor::parse)?,
+            actor: Actor {
+                who: parsed(&row.actor, Who::parse)?,
+                acting_user: row.acting_user.map(user).transpose()?,
+                reason: row.reason,
+            },
             identity_id: row.identity_id.map(IdentityId),
             provider_id: row.provider_id.map(ProviderId),
-            user_id: row
-                .user_id
-                .map(UserId::new)
-                .transpose()
-                .map_err(|error| Failure::unreadable(error.to_string()))?,
+            user_id: row.user_id.map(user).transpose()?,
+            organization_id: row.organization_id.map(organization).transpose()?,
+            before: row.before.map(object).transpose()?,
+            after: row.after.map(object).transpose()?,
             detail: object(row.detail)?,
         })
     }
@@ -56,10 +64,15 @@ pub(crate) async fn insert(conn: &mut Conn, event: &NewEvent) -> QueryResult<()>
         .values((
             events::at.eq(now()),
             events::kind.eq(event.about.as_str()),
-            events::actor.eq(event.actor.to_string()),
+            events::actor.eq(event.actor.who.to_string()),
+            events::acting_user.eq(event.actor.acting_user.as_ref().map(UserId::as_str)),
+            events::reason.eq(&event.actor.reason),
             events::identity_id.eq(event.identity_id.map(|it| it.0)),
             events::provider_id.eq(event.provider_id.map(|it| it.0)),
             events::user_id.eq(event.user_id.as_ref().map(UserId::as_str)),
+            events::organization_id.eq(event.organization_id.as_ref().map(OrganizationId::as_str)),
+            events::before.eq(event.before.clone().map(Value::Object)),
+            events::after.eq(event.after.clone().map(Value::Object)),
             events::detail.eq(Value::Object(event.detail.clone())),
         ))
         .execute(conn)

@@ -2,12 +2,12 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use symbolon_domain::{
     credentials::Credentials,
     event::{Actor, EventKind, NewEvent},
     identity::{Identity, IdentityFilter, IdentityStatus},
-    ids::{ExternalId, IdentityId, ProviderId, UserId},
+    ids::{ExternalId, IdentityId, OrganizationId, ProviderId, UserId},
     page::{Page, PageRequest},
     ports::{
         DataOutcome, DataUpdate, IdentityRepository, Link, LinkOutcome, LinkOwner, RepositoryError,
@@ -23,7 +23,7 @@ use super::{
     schema::{identities, identity_providers},
     time,
 };
-use crate::failure::Failure;
+use crate::{failure::Failure, values};
 
 /// Writes a row back as a whole; it was read under its lock.
 async fn save(conn: &mut Conn, row: &Row) -> Result<(), Failure> {
@@ -31,22 +31,15 @@ async fn save(conn: &mut Conn, row: &Row) -> Result<(), Failure> {
     if written == 0 { Err(Failure::Changed) } else { Ok(ring(conn, row.id).await?) }
 }
 
+/// Writes the event of an identity's change.
 pub(crate) async fn log(
     conn: &mut Conn,
     about: EventKind,
-    identity: &Identity,
     actor: &Actor,
-    detail: Map<String, Value>,
+    before: Option<&Identity>,
+    after: Option<&Identity>,
 ) -> Result<(), Failure> {
-    let event = NewEvent {
-        about,
-        actor: actor.clone(),
-        identity_id: Some(identity.id),
-        provider_id: Some(identity.idp_id),
-        user_id: Some(identity.user_id.clone()),
-        detail,
-    };
-    Ok(events::insert(conn, &event).await?)
+    Ok(events::insert(conn, &NewEvent::of_identity(about, actor, before, after)).await?)
 }
 
 /// How many identities a provider has.
@@ -69,7 +62,7 @@ pub(crate) async fn delete_at(
     for row in rows {
         let identity = Identity::try_from(row)?;
         ring(conn, identity.id.0).await?;
-        log(conn, EventKind::IdentityUnlinked, &identity, actor, Map::new()).await?;
+        log(conn, EventKind::IdentityUnlinked, actor, Some(&identity), None).await?;
     }
     Ok(count)
 }
@@ -87,7 +80,7 @@ async fn remove(
     let Some(row) = row else { return Ok(None) };
     let identity = row.identity()?;
     ring(conn, id).await?;
-    log(conn, EventKind::IdentityUnlinked, &identity, actor, Map::new()).await?;
+    log(conn, EventKind::IdentityUnlinked, actor, Some(&identity), None).await?;
     Ok(Some((identity, row)))
 }
 
@@ -97,8 +90,8 @@ struct Linking<'a> {
     sealer: &'a dyn Sealer,
     link: &'a Link,
     now: DateTime<Utc>,
-    /// What the events tell of the session that the link came from.
-    detail: Map<String, Value>,
+    /// The organization of the session that the link came from.
+    organization: Option<OrganizationId>,
 }
 
 impl Linking<'_> {
@@ -140,10 +133,11 @@ impl Linking<'_> {
         // A row that names the account itself goes before one under its legacy name.
         rows.sort_by_key(|row| row.external_id != self.link.external_id.as_str());
         let Some(mut row) = rows.into_iter().next() else { return Ok(LinkOutcome::NobodyLinked) };
+        let before = row.identity()?;
         row.renew(self.sealer, self.link, self.now)?;
         save(self.conn, &row).await?;
         let identity = row.identity()?;
-        self.log(EventKind::IdentitySignedIn, &identity, self.detail.clone()).await?;
+        self.log(EventKind::IdentitySignedIn, Some(&before), &identity).await?;
         Ok(LinkOutcome::SignedIn(identity))
     }
 
@@ -186,36 +180,41 @@ impl Linking<'_> {
         row.replace_credentials(self.sealer, self.link.credentials.as_ref())?;
         save(self.conn, &row).await?;
         let identity = row.identity()?;
-        self.log(EventKind::IdentityLinked, &identity, self.detail.clone()).await?;
+        self.log(EventKind::IdentityLinked, None, &identity).await?;
         Ok(LinkOutcome::Created(identity))
     }
 
     async fn renew(&mut self, mut row: Row) -> Result<LinkOutcome, Failure> {
+        let before = row.identity()?;
         row.renew(self.sealer, self.link, self.now)?;
         save(self.conn, &row).await?;
         let identity = row.identity()?;
-        self.log(EventKind::IdentityRelinked, &identity, self.detail.clone()).await?;
+        self.log(EventKind::IdentityRelinked, Some(&before), &identity).await?;
         Ok(LinkOutcome::Updated(identity))
     }
 
     async fn rebind(&mut self, mut row: Row, user: &UserId) -> Result<LinkOutcome, Failure> {
-        let mut detail = self.detail.clone();
-        detail.insert("previous_user_id".into(), json!(row.user_id));
-        detail.insert("previous_external_id".into(), json!(row.external_id));
+        let before = row.identity()?;
         row.rebind(self.sealer, user, self.link, self.now)?;
         save(self.conn, &row).await?;
         let identity = row.identity()?;
-        self.log(EventKind::IdentityRebound, &identity, detail).await?;
+        self.log(EventKind::IdentityRebound, Some(&before), &identity).await?;
         Ok(LinkOutcome::Rebound(identity))
     }
 
     async fn log(
         &mut self,
         about: EventKind,
-        identity: &Identity,
-        detail: Map<String, Value>,
+        before: Option<&Identity>,
+        after: &Identity,
     ) -> Result<(), Failure> {
-        log(self.conn, about, identity, &self.link.actor, detail).await
+        let mut event = NewEvent::of_identity(about, &self.link.actor, before, Some(after));
+        event.organization_id.clone_from(&self.organization);
+        if let (EventKind::IdentityRebound, Some(before)) = (about, before) {
+            event.detail.insert("previous_user_id".into(), json!(before.user_id.as_str()));
+            event.detail.insert("previous_external_id".into(), json!(before.external_id.as_str()));
+        }
+        Ok(events::insert(self.conn, &event).await?)
     }
 }
 
@@ -223,18 +222,15 @@ async fn link(conn: &mut Conn, sealer: &dyn Sealer, link: &Link) -> Result<LinkO
     if !exists(conn, link.provider_id).await? {
         return Err(diesel::result::Error::NotFound.into());
     }
-    let mut detail = Map::new();
+    let mut organization = None;
     if let Some(claim) = &link.session {
         match link_sessions::find_waiting(conn, claim).await? {
             None => return Ok(LinkOutcome::SessionUsed),
-            Some(Some(organization)) => {
-                detail.insert("organization_id".into(), json!(organization));
-            }
-            Some(None) => {}
+            Some(of) => organization = of.map(values::organization).transpose()?,
         }
     }
     let now = time(conn).await?;
-    let mut linking = Linking { conn, sealer, link, now, detail };
+    let mut linking = Linking { conn, sealer, link, now, organization };
     let outcome = match &link.owner {
         LinkOwner::User(user) => linking.link_to(user).await?,
         LinkOwner::Whoever => linking.sign_in().await?,
@@ -287,6 +283,7 @@ impl IdentityRepository for Store {
             if update.if_version.is_some_and(|version| version != row.version) {
                 return Ok(DataOutcome::VersionConflict);
             }
+            let before = row.identity()?;
             row.data = Value::Object(update.data.clone());
             row.version += 1;
             if let Some(answer) = &update.credentials {
@@ -298,7 +295,7 @@ impl IdentityRepository for Store {
             save(conn, &row).await?;
             let identity = row.identity()?;
             let kind = EventKind::IdentityDataUpdated;
-            log(conn, kind, &identity, &update.actor, Map::new()).await?;
+            log(conn, kind, &update.actor, Some(&before), Some(&identity)).await?;
             Ok(DataOutcome::Updated(identity))
         });
         self.rung();

@@ -7,12 +7,12 @@ use diesel_async::RunQueryDsl;
 use serde_json::{Map, Value, json};
 use symbolon_domain::{
     event::{Actor, EventKind, NewEvent},
-    identity_provider::{IdentityProvider, ProviderSecrets},
+    identity_provider::{IdentityProvider, ProviderOptions, ProviderSecrets},
     ids::ProviderId,
     page::{Page, PageRequest},
     ports::{
         IdentityProviderRepository, NewIdentityProvider, Place, ProviderDeletion, ProviderFilter,
-        RepositoryError, Sealer,
+        ProviderUpdate, RepositoryError, Sealer,
     },
     secret::Secret,
 };
@@ -34,6 +34,8 @@ struct Row {
     config: Value,
     secret_names: Value,
     secrets: Option<Vec<u8>>,
+    login: bool,
+    multiple_accounts: bool,
     names_issuer: bool,
     date_added: DateTime<Utc>,
     version: i64,
@@ -49,6 +51,7 @@ impl TryFrom<Row> for IdentityProvider {
             external_id: row.external_id,
             config: object(row.config)?,
             secret_names: texts(row.secret_names)?,
+            options: ProviderOptions { login: row.login, multiple_accounts: row.multiple_accounts },
             names_issuer: row.names_issuer,
             date_added: row.date_added,
             version: row.version,
@@ -100,19 +103,13 @@ pub(crate) async fn exists(conn: &mut Conn, id: ProviderId) -> QueryResult<bool>
 async fn log(
     conn: &mut Conn,
     about: EventKind,
-    id: ProviderId,
     actor: &Actor,
+    before: Option<&IdentityProvider>,
+    after: Option<&IdentityProvider>,
     detail: Value,
 ) -> Result<(), Failure> {
-    let event = NewEvent {
-        about,
-        actor: actor.clone(),
-        identity_id: None,
-        provider_id: Some(id),
-        user_id: None,
-        detail: object(detail)?,
-    };
-    Ok(events::insert(conn, &event).await?)
+    let event = NewEvent::of_provider(about, actor, before, after);
+    Ok(events::insert(conn, &NewEvent { detail: object(detail)?, ..event }).await?)
 }
 
 fn changed(
@@ -143,6 +140,8 @@ impl IdentityProviderRepository for Store {
                     table::external_id.eq(&provider.external_id),
                     table::config.eq(Value::Object(provider.config.clone())),
                     table::secret_names.eq(json!(names)),
+                    table::login.eq(provider.options.login),
+                    table::multiple_accounts.eq(provider.options.multiple_accounts),
                     table::names_issuer.eq(false),
                     table::date_added.eq(now()),
                     table::version.eq(1),
@@ -156,8 +155,10 @@ impl IdentityProviderRepository for Store {
                 .set(table::secrets.eq(secrets))
                 .execute(conn)
                 .await?;
-            log(conn, EventKind::ProviderCreated, ProviderId(row.id), actor, json!({})).await?;
-            IdentityProvider::try_from(row)
+            let created = IdentityProvider::try_from(row)?;
+            let kind = EventKind::ProviderCreated;
+            log(conn, kind, actor, None, Some(&created), json!({})).await?;
+            Ok(created)
         });
         Ok(created?)
     }
@@ -223,15 +224,13 @@ impl IdentityProviderRepository for Store {
 
     async fn update(
         &self,
-        id: ProviderId,
-        version: i64,
-        config: &Map<String, Value>,
-        secrets: &ProviderSecrets,
+        update: &ProviderUpdate,
         actor: &Actor,
     ) -> Result<Option<IdentityProvider>, RepositoryError> {
+        let ProviderUpdate { id, version, config, secrets, options } = update;
         let names: Vec<_> = secrets.keys().collect();
         let updated = in_transaction!(self, async |conn| {
-            let Some(before) = find(conn, id).await?.filter(|it| it.version == version) else {
+            let Some(before) = find(conn, *id).await?.filter(|it| it.version == *version) else {
                 return Ok(None);
             };
             // What does not open can be replaced: otherwise a lost key could not be mended.
@@ -244,6 +243,8 @@ impl IdentityProviderRepository for Store {
                     table::config.eq(Value::Object(config.clone())),
                     table::secret_names.eq(json!(names)),
                     table::secrets.eq(sealed),
+                    table::login.eq(options.login),
+                    table::multiple_accounts.eq(options.multiple_accounts),
                     table::version.eq(version + 1),
                 ))
                 .returning(Row::as_returning())
@@ -251,9 +252,10 @@ impl IdentityProviderRepository for Store {
                 .await
                 .optional()?;
             let Some(row) = row else { return Ok(None) };
-            let detail = json!({ "changed": changed });
-            log(conn, EventKind::ProviderUpdated, id, actor, detail).await?;
-            IdentityProvider::try_from(row).map(Some)
+            let (before, after) = (before.try_into()?, row.try_into()?);
+            let (kind, detail) = (EventKind::ProviderUpdated, json!({ "changed": changed }));
+            log(conn, kind, actor, Some(&before), Some(&after), detail).await?;
+            Ok(Some(after))
         });
         Ok(updated?)
     }
@@ -275,9 +277,9 @@ impl IdentityProviderRepository for Store {
     ) -> Result<ProviderDeletion, RepositoryError> {
         for _ in 0..super::RACES {
             let done = in_transaction!(self, async |conn| {
-                if find(conn, id).await?.is_none() {
+                let Some(provider) = find(conn, id).await? else {
                     return Ok(ProviderDeletion::Absent);
-                }
+                };
                 if !cascade {
                     let count = identities::count_at(conn, id).await?;
                     if count > 0 {
@@ -286,8 +288,8 @@ impl IdentityProviderRepository for Store {
                 }
                 let count = identities::delete_at(conn, id, actor).await?;
                 diesel::delete(table::table.find(id.0)).execute(conn).await?;
-                let detail = json!({ "identities": count });
-                log(conn, EventKind::ProviderDeleted, id, actor, detail).await?;
+                let (kind, detail) = (EventKind::ProviderDeleted, json!({ "identities": count }));
+                log(conn, kind, actor, Some(&provider.try_into()?), None, detail).await?;
                 Ok(ProviderDeletion::Deleted(count))
             });
             match done {

@@ -13,7 +13,7 @@ use symbolon_domain::{
 use super::{Db, schema::identities};
 use crate::{
     failure::Failure,
-    values::{object, parsed, texts},
+    values::{self, object, parsed, texts},
 };
 
 /// The whole row. Changed only under the row's lock, then written back as a whole.
@@ -71,8 +71,7 @@ impl TryFrom<Shown> for Identity {
         Ok(Self {
             id: IdentityId(row.id),
             idp_id: ProviderId(row.idp_id),
-            user_id: UserId::new(row.user_id)
-                .map_err(|error| Failure::unreadable(error.to_string()))?,
+            user_id: values::user(row.user_id)?,
             external_id: ExternalId::new(row.external_id)
                 .map_err(|error| Failure::unreadable(error.to_string()))?,
             data: object(row.data)?,

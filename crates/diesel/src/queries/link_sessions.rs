@@ -5,7 +5,7 @@ use diesel_async::RunQueryDsl;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use symbolon_domain::{
-    event::{Actor, EventKind, NewEvent},
+    event::{EventKind, NewEvent, Who},
     ids::{IdentityId, LinkSessionId, OrganizationId, ProviderId, UserId},
     link_session::{
         Attempt, AttemptProof, CompletionClaim, LinkFailure, LinkSession, LinkSessionStatus,
@@ -83,7 +83,7 @@ impl Row {
             },
             identity_id: self.identity_id.map(IdentityId),
             error: self.error.map(|it| parsed(&it, LinkFailure::parse)).transpose()?,
-            created_by: parsed(&self.created_by, Actor::parse)?,
+            created_by: parsed(&self.created_by, Who::parse)?.into(),
             created_at: self.created_at,
             expires_at: self.expires_at,
         })
@@ -244,7 +244,7 @@ impl LinkSessionRepository for Store {
                     link_sessions::status.eq(session.status.as_str()),
                     link_sessions::identity_id.eq(session.identity_id.map(|it| it.0)),
                     link_sessions::error.eq(session.error.map(LinkFailure::as_str)),
-                    link_sessions::created_by.eq(session.created_by.to_string()),
+                    link_sessions::created_by.eq(session.created_by.who.to_string()),
                     link_sessions::created_at.eq(to_microseconds(session.created_at)),
                     link_sessions::expires_at.eq(to_microseconds(session.expires_at)),
                     link_sessions::token_hash.eq(new.token.0.as_slice()),
@@ -400,17 +400,12 @@ impl LinkSessionRepository for Store {
             let Some(row) = row else { return Ok(false) };
             let now = time(conn).await?;
             let session = row.seen(now)?;
-            let mut detail = object(json!({ "error": why.as_str() }))?;
-            if let Some(organization) = &session.organization_id {
-                detail.insert("organization_id".into(), json!(organization.as_str()));
-            }
             let event = NewEvent {
-                about: EventKind::LinkSessionFailed,
-                actor: session.created_by,
-                identity_id: None,
                 provider_id: session.provider_id,
                 user_id: session.user_id,
-                detail,
+                organization_id: session.organization_id,
+                detail: object(json!({ "error": why.as_str() }))?,
+                ..NewEvent::new(EventKind::LinkSessionFailed, &session.created_by)
             };
             events::insert(conn, &event).await?;
             Ok(true)

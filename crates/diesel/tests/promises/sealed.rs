@@ -127,7 +127,12 @@ async fn nothing_secret_lies_in_the_open(Bench { store, raw }: Bench) {
     let at = provider(&store, "one").await;
     let secrets = [("client_secret".to_owned(), Secret::new(format!("{CANARY}-new")))].into();
     let config = fixtures::new_identity_provider().config;
-    store.providers().update(at, 1, &config, &secrets, &fixtures::ACTOR).await.unwrap().unwrap();
+    store
+        .providers()
+        .update(&fixtures::provider_update(at, 1, &config, &secrets), &fixtures::ACTOR)
+        .await
+        .unwrap()
+        .unwrap();
     let id = linked(&store, &link(at, "one")).await;
     let update = DataUpdate {
         id,
@@ -204,8 +209,11 @@ async fn sealed_provider_secrets_open_in_no_other_row_and_no_older_ones(
 
     let (config, secrets) =
         (fixtures::new_identity_provider().config, fixtures::provider_secrets());
-    let replaced =
-        store.providers().update(first, 1, &config, &secrets, &fixtures::ACTOR).await.unwrap();
+    let replaced = store
+        .providers()
+        .update(&fixtures::provider_update(first, 1, &config, &secrets), &fixtures::ACTOR)
+        .await
+        .unwrap();
     assert!(replaced.is_some(), "what does not open can be replaced");
     let (_, opened) = store.providers().find_with_secrets(first).await.unwrap().unwrap();
     assert_eq!(opened, secrets);

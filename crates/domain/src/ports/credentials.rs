@@ -142,8 +142,8 @@ pub trait CredentialsRepository: Send + Sync {
     async fn record_sending(&self, lease: &Lease) -> Result<LeasedWrite, RepositoryError>;
 
     /// Stores new credentials as the next generation, clears back-off and doubt, makes the
-    /// identity valid, sets its `expires_at`, raises its version, releases the lease, and writes
-    /// the event. They are stored as they are: the holder has
+    /// identity valid, sets its `expires_at` and, where the credentials name some, its scopes,
+    /// raises its version, releases the lease, and writes the event. They are stored as they are: the holder has
     /// [renewed](Credentials::renewed_by) what it read. Safe to repeat.
     async fn commit(
         &self,

@@ -142,9 +142,9 @@ pub trait IdentityRepository: Send + Sync {
     /// [`LinkOutcome::SessionUsed`]; that is decided first. It becomes `linked` or `signed_in`,
     /// names the identity, and drops what it held.
     ///
-    /// The event names identity, provider and user. When a row is rebound its detail has
-    /// `previous_user_id` and `previous_external_id`; with a session of an organization it has
-    /// `organization_id`. The unique keys of the database decide between callers, so of two links
+    /// The event names identity, provider and user, with a session of an organization that
+    /// organization too, and what changed. When a row is rebound its detail has
+    /// `previous_user_id` and `previous_external_id`. The unique keys of the database decide between callers, so of two links
     /// of one account one is kept.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 use super::RepositoryError;
 use crate::{
     event::Actor,
-    identity_provider::{IdentityProvider, ProviderSecrets},
+    identity_provider::{IdentityProvider, ProviderOptions, ProviderSecrets},
     ids::ProviderId,
     page::{Page, PageRequest},
 };
@@ -20,6 +20,23 @@ pub struct NewIdentityProvider {
     pub config: Map<String, Value>,
     /// Its secrets; sealed by the store.
     pub secrets: ProviderSecrets,
+    /// What the product uses it for.
+    pub options: ProviderOptions,
+}
+
+/// New values for a provider instance.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProviderUpdate {
+    /// Which instance.
+    pub id: ProviderId,
+    /// The version that is to be replaced.
+    pub version: i64,
+    /// The whole new configuration, without its secrets.
+    pub config: Map<String, Value>,
+    /// All secrets.
+    pub secrets: ProviderSecrets,
+    /// What the product uses it for.
+    pub options: ProviderOptions,
 }
 
 /// Which provider instances are meant: all conditions together.
@@ -81,17 +98,15 @@ pub trait IdentityProviderRepository: Send + Sync {
         page: PageRequest,
     ) -> Result<Page<IdentityProvider>, RepositoryError>;
 
-    /// Replaces configuration and secrets and writes the event, where the version is still
-    /// `version`; the row's version goes up by one. The event's detail has in `changed` the keys
-    /// of configuration and secrets whose value is another, in ascending order.
+    /// Replaces configuration, secrets and options and writes the event, where the version is
+    /// still the one that was read; the row's version goes up by one. The event's detail has in
+    /// `changed` the keys of configuration and secrets whose value is another, in ascending
+    /// order; configuration and options are in `before` and `after`, secrets nowhere.
     ///
     /// `None` when there is no such instance or its version is another.
     async fn update(
         &self,
-        id: ProviderId,
-        version: i64,
-        config: &Map<String, Value>,
-        secrets: &ProviderSecrets,
+        update: &ProviderUpdate,
         actor: &Actor,
     ) -> Result<Option<IdentityProvider>, RepositoryError>;
 

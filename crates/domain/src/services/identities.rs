@@ -166,12 +166,10 @@ impl Identities {
             Err(_) => (EventKind::GrantRevocationFailed, detail("the provider did not answer")),
         };
         let event = NewEvent {
-            about,
-            actor,
             identity_id: Some(id),
             provider_id: Some(provider_id),
-            user_id: None,
             detail,
+            ..NewEvent::new(about, &actor)
         };
         if let Err(error) = self.events.append(&event).await {
             tracing::error!(%error, identity = %id, "could not write down a revocation");

@@ -5,11 +5,11 @@ use serde_json::{Map, Value};
 use crate::{
     Error,
     event::Actor,
-    identity_provider::{IdentityProvider, ProviderSecrets, ProviderType},
+    identity_provider::{IdentityProvider, ProviderOptions, ProviderSecrets, ProviderType},
     ids::ProviderId,
     ports::{
         Connector, Connectors, IdentityProviderRepository, NewIdentityProvider, ProviderDeletion,
-        RepositoryError,
+        ProviderUpdate, RepositoryError,
     },
     secret::Secret,
 };
@@ -48,6 +48,7 @@ impl Providers {
             external_id,
             config,
             secrets,
+            options: ProviderOptions::default(),
         };
         self.providers.insert(&provider, actor).await.map_err(|error| match error {
             RepositoryError::Conflict => {
@@ -96,8 +97,14 @@ impl Providers {
                 }
             }
             self.connectors.check(&provider.provider_type, &config, &secrets)?;
-            let updated =
-                self.providers.update(id, provider.version, &config, &secrets, actor).await?;
+            let update = ProviderUpdate {
+                id,
+                version: provider.version,
+                config,
+                secrets,
+                options: provider.options,
+            };
+            let updated = self.providers.update(&update, actor).await?;
             if let Some(provider) = updated {
                 return Ok(provider);
             }
@@ -138,10 +145,14 @@ impl Providers {
         if provider.config == config && old_secrets == secrets {
             return Ok(provider);
         }
-        self.providers
-            .update(provider.id, provider.version, &config, &secrets, actor)
-            .await?
-            .ok_or(Error::VersionConflict)
+        let update = ProviderUpdate {
+            id: provider.id,
+            version: provider.version,
+            config,
+            secrets,
+            options: provider.options,
+        };
+        self.providers.update(&update, actor).await?.ok_or(Error::VersionConflict)
     }
 
     /// Deletes an instance, with `cascade` its identities too. Their grants are not revoked at

@@ -20,7 +20,9 @@ use crate::{
     credentials::Credentials,
     event::{Actor, Event, EventKind, NewEvent},
     identity::{Identity, IdentityStatus},
-    identity_provider::{Capabilities, IdentityProvider, ProviderSecrets, ProviderType, Rotation},
+    identity_provider::{
+        Capabilities, IdentityProvider, ProviderOptions, ProviderSecrets, ProviderType, Rotation,
+    },
     ids::{
         ApiKeyId, EventId, ExternalId, IdentityId, LinkSessionId, OrganizationId, ProviderId,
         UserId,
@@ -31,7 +33,7 @@ use crate::{
     },
     ports::{
         AuthorizationRequest, BackOff, CodeExchange, DataUpdate, FailureClass, Grant, Lease, Link,
-        LinkOwner, NewIdentityProvider, RefreshRequest, StoredCredentials,
+        LinkOwner, NewIdentityProvider, ProviderUpdate, RefreshRequest, StoredCredentials,
     },
     secret::{Secret, SecretHash},
 };
@@ -47,7 +49,7 @@ pub const SESSION: LinkSessionId = LinkSessionId(1);
 /// The API key that does things.
 pub const API_KEY: ApiKeyId = ApiKeyId(1);
 /// Who does things.
-pub const ACTOR: Actor = Actor::ApiKey(API_KEY);
+pub const ACTOR: Actor = Actor::api_key(API_KEY);
 
 /// A user's name.
 #[must_use]
@@ -188,6 +190,7 @@ pub fn new_identity_provider() -> NewIdentityProvider {
         external_id: None,
         config: object(json!({ "issuer": "https://op.example", "client_id": "client-1" })),
         secrets: provider_secrets(),
+        options: ProviderOptions::default(),
     }
 }
 
@@ -200,7 +203,7 @@ pub fn provider_secrets() -> ProviderSecrets {
 /// What becomes of [`new_identity_provider`].
 #[must_use]
 pub fn identity_provider() -> IdentityProvider {
-    let NewIdentityProvider { provider_type, external_id, config, secrets } =
+    let NewIdentityProvider { provider_type, external_id, config, secrets, options } =
         new_identity_provider();
     IdentityProvider {
         id: PROVIDER,
@@ -208,6 +211,7 @@ pub fn identity_provider() -> IdentityProvider {
         external_id,
         config,
         secret_names: secrets.into_keys().collect(),
+        options,
         names_issuer: false,
         date_added: NOW,
         version: 1,
@@ -306,24 +310,42 @@ pub fn completion_claim() -> CompletionClaim {
     CompletionClaim { id: SESSION, code: SecretHash::of("code-1") }
 }
 
+/// New values for a provider instance, used for nothing in particular.
+#[must_use]
+pub fn provider_update(
+    id: ProviderId,
+    version: i64,
+    config: &Map<String, Value>,
+    secrets: &ProviderSecrets,
+) -> ProviderUpdate {
+    ProviderUpdate {
+        id,
+        version,
+        config: config.clone(),
+        secrets: secrets.clone(),
+        options: ProviderOptions::default(),
+    }
+}
+
 /// An event that no port writes by itself.
 #[must_use]
 pub fn new_event() -> NewEvent {
     NewEvent {
-        about: EventKind::GrantRevoked,
-        actor: ACTOR,
         identity_id: Some(IDENTITY),
         provider_id: Some(PROVIDER),
         user_id: Some(user("user-1")),
+        organization_id: Some(organization("organization-1")),
+        before: Some(object(json!({ "status": "valid" }))),
+        after: Some(object(json!({ "status": null }))),
         detail: object(json!({ "note": "by request" })),
+        ..NewEvent::new(EventKind::GrantRevoked, &ACTOR)
     }
 }
 
 /// What becomes of [`new_event`].
 #[must_use]
 pub fn event() -> Event {
-    let NewEvent { about, actor, identity_id, provider_id, user_id, detail } = new_event();
-    Event { id: EventId(1), at: NOW, about, actor, identity_id, provider_id, user_id, detail }
+    new_event().kept(EventId(1), NOW)
 }
 
 /// A key that may do everything.

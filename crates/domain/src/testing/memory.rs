@@ -87,9 +87,8 @@ impl Rows {
     }
 
     fn log(&mut self, event: NewEvent, at: DateTime<Utc>) {
-        let NewEvent { about, actor, identity_id, provider_id, user_id, detail } = event;
         let id = EventId(self.next_id());
-        self.events.push(Event { id, at, about, actor, identity_id, provider_id, user_id, detail });
+        self.events.push(event.kept(id, at));
     }
 }
 

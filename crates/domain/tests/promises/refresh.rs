@@ -416,7 +416,7 @@ async fn data_that_is_written_during_a_refresh_stays() {
         data: data.clone(),
         credentials: None,
         if_version: None,
-        actor: Actor::Operator,
+        actor: Actor::OPERATOR,
     };
     world.store.update_data(&update).await.unwrap();
     let answer = caller.await.unwrap().unwrap();
@@ -433,7 +433,7 @@ async fn an_unlink_during_a_refresh_is_final_and_the_fresh_token_is_revoked_too(
     world.provider.fail_next([RefreshFault::Delay(Duration::from_millis(100))]);
     let caller = tokio::spawn(async move { token(&tokens, id).await });
     tokio::time::sleep(Duration::from_millis(30)).await;
-    world.identities.unlink(id, false, Actor::Operator).await.unwrap();
+    world.identities.unlink(id, false, Actor::OPERATOR).await.unwrap();
     assert!(matches!(caller.await.unwrap(), Err(Error::NotFound(_))));
     assert!(IdentityRepository::find(&*world.store, id).await.unwrap().is_none());
     assert_eq!(world.provider.revocations(), 1);

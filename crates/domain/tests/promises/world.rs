@@ -5,7 +5,7 @@ use symbolon_domain::{
     credentials::Credentials,
     event::{Actor, Event, EventKind},
     identity::Identity,
-    identity_provider::ProviderSecrets,
+    identity_provider::{ProviderOptions, ProviderSecrets},
     ids::{IdentityId, ProviderId},
     page::PageRequest,
     ports::{
@@ -44,9 +44,10 @@ impl World {
             external_id: None,
             config: serde_json::Map::new(),
             secrets: ProviderSecrets::new(),
+            options: ProviderOptions::default(),
         };
         let provider_id =
-            IdentityProviderRepository::insert(&*store, &new, &Actor::Operator).await.unwrap().id;
+            IdentityProviderRepository::insert(&*store, &new, &Actor::OPERATOR).await.unwrap().id;
         let tasks = Tasks::default();
         let identities = Arc::new(Identities {
             identities: store.clone(),

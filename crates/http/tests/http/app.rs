@@ -69,7 +69,7 @@ fn known_key(hash: &SecretHash) -> Option<ApiKey> {
     if hash.matches("sym_revoked") {
         return Some(ApiKey { revoked_at: Some(fixtures::NOW), ..fixtures::api_key() });
     }
-    let scope = KeyScope::ALL.into_iter().find(|it| hash.matches(&key_with(*it)))?;
+    let scope = KeyScope::ALL.iter().copied().find(|it| hash.matches(&key_with(*it)))?;
     Some(ApiKey { scopes: vec![scope], ..fixtures::api_key() })
 }
 

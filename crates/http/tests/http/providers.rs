@@ -209,15 +209,14 @@ async fn a_change_is_merged_and_null_removes_a_key() {
         mocks
             .providers
             .expect_update()
-            .withf(|id, version, config, secrets, actor| {
-                *id == fixtures::PROVIDER
-                    && *version == 1
-                    && *config == fixtures::object(json!({"client_id": "client-2"}))
-                    && *secrets == fixtures::provider_secrets()
+            .withf(|update, actor| {
+                let config = fixtures::object(json!({"client_id": "client-2"}));
+                let secrets = fixtures::provider_secrets();
+                *update == fixtures::provider_update(fixtures::PROVIDER, 1, &config, &secrets)
                     && *actor == fixtures::ACTOR
             })
-            .return_once(|_, _, config, _, _| {
-                let config = config.clone();
+            .return_once(|update, _| {
+                let config = update.config.clone();
                 Ok(Some(IdentityProvider { config, version: 2, ..fixtures::identity_provider() }))
             });
         let body = json!({

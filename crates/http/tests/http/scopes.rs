@@ -35,7 +35,7 @@ const ROUTES: [(Method, &str, KeyScope); 19] = [
 async fn each_route_takes_its_own_scope_or_admin_and_no_other_before_it_reads_the_body() {
     let app = Mocks::default().app();
     for (method, path, needed) in ROUTES {
-        for scope in KeyScope::ALL {
+        for &scope in KeyScope::ALL {
             let request = Request::builder()
                 .method(&method)
                 .uri(path)

@@ -55,10 +55,10 @@ fn connectors() -> MockConnectors {
 
 async fn app() -> (App, Secret) {
     let store = Arc::new(MemoryStore::default());
-    store.insert(&fixtures::new_identity_provider(), &Actor::Operator).await.unwrap();
+    store.insert(&fixtures::new_identity_provider(), &Actor::OPERATOR).await.unwrap();
     let keys = ApiKeys { keys: store.clone() };
     let scopes = [symbolon_domain::api_key::KeyScope::Admin];
-    let (_, secret) = keys.create("product", &scopes, &Actor::Operator).await.unwrap();
+    let (_, secret) = keys.create("product", &scopes, &Actor::OPERATOR).await.unwrap();
     let ports = Ports {
         keys: store.clone(),
         identities: store.clone(),

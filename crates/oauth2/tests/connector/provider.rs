@@ -13,7 +13,7 @@ use chrono::{DateTime, Utc};
 use serde_json::{Map, Value, json};
 use symbolon_domain::{
     credentials::Credentials,
-    identity_provider::{IdentityProvider, ProviderSecrets},
+    identity_provider::{IdentityProvider, ProviderOptions, ProviderSecrets},
     ids::{ExternalId, ProviderId},
     ports::{
         AuthorizationRequest, Clock, CodeExchange, Connector, ConnectorError, Connectors as _,
@@ -231,6 +231,7 @@ pub(crate) fn instance(provider_type: &str, config: Map<String, Value>) -> Ident
         external_id: None,
         config,
         secret_names: Vec::new(),
+        options: ProviderOptions::default(),
         names_issuer: false,
         date_added: DateTime::from_timestamp(NOW, 0).unwrap(),
         version: 1,

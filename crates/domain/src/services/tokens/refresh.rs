@@ -259,7 +259,7 @@ impl Tokens {
                 }
                 Ok(LeasedWrite::Gone) => {
                     Self::count(stored, "unlinked");
-                    let actor = Actor::Replica(self.settings.replica.clone());
+                    let actor = Actor::replica(self.settings.replica.clone());
                     let id = lease.identity_id;
                     self.identities.revoke(id, stored.provider_id, &renewed, actor).await;
                     return Part::Failed(Error::NotFound("identity"));

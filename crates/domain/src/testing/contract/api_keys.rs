@@ -15,7 +15,7 @@ use crate::{
 
 async fn insert(store: &Arc<dyn Store>, name: &str) -> ApiKey {
     let hash = SecretHash::of(name);
-    store.api_keys().insert(name, &KeyScope::ALL, &hash, &Actor::Operator).await.unwrap()
+    store.api_keys().insert(name, KeyScope::ALL, &hash, &Actor::OPERATOR).await.unwrap()
 }
 
 /// An API key is found by the hash of its secret, and told of.
@@ -41,7 +41,7 @@ pub async fn an_api_key_is_found_by_its_hash(store: &Arc<dyn Store>) {
     let told = events(store).await;
     let told: Vec<_> = told.into_iter().map(|it| (it.about, it.actor)).collect();
     let created = EventKind::ApiKeyCreated;
-    assert_eq!(told, [(created, Actor::Operator), (created, ACTOR)]);
+    assert_eq!(told, [(created, Actor::OPERATOR), (created, ACTOR)]);
 }
 
 /// A hash is taken once, also in a race; names may be alike.
@@ -69,7 +69,7 @@ pub async fn revoking_an_api_key_again_changes_nothing(store: &Arc<dyn Store>) {
     assert!(revoked_at >= key.created_at);
     assert_eq!(revoked, ApiKey { revoked_at: Some(revoked_at), ..key.clone() });
 
-    let again = store.api_keys().revoke(key.id, &Actor::Operator).await.unwrap();
+    let again = store.api_keys().revoke(key.id, &Actor::OPERATOR).await.unwrap();
     assert_eq!(again.as_ref(), Some(&revoked));
     let found = store.api_keys().find_by_hash(&SecretHash::of("a")).await.unwrap();
     assert_eq!(found, Some(revoked));

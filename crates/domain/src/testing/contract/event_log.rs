@@ -13,34 +13,18 @@ use crate::{
     testing::fixtures,
 };
 
-const KINDS: [EventKind; 17] = [
-    EventKind::IdentityLinked,
-    EventKind::IdentityRelinked,
-    EventKind::IdentityRebound,
-    EventKind::IdentitySignedIn,
-    EventKind::IdentityDataUpdated,
-    EventKind::IdentityRefreshed,
-    EventKind::IdentityRefreshFailed,
-    EventKind::IdentityInvalidated,
-    EventKind::IdentityUnlinked,
-    EventKind::GrantRevoked,
-    EventKind::GrantRevocationFailed,
-    EventKind::ProviderCreated,
-    EventKind::ProviderUpdated,
-    EventKind::ProviderDeleted,
-    EventKind::LinkSessionFailed,
-    EventKind::ApiKeyCreated,
-    EventKind::ApiKeyRevoked,
-];
-
 /// An event is found as it was appended, with an id and the store's time; whatever it names may be
 /// gone.
 pub async fn an_event_is_found_as_it_was_appended(store: &Arc<dyn Store>) {
-    let actors =
-        [Actor::ApiKey(ApiKeyId(i64::MAX)), Actor::Operator, Actor::Replica("a:b ü".into())];
+    let actors = [
+        Actor::api_key(ApiKeyId(i64::MAX)).because("a user asked"),
+        Actor { acting_user: Some(fixtures::user("u")), ..Actor::OPERATOR },
+        Actor::replica("a:b ü"),
+        Actor::SENTRY,
+    ];
     let mut appended = Vec::new();
-    for (nth, about) in KINDS.into_iter().enumerate() {
-        let event = NewEvent { about, actor: actors[nth % 3].clone(), ..fixtures::new_event() };
+    for (nth, about) in EventKind::ALL.iter().copied().enumerate() {
+        let event = NewEvent { about, actor: actors[nth % 4].clone(), ..fixtures::new_event() };
         appended.push(event);
     }
     let detail = fixtures::object(json!({ "n": [1, null, { "ü": true }] }));
@@ -49,6 +33,9 @@ pub async fn an_event_is_found_as_it_was_appended(store: &Arc<dyn Store>) {
         identity_id: None,
         provider_id: None,
         user_id: None,
+        organization_id: None,
+        before: None,
+        after: None,
         detail: Map::new(),
         ..fixtures::new_event()
     });
@@ -61,9 +48,7 @@ pub async fn an_event_is_found_as_it_was_appended(store: &Arc<dyn Store>) {
     for (found, appended) in found.into_iter().zip(appended) {
         assert!((found.at - now()).num_minutes().abs() < 5, "{}", found.at);
         assert_eq!(found.at.timestamp_subsec_nanos() % 1000, 0);
-        let Event { id: _, at: _, about, actor, identity_id, provider_id, user_id, detail } = found;
-        let found = NewEvent { about, actor, identity_id, provider_id, user_id, detail };
-        assert_eq!(found, appended);
+        assert_eq!(found, appended.kept(found.id, found.at));
     }
 }
 

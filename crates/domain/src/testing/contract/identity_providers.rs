@@ -35,6 +35,7 @@ pub async fn a_provider_is_found_as_it_was_inserted(store: &Arc<dyn Store>) {
             external_id: None,
             config: new.config,
             secret_names: vec!["a".into(), "b".into(), "c".into()],
+            options: fixtures::new_identity_provider().options,
             names_issuer: false,
             date_added: inserted.date_added,
             version: 1,
@@ -70,7 +71,10 @@ pub async fn a_provider_that_is_not_there_is_absent(store: &Arc<dyn Store>) {
     assert_eq!(providers.find_with_secrets(nowhere).await.unwrap(), None);
     assert_eq!(providers.find_by_key("oidc", None).await.unwrap(), None);
     let NewIdentityProvider { config, secrets, .. } = fixtures::new_identity_provider();
-    let updated = providers.update(nowhere, 1, &config, &secrets, &ACTOR).await.unwrap();
+    let updated = providers
+        .update(&fixtures::provider_update(nowhere, 1, &config, &secrets), &ACTOR)
+        .await
+        .unwrap();
     assert_eq!(updated, None);
     providers.record_issuer_named(nowhere).await.unwrap();
     for cascade in [false, true] {
@@ -204,7 +208,11 @@ pub async fn an_update_replaces_configuration_and_secrets(store: &Arc<dyn Store>
         ("s_added".into(), Secret::new("two")),
     ]);
 
-    let after = store.providers().update(before.id, 1, &config, &secrets, &ACTOR).await.unwrap();
+    let after = store
+        .providers()
+        .update(&fixtures::provider_update(before.id, 1, &config, &secrets), &ACTOR)
+        .await
+        .unwrap();
 
     let expected = IdentityProvider {
         config,
@@ -230,7 +238,10 @@ pub async fn a_provider_update_for_another_version_changes_nothing(store: &Arc<d
     for version in [0, 2] {
         let refused = store
             .providers()
-            .update(before.id, version, &config, &ProviderSecrets::new(), &ACTOR)
+            .update(
+                &fixtures::provider_update(before.id, version, &config, &ProviderSecrets::new()),
+                &ACTOR,
+            )
             .await
             .unwrap();
         assert_eq!(refused, None);
@@ -247,7 +258,13 @@ pub async fn of_racing_provider_updates_for_one_version_one_is_done(store: &Arc<
         let store = store.clone();
         let config = fixtures::object(json!({ "racer": racer }));
         let secrets = ProviderSecrets::from([("s".into(), Secret::new(racer.to_string()))]);
-        async move { store.providers().update(id, 1, &config, &secrets, &ACTOR).await.unwrap() }
+        async move {
+            store
+                .providers()
+                .update(&fixtures::provider_update(id, 1, &config, &secrets), &ACTOR)
+                .await
+                .unwrap()
+        }
     })
     .await;
     let done: Vec<_> = results.into_iter().flatten().collect();
@@ -273,8 +290,11 @@ pub async fn that_a_provider_names_itself_is_remembered(store: &Arc<dyn Store>) 
     assert_eq!(kinds(store).await, []);
 
     let NewIdentityProvider { config, secrets, .. } = new;
-    let updated =
-        store.providers().update(expected.id, 1, &config, &secrets, &ACTOR).await.unwrap();
+    let updated = store
+        .providers()
+        .update(&fixtures::provider_update(expected.id, 1, &config, &secrets), &ACTOR)
+        .await
+        .unwrap();
     assert!(updated.unwrap().names_issuer);
 }
 

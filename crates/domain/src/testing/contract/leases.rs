@@ -149,7 +149,7 @@ pub async fn a_commit_stores_the_next_generation(store: &Arc<dyn Store>) {
     );
     let event = events(store).await.pop().unwrap();
     assert_eq!(event.about, EventKind::IdentityRefreshed);
-    assert_eq!(event.actor, Actor::Replica("replica-1".into()));
+    assert_eq!(event.actor, Actor::replica("replica-1"));
     assert_eq!((event.identity_id, event.provider_id), (Some(before.id), Some(before.idp_id)));
     assert_eq!(event.user_id, Some(before.user_id));
     let next = lease(store, before.id).await;
@@ -224,7 +224,7 @@ pub async fn a_failed_refresh_keeps_the_generation_and_backs_off(store: &Arc<dyn
         assert_eq!(whole(store, &before).await, (found.clone(), after));
         let event = events(store).await.pop().unwrap();
         assert_eq!(event.about, EventKind::IdentityRefreshFailed);
-        assert_eq!(event.actor, Actor::Replica("replica-1".into()));
+        assert_eq!(event.actor, Actor::replica("replica-1"));
         assert_eq!(event.identity_id, Some(before.id));
         assert_eq!(event.detail["failure"], json!(class.as_str()));
         assert_eq!(event.detail["detail"], json!(back_off.detail));

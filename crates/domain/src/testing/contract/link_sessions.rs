@@ -31,7 +31,7 @@ pub async fn a_session_is_found_by_id_and_token(store: &Arc<dyn Store>) {
         login_hint: Some("ada@example".into()),
         reattach: true,
         auto_complete: true,
-        created_by: Actor::Replica("replica-1".into()),
+        created_by: Actor::replica("replica-1"),
         ..live_session(provider)
     };
     for (name, session) in [("sparse", sparse), ("full", full)] {
@@ -232,7 +232,7 @@ pub async fn a_failed_session_drops_what_it_held(store: &Arc<dyn Store>) {
     let provider = provider(store, "p").await;
     let session = LinkSession {
         organization_id: Some(fixtures::organization("org-1")),
-        created_by: Actor::Operator,
+        created_by: Actor::OPERATOR,
         ..live_session(provider)
     };
     let pending = insert(store, "pending", session.clone()).await.id;
@@ -256,10 +256,10 @@ pub async fn a_failed_session_drops_what_it_held(store: &Arc<dyn Store>) {
         assert_eq!(store.sessions().find(id).await.unwrap(), Some(failed));
         let told = events(store).await.split_off(told);
         let [event] = told.as_slice() else { panic!("{told:?}") };
-        assert_eq!((event.about, &event.actor), (EventKind::LinkSessionFailed, &Actor::Operator));
+        assert_eq!((event.about, &event.actor), (EventKind::LinkSessionFailed, &Actor::OPERATOR));
         assert_eq!((event.provider_id, &event.user_id), (Some(provider), &session.user_id));
         assert_eq!(event.detail["error"], "access_denied");
-        assert_eq!(event.detail["organization_id"], "org-1");
+        assert_eq!(event.organization_id, Some(fixtures::organization("org-1")));
     }
     for claim in [waits, unlinked] {
         assert_eq!(store.sessions().find_pending(&claim).await.unwrap(), None);

@@ -203,6 +203,6 @@ pub async fn the_organization_of_the_session_is_on_record(store: &Arc<dyn Store>
     linked(store, &Link { session: Some(claim), ..link(provider, "u", "a") }).await;
     linked(store, &link(provider, "v", "b")).await;
     let told = events(store).await;
-    assert_eq!(told[0].detail["organization_id"], "org-1");
-    assert!(!told[1].detail.contains_key("organization_id"));
+    assert_eq!(told[0].organization_id, Some(fixtures::organization("org-1")));
+    assert_eq!(told[1].organization_id, None);
 }

@@ -15,14 +15,8 @@ use crate::{
 impl Rows {
     fn log_api_key(&mut self, about: EventKind, key: &ApiKey, actor: &Actor, now: DateTime<Utc>) {
         let detail = json!({ "api_key_id": key.id.0, "name": key.name });
-        let event = NewEvent {
-            about,
-            actor: actor.clone(),
-            identity_id: None,
-            provider_id: None,
-            user_id: None,
-            detail: detail.as_object().cloned().unwrap_or_default(),
-        };
+        let detail = detail.as_object().cloned().unwrap_or_default();
+        let event = NewEvent { detail, ..NewEvent::new(about, actor) };
         self.log(event, now);
     }
 }

@@ -2,12 +2,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
-use serde_json::{Map, json};
+use serde_json::json;
 
 use super::{MemoryStore, Rows, identities::IdentityRow, to_microseconds};
 use crate::{
     credentials::Credentials,
-    event::{Actor, EventKind},
+    event::{Actor, EventKind, NewEvent},
     identity::{IdentityStatus, Invalid},
     ids::IdentityId,
     ports::{
@@ -26,7 +26,7 @@ impl IdentityRow {
     }
 
     fn holder(&self) -> Actor {
-        Actor::Replica(self.holder.clone())
+        Actor::replica(self.holder.clone())
     }
 
     /// Whether the lease is the row's latest, and the generation is the one it is to replace.
@@ -127,11 +127,16 @@ impl CredentialsRepository for MemoryStore {
             if !row.is_under(lease) {
                 return LeasedWrite::Superseded;
             }
+            let before = row.identity.clone();
             row.store_generation(Some(credentials.clone()));
+            if !credentials.scopes.is_empty() {
+                row.identity.scopes.clone_from(&credentials.scopes);
+            }
             row.make_valid();
             row.identity.version += 1;
             let (identity, actor) = (row.identity.clone(), row.holder());
-            rows.log_identity(EventKind::IdentityRefreshed, &identity, &actor, Map::new(), now);
+            let kind = EventKind::IdentityRefreshed;
+            rows.log(NewEvent::of_identity(kind, &actor, Some(&before), Some(&identity)), now);
             LeasedWrite::Done
         }))
     }
@@ -144,6 +149,7 @@ impl CredentialsRepository for MemoryStore {
                 if row.leased_until.take().is_none() {
                     return;
                 }
+                let before = row.identity.clone();
                 let (kind, detail) = match end {
                     RefreshEnd::Failed { back_off, answered } => {
                         row.back_off = Some(BackOff {
@@ -167,7 +173,8 @@ impl CredentialsRepository for MemoryStore {
                 };
                 let (identity, actor) = (row.identity.clone(), row.holder());
                 let detail = detail.as_object().cloned().unwrap_or_default();
-                rows.log_identity(kind, &identity, &actor, detail, now);
+                let event = NewEvent::of_identity(kind, &actor, Some(&before), Some(&identity));
+                rows.log(NewEvent { detail, ..event }, now);
             })
         }))
     }

@@ -1,6 +1,6 @@
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use super::{MemoryStore, Rows, page_of, to_microseconds};
 use crate::{
@@ -127,9 +127,9 @@ impl Rows {
         let found =
             by_name(&link.external_id).or_else(|| link.legacy_id.as_ref().and_then(by_name));
         let Some(id) = found else { return LinkOutcome::NobodyLinked };
+        let before = self.identity_mut(id).identity.clone();
         let identity = self.identity_mut(id).renew(link, now);
-        let detail = self.link_detail(link);
-        self.log_identity(EventKind::IdentitySignedIn, &identity, &link.actor, detail, now);
+        self.log_link(EventKind::IdentitySignedIn, link, Some(&before), &identity, now);
         LinkOutcome::SignedIn(identity)
     }
 
@@ -161,15 +161,14 @@ impl Rows {
         row.replace_credentials(link.credentials.clone());
         let identity = row.identity.clone();
         self.identities.insert(identity.id, row);
-        let detail = self.link_detail(link);
-        self.log_identity(EventKind::IdentityLinked, &identity, &link.actor, detail, now);
+        self.log_link(EventKind::IdentityLinked, link, None, &identity, now);
         identity
     }
 
     fn renew(&mut self, id: IdentityId, link: &Link, now: DateTime<Utc>) -> LinkOutcome {
+        let before = self.identity_mut(id).identity.clone();
         let identity = self.identity_mut(id).renew(link, now);
-        let detail = self.link_detail(link);
-        self.log_identity(EventKind::IdentityRelinked, &identity, &link.actor, detail, now);
+        self.log_link(EventKind::IdentityRelinked, link, Some(&before), &identity, now);
         LinkOutcome::Updated(identity)
     }
 
@@ -180,12 +179,9 @@ impl Rows {
         link: &Link,
         now: DateTime<Utc>,
     ) -> LinkOutcome {
-        let mut detail = self.link_detail(link);
-        let row = self.identity_mut(id);
-        detail.insert("previous_user_id".into(), json!(row.identity.user_id.as_str()));
-        detail.insert("previous_external_id".into(), json!(row.identity.external_id.as_str()));
-        let identity = row.rebind(user, link, now);
-        self.log_identity(EventKind::IdentityRebound, &identity, &link.actor, detail, now);
+        let before = self.identity_mut(id).identity.clone();
+        let identity = self.identity_mut(id).rebind(user, link, now);
+        self.log_link(EventKind::IdentityRebound, link, Some(&before), &identity, now);
         LinkOutcome::Rebound(identity)
     }
 
@@ -197,34 +193,29 @@ impl Rows {
         now: DateTime<Utc>,
     ) -> Option<IdentityRow> {
         let row = self.identities.remove(&id)?;
-        self.log_identity(EventKind::IdentityUnlinked, &row.identity, actor, Map::new(), now);
+        let kind = EventKind::IdentityUnlinked;
+        self.log(NewEvent::of_identity(kind, actor, Some(&row.identity), None), now);
         Some(row)
     }
 
-    pub(super) fn log_identity(
+    /// Tells of a link. A rebound row's previous user and account are named in `detail` too.
+    fn log_link(
         &mut self,
         about: EventKind,
-        identity: &Identity,
-        actor: &Actor,
-        detail: Map<String, Value>,
+        link: &Link,
+        before: Option<&Identity>,
+        after: &Identity,
         now: DateTime<Utc>,
     ) {
-        let event = NewEvent {
-            about,
-            actor: actor.clone(),
-            identity_id: Some(identity.id),
-            provider_id: Some(identity.idp_id),
-            user_id: Some(identity.user_id.clone()),
-            detail,
-        };
-        self.log(event, now);
-    }
-
-    /// What an event tells of the session that a link came from.
-    fn link_detail(&self, link: &Link) -> Map<String, Value> {
         let session = link.session.and_then(|claim| self.sessions.get(&claim.id));
-        let organization = session.and_then(|it| it.session.organization_id.as_ref());
-        organization.map(|it| ("organization_id".into(), json!(it.as_str()))).into_iter().collect()
+        let organization_id = session.and_then(|it| it.session.organization_id.clone());
+        let mut event = NewEvent::of_identity(about, &link.actor, before, Some(after));
+        event.organization_id = organization_id;
+        if let (EventKind::IdentityRebound, Some(before)) = (about, before) {
+            event.detail.insert("previous_user_id".into(), json!(before.user_id.as_str()));
+            event.detail.insert("previous_external_id".into(), json!(before.external_id.as_str()));
+        }
+        self.log(event, now);
     }
 
     fn identity_of_user(&self, provider: ProviderId, user: &UserId) -> Option<IdentityId> {
@@ -316,6 +307,7 @@ impl IdentityRepository for MemoryStore {
             if if_version.is_some_and(|version| version != row.identity.version) {
                 return DataOutcome::VersionConflict;
             }
+            let before = row.identity.clone();
             row.identity.data.clone_from(data);
             row.identity.version += 1;
             if let Some(answer) = credentials.clone() {
@@ -326,7 +318,7 @@ impl IdentityRepository for MemoryStore {
             }
             let identity = row.identity.clone();
             let kind = EventKind::IdentityDataUpdated;
-            rows.log_identity(kind, &identity, actor, Map::new(), now);
+            rows.log(NewEvent::of_identity(kind, actor, Some(&before), Some(&identity)), now);
             DataOutcome::Updated(identity)
         }))
     }

@@ -12,7 +12,7 @@ use crate::{
     page::{Page, PageRequest},
     ports::{
         IdentityProviderRepository, NewIdentityProvider, ProviderDeletion, ProviderFilter,
-        RepositoryError,
+        ProviderUpdate, RepositoryError,
     },
 };
 
@@ -30,20 +30,14 @@ impl Rows {
     fn log_provider(
         &mut self,
         about: EventKind,
-        id: ProviderId,
         actor: &Actor,
+        before: Option<&IdentityProvider>,
+        after: Option<&IdentityProvider>,
         detail: Map<String, Value>,
         now: DateTime<Utc>,
     ) {
-        let event = NewEvent {
-            about,
-            actor: actor.clone(),
-            identity_id: None,
-            provider_id: Some(id),
-            user_id: None,
-            detail,
-        };
-        self.log(event, now);
+        let event = NewEvent::of_provider(about, actor, before, after);
+        self.log(NewEvent { detail, ..event }, now);
     }
 }
 
@@ -63,7 +57,7 @@ impl IdentityProviderRepository for MemoryStore {
         provider: &NewIdentityProvider,
         actor: &Actor,
     ) -> Result<IdentityProvider, RepositoryError> {
-        let NewIdentityProvider { provider_type, external_id, config, secrets } = provider;
+        let NewIdentityProvider { provider_type, external_id, config, secrets, options } = provider;
         self.write(|rows, now| {
             if rows.provider_by_key(provider_type, external_id.as_deref()).is_some() {
                 return Err(RepositoryError::Conflict);
@@ -74,12 +68,14 @@ impl IdentityProviderRepository for MemoryStore {
                 external_id: external_id.clone(),
                 config: config.clone(),
                 secret_names: secrets.keys().cloned().collect(),
+                options: *options,
                 names_issuer: false,
                 date_added: now,
                 version: 1,
             };
             rows.providers.insert(provider.id, (provider.clone(), secrets.clone()));
-            rows.log_provider(EventKind::ProviderCreated, provider.id, actor, Map::new(), now);
+            let kind = EventKind::ProviderCreated;
+            rows.log_provider(kind, actor, None, Some(&provider), Map::new(), now);
             Ok(provider)
         })
     }
@@ -122,20 +118,19 @@ impl IdentityProviderRepository for MemoryStore {
 
     async fn update(
         &self,
-        id: ProviderId,
-        version: i64,
-        config: &Map<String, Value>,
-        secrets: &ProviderSecrets,
+        update: &ProviderUpdate,
         actor: &Actor,
     ) -> Result<Option<IdentityProvider>, RepositoryError> {
+        let ProviderUpdate { id, version, config, secrets, options } = update;
         Ok(self.write(|rows, now| {
-            let (provider, kept) = rows.providers.get_mut(&id)?;
-            if provider.version != version {
+            let (provider, kept) = rows.providers.get_mut(id)?;
+            if provider.version != *version {
                 return None;
             }
+            let before = provider.clone();
             let mut changed = changed_keys(
-                provider.config.keys().chain(config.keys()),
-                |key| provider.config.get(key),
+                before.config.keys().chain(config.keys()),
+                |key| before.config.get(key),
                 |key| config.get(key),
             );
             changed.extend(changed_keys(
@@ -145,11 +140,13 @@ impl IdentityProviderRepository for MemoryStore {
             ));
             provider.config.clone_from(config);
             provider.secret_names = secrets.keys().cloned().collect();
+            provider.options = *options;
             provider.version += 1;
             kept.clone_from(secrets);
             let provider = provider.clone();
             let detail = Map::from_iter([("changed".to_owned(), json!(changed))]);
-            rows.log_provider(EventKind::ProviderUpdated, id, actor, detail, now);
+            let kind = EventKind::ProviderUpdated;
+            rows.log_provider(kind, actor, Some(&before), Some(&provider), detail, now);
             Some(provider)
         }))
     }
@@ -184,9 +181,10 @@ impl IdentityProviderRepository for MemoryStore {
             for identity in identities {
                 rows.remove_identity(identity, actor, now);
             }
-            rows.providers.remove(&id);
+            let provider = rows.providers.remove(&id).map(|(provider, _)| provider);
             let detail = Map::from_iter([("identities".to_owned(), json!(count))]);
-            rows.log_provider(EventKind::ProviderDeleted, id, actor, detail, now);
+            let kind = EventKind::ProviderDeleted;
+            rows.log_provider(kind, actor, provider.as_ref(), None, detail, now);
             ProviderDeletion::Deleted(count)
         }))
     }

@@ -207,17 +207,12 @@ impl LinkSessionRepository for MemoryStore {
             row.end(LinkSessionStatus::Failed);
             row.session.error = Some(why);
             let session = &row.session;
-            let mut detail = Map::from_iter([("error".to_owned(), json!(why.as_str()))]);
-            if let Some(organization) = &session.organization_id {
-                detail.insert("organization_id".into(), json!(organization.as_str()));
-            }
             let event = NewEvent {
-                about: EventKind::LinkSessionFailed,
-                actor: session.created_by.clone(),
-                identity_id: None,
                 provider_id: session.provider_id,
                 user_id: session.user_id.clone(),
-                detail,
+                organization_id: session.organization_id.clone(),
+                detail: Map::from_iter([("error".to_owned(), json!(why.as_str()))]),
+                ..NewEvent::new(EventKind::LinkSessionFailed, &session.created_by)
             };
             rows.log(event, now);
             true

@@ -4,7 +4,7 @@ use chrono::{DateTime, TimeDelta};
 use serde_json::Value;
 use symbolon_domain::{
     Error,
-    identity_provider::IdentityProvider,
+    identity_provider::{IdentityProvider, ProviderOptions},
     ids::ProviderId,
     page::PageRequest,
     ports::{Clock as _, Connector, ConnectorError, Connectors, ProviderFilter, RepositoryError},
@@ -97,6 +97,7 @@ fn declared(provider: &ProviderSettings, connectors: &dyn Connectors) -> Option<
         external_id: provider.external_id.clone(),
         config,
         secret_names: Vec::new(),
+        options: ProviderOptions::default(),
         names_issuer: false,
         date_added: SystemClock.now(),
         version: 1,
