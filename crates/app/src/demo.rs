@@ -76,7 +76,7 @@ const fn loopback(port: u16) -> SocketAddr {
 ///
 /// [`Failure`] when an address or the directory cannot be used.
 pub(crate) async fn run(arguments: &DemoArgs) -> Result<(), Failure> {
-    telemetry::start_logging(LogFormat::Text, "warn");
+    telemetry::start_logging(LogFormat::Text, "warn", &telemetry::Traces::default());
     let metrics = telemetry::start_metrics();
     let shutdown = Shutdown::on_signals()?;
     let directory = DemoDirectory::open(&arguments.directory)?;

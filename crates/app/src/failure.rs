@@ -26,6 +26,9 @@ pub enum Failure {
     /// There is no TLS to be had.
     #[error(transparent)]
     HttpClient(#[from] HttpClientError),
+    /// There is no client that could send traces.
+    #[error("cannot send traces to telemetry.otlp_endpoint")]
+    Traces(#[source] Box<dyn Error + Send + Sync>),
     /// The demo's provider did not start.
     #[error(transparent)]
     Sandbox(#[from] StartError),

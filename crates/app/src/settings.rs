@@ -129,6 +129,8 @@ pub struct HttpClientSettings {
 pub struct TelemetrySettings {
     /// How log lines look.
     pub log_format: LogFormat,
+    /// The collector that traces are sent to, if any.
+    pub otlp_endpoint: Option<Url>,
 }
 
 /// How log lines look.
@@ -206,7 +208,7 @@ impl Settings {
             link: read_link(root.section("link")),
             refresh: read_refresh(root.section("refresh"), &mut idle_keys),
             http_client: read_http_client(root.section("http_client")),
-            telemetry: read_telemetry(root.section("telemetry"), &mut idle_keys),
+            telemetry: read_telemetry(root.section("telemetry")),
             providers: provider::read(&mut root),
             idle_keys: Vec::new(),
         };
@@ -481,14 +483,8 @@ fn read_http_client(mut section: Section<'_>) -> HttpClientSettings {
     http_client
 }
 
-fn read_telemetry(
-    mut section: Section<'_>,
-    idle_keys: &mut Vec<&'static str>,
-) -> TelemetrySettings {
-    if section.is_set("otlp_endpoint") {
-        idle_keys.push("telemetry.otlp_endpoint");
-    }
-    let _otlp_endpoint = section.value(
+fn read_telemetry(mut section: Section<'_>) -> TelemetrySettings {
+    let otlp_endpoint = section.value(
         "otlp_endpoint",
         "an http or https address, for example \"http://127.0.0.1:4318\"",
         |it| web_address(&text(it)?),
@@ -500,7 +496,7 @@ fn read_telemetry(
             _ => None,
         });
     section.finish();
-    TelemetrySettings { log_format: log_format.unwrap_or(LogFormat::Text) }
+    TelemetrySettings { log_format: log_format.unwrap_or(LogFormat::Text), otlp_endpoint }
 }
 
 fn read_sentry_rpc(mut section: Section<'_>, idle_keys: &mut Vec<&'static str>) {

@@ -153,13 +153,13 @@ impl NewEvent {
     }
 }
 
+/// What an event tells of one state of a thing, by name; never a secret.
+pub type Facts = Map<String, Value>;
+
 /// What differs between two states of a thing: the same keys on both sides, null where one side
 /// does not have the key. A state that is absent stays absent, and the other is told in full.
 #[must_use]
-pub fn changes(
-    before: Option<Map<String, Value>>,
-    after: Option<Map<String, Value>>,
-) -> (Option<Map<String, Value>>, Option<Map<String, Value>>) {
+pub fn changes(before: Option<Facts>, after: Option<Facts>) -> (Option<Facts>, Option<Facts>) {
     let (Some(before), Some(after)) = (&before, &after) else { return (before, after) };
     let mut changed = (Map::new(), Map::new());
     for key in before.keys().chain(after.keys()) {

@@ -11,20 +11,36 @@ use crate::{
     service::{Service, ServiceParts},
     settings::{Need, Settings},
     shutdown::Shutdown,
-    telemetry,
+    telemetry::{self, Traces},
 };
 
 /// `symbolon serve`.
 pub(super) async fn run(config: Option<&Path>) -> Result<(), Failure> {
     let settings = Settings::load(config, &[Need::Database, Need::Keyring])?;
-    telemetry::start_logging(settings.telemetry.log_format, "info");
+    let replica = replica_name();
+    let traces = match &settings.telemetry.otlp_endpoint {
+        Some(collector) => Traces::to(collector, &replica)?,
+        None => Traces::default(),
+    };
+    telemetry::start_logging(settings.telemetry.log_format, "info", &traces);
     let metrics = telemetry::start_metrics();
     // From here on a signal is an orderly end, also while starting.
     let shutdown = Shutdown::on_signals()?;
     for warning in settings.warnings() {
         tracing::warn!("{warning}");
     }
-    let starting = start(settings, metrics);
+    let served = serve(settings, replica, metrics, shutdown).await;
+    traces.end().await;
+    served
+}
+
+async fn serve(
+    settings: Settings,
+    replica: String,
+    metrics: metrics_exporter_prometheus::PrometheusHandle,
+    shutdown: Shutdown,
+) -> Result<(), Failure> {
+    let starting = start(settings, replica, metrics);
     let service = tokio::select! {
         service = starting => service?,
         () = shutdown.asked() => return Ok(()),
@@ -34,10 +50,10 @@ pub(super) async fn run(config: Option<&Path>) -> Result<(), Failure> {
 
 async fn start(
     settings: Settings,
+    replica: String,
     metrics: metrics_exporter_prometheus::PrometheusHandle,
 ) -> Result<Service, Failure> {
     let keys = KeyRing::load(settings.keyring.file.as_deref().unwrap_or(Path::new("")))?;
-    let replica = replica_name();
     let connectors = Arc::new(catalog(http_client(&settings.http_client)?));
     // Before the database is touched: a service that cannot listen migrates nothing.
     let listener = listen(settings.server.listen).await?;

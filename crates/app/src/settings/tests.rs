@@ -178,21 +178,14 @@ fn what_this_version_does_nothing_with_is_warned_of_and_checked() {
     let text = "
         server.trusted_proxies = ['10.0.0.0/8']
         refresh.ahead = '15m'
-        telemetry.otlp_endpoint = 'http://127.0.0.1:4318'
         sentry_rpc.shared_secrets = ['x']
         [webhooks]
     ";
     let settings = read(text, &[], &[]).unwrap();
-    let keys = [
-        "server.trusted_proxies",
-        "refresh.ahead",
-        "telemetry.otlp_endpoint",
-        "webhooks",
-        "sentry_rpc.shared_secrets",
-    ];
+    let keys = ["server.trusted_proxies", "refresh.ahead", "webhooks", "sentry_rpc.shared_secrets"];
     assert_eq!(settings.idle_keys, keys);
     let warnings = settings.warnings();
-    assert_eq!(warnings.len(), 5);
+    assert_eq!(warnings.len(), 4);
     for (warning, key) in warnings.iter().zip(keys) {
         assert!(warning.starts_with(key) && warning.contains("does nothing"), "{warning}");
     }

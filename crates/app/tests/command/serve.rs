@@ -1,3 +1,11 @@
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
 use serde_json::Value;
 
 use crate::{
@@ -56,6 +64,65 @@ fn log_lines_are_json_when_asked_for_and_hold_no_colours() {
         let line: Value = serde_json::from_str(line).expect(line);
         assert!(line["timestamp"].is_string() && line["level"].is_string(), "{line}");
     }
+}
+
+/// One request of a collector's client: its first line and its body.
+fn received(mut stream: TcpStream) -> Option<(String, Vec<u8>)> {
+    let mut reader = BufReader::new(stream.try_clone().ok()?);
+    let (mut first, mut length) = (String::new(), 0);
+    reader.read_line(&mut first).ok()?;
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok()?;
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().ok()?;
+        }
+        if line.trim().is_empty() {
+            break;
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).ok()?;
+    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").ok()?;
+    Some((first, body))
+}
+
+#[test]
+fn spans_of_requests_reach_the_collector_and_hold_no_secret() {
+    let collector = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", collector.local_addr().unwrap());
+    let (sender, sent) = mpsc::channel();
+    thread::spawn(move || {
+        for stream in collector.incoming().map_while(Result::ok) {
+            if received(stream).is_some_and(|it| sender.send(it).is_err()) {
+                return;
+            }
+        }
+    });
+    let place = configured();
+    let mut command = place.command(&["serve"]);
+    command.env("SYMBOLON__TELEMETRY__OTLP_ENDPOINT", endpoint);
+    command.env("SYMBOLON_LOG", "trace");
+    let mut service = Running::start(command);
+    let address = service.address();
+    let create = ["api-key", "create", "--name", "product", "--scope", "admin", "--json"];
+    let key: Value = serde_json::from_str(&place.run(&create).done()).unwrap();
+    let secret = key["secret"].as_str().unwrap();
+    let line = format!(
+        "curl -sS '{address}/v1/identities?user_id=somebody' -H 'Authorization: Bearer {secret}'"
+    );
+    assert!(paste(&line).contains("items"));
+    service.stop();
+
+    // The last spans left before the process ended.
+    let mut all = Vec::new();
+    while let Ok((first, body)) = sent.recv_timeout(Duration::from_secs(1)) {
+        assert!(first.starts_with("POST /v1/traces "), "{first}");
+        all.extend(body);
+    }
+    let has = |text: &str| all.windows(text.len()).any(|it| it == text.as_bytes());
+    assert!(has("symbolon") && has("request_id") && has("/v1/identities"));
+    assert!(!has(secret) && !has("somebody"));
 }
 
 #[test]
@@ -132,7 +199,7 @@ fn providers_of_the_configuration_are_there_and_kept_as_configured() {
 #[test]
 fn the_service_does_not_start_where_it_cannot() {
     let place = configured();
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let environment = [("SYMBOLON__SERVER__LISTEN", address.as_str())];
     place.run_with(&environment, &["serve"]).failed(&format!("cannot listen on {address}"));
