@@ -45,8 +45,9 @@ pub struct TokenSettings {
     /// A token that expires within this time is refreshed first; for a token that lives shorter
     /// than four times this, a quarter of its life.
     pub margin: Duration,
-    /// Longest that a provider may take to answer one call. Must not be shorter than the
-    /// deadline of the connectors' own calls. The lease is a little over three times this: one
+    /// Longest that a provider may take to answer one call. Must not be shorter than what the
+    /// connectors' own deadlines add up to in one call: a call that is cut off after the request
+    /// left loses a rotated token. The lease is a little over three times this: one
     /// call, a look whether the provider answers, and the one careful retry.
     pub call_timeout: Duration,
     /// Most calls to one provider instance at a time, in this process.
