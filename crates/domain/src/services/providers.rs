@@ -8,14 +8,17 @@ use crate::{
     identity_provider::{IdentityProvider, ProviderSecrets, ProviderType},
     ids::ProviderId,
     ports::{
-        Connector, Connectors, IdentityProviderRepository, NewIdentityProvider, ProviderDeletion,
-        RepositoryError,
+        AuthorityUpdate, Connector, Connectors, IdentityProviderRepository, NewIdentityProvider,
+        ProviderDeletion, RepositoryError,
     },
     secret::Secret,
 };
 
 /// What a secret reads as, and what leaves it as it is when it is sent back.
 pub const HIDDEN: &str = "********";
+
+/// How often a change is tried that somebody else's gets ahead of.
+const TRIES: usize = 5;
 
 /// Makes, changes and reaches provider instances.
 pub struct Providers {
@@ -63,7 +66,9 @@ impl Providers {
     /// # Errors
     ///
     /// As [`create`](Self::create); [`Error::NotFound`]; [`Error::VersionConflict`] when
-    /// `if_version` is given and is not the version, or when others change it all the time.
+    /// `if_version` is given and is not the version, or when others change it all the time;
+    /// [`Error::InvalidRequest`] for another value of one of the type's
+    /// [`authority_keys`](ProviderType::authority_keys) while the instance has identities.
     pub async fn update(
         &self,
         id: ProviderId,
@@ -72,7 +77,7 @@ impl Providers {
         actor: &Actor,
     ) -> Result<IdentityProvider, Error> {
         // Others may change it between read and write; then the changes go over theirs.
-        for _ in 0..5 {
+        for _ in 0..TRIES {
             let (provider, mut secrets) = self
                 .providers
                 .find_with_secrets(id)
@@ -82,7 +87,7 @@ impl Providers {
                 return Err(Error::VersionConflict);
             }
             let kind = self.find_type(&provider.provider_type)?;
-            let mut config = provider.config;
+            let mut config = provider.config.clone();
             for (key, value) in changes {
                 if value.is_null() {
                     config.remove(key);
@@ -96,10 +101,8 @@ impl Providers {
                 }
             }
             self.connectors.check(&provider.provider_type, &config, &secrets)?;
-            let updated =
-                self.providers.update(id, provider.version, &config, &secrets, actor).await?;
-            if let Some(provider) = updated {
-                return Ok(provider);
+            if let Some(updated) = self.write(&kind, &provider, &config, &secrets, actor).await? {
+                return Ok(updated);
             }
         }
         Err(Error::VersionConflict)
@@ -118,30 +121,61 @@ impl Providers {
         config: Map<String, Value>,
         actor: &Actor,
     ) -> Result<IdentityProvider, Error> {
-        let found = self.providers.find_by_key(provider_type, external_id.as_deref()).await?;
-        let Some(found) = found else {
-            match self.create(provider_type, external_id.clone(), config.clone(), actor).await {
-                // Another replica that starts at the same time was first.
-                Err(Error::AlreadyExists(_)) => {}
-                other => return other,
-            }
-            return Box::pin(self.ensure(provider_type, external_id, config, actor)).await;
-        };
         let kind = self.find_type(provider_type)?;
-        let (config, secrets) = split(&kind, config)?;
-        self.connectors.check(provider_type, &config, &secrets)?;
-        let (provider, old_secrets) = self
-            .providers
-            .find_with_secrets(found.id)
-            .await?
-            .ok_or(Error::NotFound("identity provider"))?;
-        if provider.config == config && old_secrets == secrets {
-            return Ok(provider);
+        let (wanted, secrets) = split(&kind, config.clone())?;
+        // Another replica that starts at the same time may be first.
+        for _ in 0..TRIES {
+            let found = self.providers.find_by_key(provider_type, external_id.as_deref()).await?;
+            let Some(found) = found else {
+                match self.create(provider_type, external_id.clone(), config.clone(), actor).await {
+                    Err(Error::AlreadyExists(_)) => continue,
+                    other => return other,
+                }
+            };
+            self.connectors.check(provider_type, &wanted, &secrets)?;
+            let (provider, old_secrets) = self
+                .providers
+                .find_with_secrets(found.id)
+                .await?
+                .ok_or(Error::NotFound("identity provider"))?;
+            if provider.config == wanted && old_secrets == secrets {
+                return Ok(provider);
+            }
+            if let Some(updated) = self.write(&kind, &provider, &wanted, &secrets, actor).await? {
+                return Ok(updated);
+            }
         }
-        self.providers
-            .update(provider.id, provider.version, &config, &secrets, actor)
-            .await?
-            .ok_or(Error::VersionConflict)
+        Err(Error::VersionConflict)
+    }
+
+    /// Replaces the configuration of `provider` as it was read; `None` when it was changed since.
+    async fn write(
+        &self,
+        kind: &ProviderType,
+        provider: &IdentityProvider,
+        config: &Map<String, Value>,
+        secrets: &ProviderSecrets,
+        actor: &Actor,
+    ) -> Result<Option<IdentityProvider>, Error> {
+        let IdentityProvider { id, version, config: before, .. } = provider;
+        let other = kind.authority_keys.iter().find(|it| before.get(*it) != config.get(*it));
+        let Some(key) = other else {
+            return Ok(self.providers.update(*id, *version, config, secrets, actor).await?);
+        };
+        let updated =
+            self.providers.update_authority(*id, *version, config, secrets, actor).await?;
+        match updated {
+            AuthorityUpdate::Updated(provider) => Ok(Some(provider)),
+            AuthorityUpdate::Absent => Ok(None),
+            AuthorityUpdate::InUse(identities) => {
+                let problem = format!(
+                    "must stay as it is while {identities} identities are linked here: the same id \
+                     is another account elsewhere; make another provider with its own external_id, \
+                     or delete this one with its identities first"
+                );
+                Err(Error::invalid(format!("config.{key}"), problem))
+            }
+        }
     }
 
     /// Deletes an instance, with `cascade` its identities too. Their grants are not revoked at

@@ -11,8 +11,8 @@ use crate::{
     ids::{IdentityId, ProviderId},
     page::{Page, PageRequest},
     ports::{
-        IdentityProviderRepository, NewIdentityProvider, ProviderDeletion, ProviderFilter,
-        RepositoryError,
+        AuthorityUpdate, IdentityProviderRepository, NewIdentityProvider, ProviderDeletion,
+        ProviderFilter, RepositoryError,
     },
 };
 
@@ -25,6 +25,39 @@ impl Rows {
         self.providers.values().map(|(provider, _)| provider).find(|it| {
             it.provider_type == provider_type && it.external_id.as_deref() == external_id
         })
+    }
+
+    fn update_provider(
+        &mut self,
+        id: ProviderId,
+        version: i64,
+        config: &Map<String, Value>,
+        secrets: &ProviderSecrets,
+        actor: &Actor,
+        now: DateTime<Utc>,
+    ) -> Option<IdentityProvider> {
+        let (provider, kept) = self.providers.get_mut(&id)?;
+        if provider.version != version {
+            return None;
+        }
+        let mut changed = changed_keys(
+            provider.config.keys().chain(config.keys()),
+            |key| provider.config.get(key),
+            |key| config.get(key),
+        );
+        changed.extend(changed_keys(
+            kept.keys().chain(secrets.keys()),
+            |key| kept.get(key),
+            |key| secrets.get(key),
+        ));
+        provider.config.clone_from(config);
+        provider.secret_names = secrets.keys().cloned().collect();
+        provider.version += 1;
+        kept.clone_from(secrets);
+        let provider = provider.clone();
+        let detail = Map::from_iter([("changed".to_owned(), json!(changed))]);
+        self.log_provider(EventKind::ProviderUpdated, id, actor, detail, now);
+        Some(provider)
     }
 
     fn log_provider(
@@ -128,29 +161,30 @@ impl IdentityProviderRepository for MemoryStore {
         secrets: &ProviderSecrets,
         actor: &Actor,
     ) -> Result<Option<IdentityProvider>, RepositoryError> {
+        Ok(self.write(|rows, now| rows.update_provider(id, version, config, secrets, actor, now)))
+    }
+
+    async fn update_authority(
+        &self,
+        id: ProviderId,
+        version: i64,
+        config: &Map<String, Value>,
+        secrets: &ProviderSecrets,
+        actor: &Actor,
+    ) -> Result<AuthorityUpdate, RepositoryError> {
         Ok(self.write(|rows, now| {
-            let (provider, kept) = rows.providers.get_mut(&id)?;
-            if provider.version != version {
-                return None;
+            if rows.providers.get(&id).is_none_or(|(it, _)| it.version != version) {
+                return AuthorityUpdate::Absent;
             }
-            let mut changed = changed_keys(
-                provider.config.keys().chain(config.keys()),
-                |key| provider.config.get(key),
-                |key| config.get(key),
-            );
-            changed.extend(changed_keys(
-                kept.keys().chain(secrets.keys()),
-                |key| kept.get(key),
-                |key| secrets.get(key),
-            ));
-            provider.config.clone_from(config);
-            provider.secret_names = secrets.keys().cloned().collect();
-            provider.version += 1;
-            kept.clone_from(secrets);
-            let provider = provider.clone();
-            let detail = Map::from_iter([("changed".to_owned(), json!(changed))]);
-            rows.log_provider(EventKind::ProviderUpdated, id, actor, detail, now);
-            Some(provider)
+            let identities = rows.identities.values().filter(|it| it.identity.idp_id == id);
+            let count = identities.count() as u64;
+            if count > 0 {
+                return AuthorityUpdate::InUse(count);
+            }
+            rows.expire_sessions_sent_to(id);
+            rows.providers.entry(id).and_modify(|(it, _)| it.names_issuer = false);
+            let updated = rows.update_provider(id, version, config, secrets, actor, now);
+            updated.map_or(AuthorityUpdate::Absent, AuthorityUpdate::Updated)
         }))
     }
 
