@@ -206,7 +206,12 @@ impl Row {
         sealer: &dyn Sealer,
         answer: &Credentials,
     ) -> Result<(), Failure> {
-        let renewed = self.open(sealer)?.unwrap_or_default().renewed_by(answer.clone());
+        // What does not open must not stand in the way of what mends it.
+        let before = self.open(sealer).unwrap_or_else(|_| {
+            tracing::warn!(identity = self.id, "the old credentials do not open and are replaced");
+            None
+        });
+        let renewed = before.unwrap_or_default().renewed_by(answer.clone());
         self.replace_credentials(sealer, Some(&renewed))
     }
 

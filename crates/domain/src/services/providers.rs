@@ -68,7 +68,8 @@ impl Providers {
     /// As [`create`](Self::create); [`Error::NotFound`]; [`Error::VersionConflict`] when
     /// `if_version` is given and is not the version, or when others change it all the time;
     /// [`Error::InvalidRequest`] for another value of one of the type's
-    /// [`authority_keys`](ProviderType::authority_keys) while the instance has identities.
+    /// [`authority_keys`](ProviderType::authority_keys) while the instance has identities, and
+    /// for a secret that is left as it is and does not open.
     pub async fn update(
         &self,
         id: ProviderId,
@@ -78,15 +79,15 @@ impl Providers {
     ) -> Result<IdentityProvider, Error> {
         // Others may change it between read and write; then the changes go over theirs.
         for _ in 0..TRIES {
-            let (provider, mut secrets) = self
-                .providers
-                .find_with_secrets(id)
-                .await?
-                .ok_or(Error::NotFound("identity provider"))?;
+            let (provider, opened) = self.find_to_change(id).await?;
             if if_version.is_some_and(|version| version != provider.version) {
                 return Err(Error::VersionConflict);
             }
             let kind = self.find_type(&provider.provider_type)?;
+            if opened.is_none() {
+                check_all_given(&provider, changes)?;
+            }
+            let mut secrets = opened.unwrap_or_default();
             let mut config = provider.config.clone();
             for (key, value) in changes {
                 if value.is_null() {
@@ -133,12 +134,8 @@ impl Providers {
                 }
             };
             self.connectors.check(provider_type, &wanted, &secrets)?;
-            let (provider, old_secrets) = self
-                .providers
-                .find_with_secrets(found.id)
-                .await?
-                .ok_or(Error::NotFound("identity provider"))?;
-            if provider.config == wanted && old_secrets == secrets {
+            let (provider, old_secrets) = self.find_to_change(found.id).await?;
+            if provider.config == wanted && old_secrets.as_ref() == Some(&secrets) {
                 return Ok(provider);
             }
             if let Some(updated) = self.write(&kind, &provider, &wanted, &secrets, actor).await? {
@@ -146,6 +143,26 @@ impl Providers {
             }
         }
         Err(Error::VersionConflict)
+    }
+
+    /// An instance and its secrets; no secrets when they do not open, or a lost key could not be
+    /// mended.
+    async fn find_to_change(
+        &self,
+        id: ProviderId,
+    ) -> Result<(IdentityProvider, Option<ProviderSecrets>), Error> {
+        let absent = Error::NotFound("identity provider");
+        match self.providers.find_with_secrets(id).await {
+            Ok(found) => {
+                let (provider, secrets) = found.ok_or(absent)?;
+                Ok((provider, Some(secrets)))
+            }
+            Err(RepositoryError::Unsealable { .. }) => {
+                tracing::warn!(provider = %id, "the stored secrets do not open; they can only be replaced");
+                Ok((self.providers.find(id).await?.ok_or(absent)?, None))
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Replaces the configuration of `provider` as it was read; `None` when it was changed since.
@@ -228,6 +245,18 @@ fn check_external_id(external_id: Option<&str>) -> Result<(), Error> {
             Err(Error::invalid("external_id", "must be at most 255 characters"))
         }
         _ => Ok(()),
+    }
+}
+
+/// Whether the changes give or remove every secret that is set: there is nothing to leave as it is.
+fn check_all_given(provider: &IdentityProvider, changes: &Map<String, Value>) -> Result<(), Error> {
+    let left = |it: &&String| changes.get(*it).is_none_or(|it| it.as_str() == Some(HIDDEN));
+    match provider.secret_names.iter().find(left) {
+        None => Ok(()),
+        Some(key) => Err(Error::invalid(
+            format!("config.{key}"),
+            "the stored one does not open with the key ring; send it again, or null to remove it",
+        )),
     }
 }
 

@@ -6,8 +6,8 @@ use serde_json::json;
 use symbolon_domain::{
     Error,
     identity_provider::{IdentityProvider, ProviderSecrets},
-    ports::{IdentityProviderRepository, MockIdentityProviderRepository},
-    services::Providers,
+    ports::{IdentityProviderRepository, MockIdentityProviderRepository, RepositoryError},
+    services::{HIDDEN, Providers},
     testing::{ScriptedProvider, fixtures},
 };
 
@@ -78,4 +78,56 @@ async fn a_declared_provider_is_brought_up_to_date_though_another_replica_was_fi
     let config = fixtures::object(json!({ "client_id": "new" }));
     let ensured = providers.ensure("scripted", None, config.clone(), &ACTOR).await.unwrap();
     assert_eq!(ensured.config, config);
+}
+
+/// A provider whose stored secret does not open.
+fn locked() -> Providers {
+    let mut port = MockIdentityProviderRepository::new();
+    let provider = IdentityProvider {
+        provider_type: "scripted".into(),
+        config: serde_json::Map::new(),
+        ..fixtures::identity_provider()
+    };
+    let (found, updated) = (provider.clone(), provider.clone());
+    port.expect_find_by_key().returning(move |_, _| Ok(Some(provider.clone())));
+    port.expect_find_with_secrets().returning(|id| {
+        Err(RepositoryError::Unsealable { table: "identity_providers", row: id.0 })
+    });
+    port.expect_find().returning(move |_| Ok(Some(found.clone())));
+    port.expect_update().returning(move |_, _, config, secrets, _| {
+        let secret_names = secrets.keys().cloned().collect();
+        let config = config.clone();
+        Ok(Some(IdentityProvider { config, secret_names, ..updated.clone() }))
+    });
+    Providers { providers: Arc::new(port), connectors: Arc::new(ScriptedProvider::default()) }
+}
+
+#[tokio::test]
+async fn secrets_that_do_not_open_are_mended_by_sending_them_again() {
+    let (providers, id) = (locked(), fixtures::identity_provider().id);
+    let config = fixtures::object(json!({ "client_secret": "new" }));
+    for updated in [
+        providers.update(id, &config, None, &ACTOR).await,
+        providers.ensure("scripted", None, config.clone(), &ACTOR).await,
+    ] {
+        assert_eq!(updated.unwrap().secret_names, ["client_secret"]);
+    }
+    let removed = fixtures::object(json!({ "client_secret": null }));
+    let updated = providers.update(id, &removed, None, &ACTOR).await.unwrap();
+    assert!(updated.secret_names.is_empty());
+}
+
+#[tokio::test]
+async fn secrets_that_do_not_open_are_not_dropped_by_a_change_of_something_else() {
+    let (providers, id) = (locked(), fixtures::identity_provider().id);
+    for changes in
+        [json!({ "client_id": "new" }), json!({ "client_id": "new", "client_secret": HIDDEN })]
+    {
+        let refused = providers.update(id, &fixtures::object(changes), None, &ACTOR).await;
+        assert!(
+            matches!(&refused, Err(Error::InvalidRequest { field, .. })
+                if field == "config.client_secret"),
+            "{refused:?}"
+        );
+    }
 }
