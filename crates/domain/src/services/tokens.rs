@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use chrono::{DateTime, Utc};
 
 use self::{
-    flight::Flights,
+    flight::{Flights, Urgency},
     freshness::{Freshness, freshness},
 };
 use super::{Identities, Providers, Tasks};
@@ -137,7 +137,7 @@ impl Tokens {
         match freshness(&stored, need.min_ttl, self.settings.margin, now) {
             Freshness::Fresh => issued(&stored, need),
             Freshness::Alive if is_backing_off(&stored, now) => issued(&stored, need),
-            Freshness::Alive => match self.renew(id, stored.generation).await {
+            Freshness::Alive => match self.renew(id, stored.generation, Urgency::Usual).await {
                 Ok(renewed) => issued(&renewed, need),
                 // It may pass, or there is nothing to refresh with: what is alive serves until it
                 // ends.
@@ -149,11 +149,14 @@ impl Tokens {
                 ) => issued(&stored, need),
                 Err(error) => Err(error),
             },
-            Freshness::Dead => issued(&*self.renew(id, stored.generation).await?, need),
+            Freshness::Dead => {
+                issued(&*self.renew(id, stored.generation, Urgency::Usual).await?, need)
+            }
         }
     }
 
-    /// Refreshes now, however fresh the token is.
+    /// Refreshes now, however fresh the token is, and without waiting for the end of a back-off
+    /// that began because the operator had to act.
     ///
     /// # Errors
     ///
@@ -161,7 +164,7 @@ impl Tokens {
     pub async fn refresh(&self, id: IdentityId) -> Result<(), Error> {
         let stored = self.credentials.find(id).await?.ok_or(Error::NotFound("identity"))?;
         check_valid(&stored)?;
-        self.renew(id, stored.generation).await.map(drop)
+        self.renew(id, stored.generation, Urgency::Forced).await.map(drop)
     }
 }
 
