@@ -240,6 +240,7 @@ macro_rules! contract_tests {
             a_rebound_row_keeps_only_its_id
             a_row_rebound_without_credentials_has_none
             a_link_makes_an_invalid_identity_valid
+            a_link_of_an_invalid_identity_keeps_none_of_its_tokens
             new_credentials_clear_back_off_and_doubt
             of_racing_links_of_one_account_one_user_gets_it
             of_racing_links_of_one_user_one_account_is_kept
