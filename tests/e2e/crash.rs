@@ -25,7 +25,7 @@ enum Death {
 
 async fn killed(kind: Kind, death: Death) {
     let mut installation = Installation::new(kind).await;
-    // The lease of a dead holder lasts a little over three times this.
+    // The lease of a dead holder lasts a little over nine times this.
     installation.provider_timeout = "2s";
     let provider = provider_for(&installation, TOKEN_TTL);
     let replica = installation.start().await;

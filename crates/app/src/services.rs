@@ -81,13 +81,136 @@ impl Services {
             },
             TokenSettings {
                 margin: settings.refresh.margin,
-                // The client's own deadline comes first, and says more of what happened.
-                call_timeout: settings.http_client.timeout + Duration::from_secs(1),
+                call_timeout: call_timeout(settings.http_client.timeout),
                 concurrency_per_provider: settings.refresh.concurrency_per_provider,
                 replica,
             },
         );
         let api_keys = Arc::new(ApiKeys { keys: Arc::clone(&repositories.keys) });
         Self { linking, tokens, identities, providers, api_keys, tasks }
+    }
+}
+
+/// Longest that a connector may take for one call: three requests of the client (metadata, the
+/// call itself, keys), and a second, so that the client's own deadline comes first and says more
+/// of what happened. Ended any sooner, a refresh loses the token that the provider has rotated.
+fn call_timeout(client_timeout: Duration) -> Duration {
+    client_timeout * 3 + Duration::from_secs(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Map, Value, json};
+    use symbolon_domain::{
+        event::Actor,
+        ids::{ExternalId, UserId},
+        ports::LinkOutcome,
+        secret::Secret,
+        services::{NewIdentity, TokenNeed},
+        testing::MemoryStore,
+    };
+    use wiremock::{Mock, MockServer, ResponseTemplate, matchers::path};
+
+    use super::*;
+    use crate::{
+        catalog::{catalog, http_client},
+        settings::HttpClientSettings,
+    };
+
+    const CLIENT_TIMEOUT: Duration = Duration::from_secs(1);
+    /// Near the client's patience with one request.
+    const SLOW: Duration = Duration::from_millis(700);
+
+    fn object(value: Value) -> Map<String, Value> {
+        serde_json::from_value(value).unwrap()
+    }
+
+    /// An ID token of the account `alice` whose signature nobody gets to see the key of.
+    fn id_token(issuer: &str) -> String {
+        use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+        let part = |it: Value| URL_SAFE_NO_PAD.encode(it.to_string());
+        let claims = json!({
+            "iss": issuer, "aud": "client", "sub": "alice",
+            "iat": 1_700_000_000, "exp": 4_000_000_000_u64,
+        });
+        let signature = URL_SAFE_NO_PAD.encode([0; 256]);
+        format!("{}.{}.{signature}", part(json!({"alg": "RS256", "kid": "k"})), part(claims))
+    }
+
+    /// Metadata and tokens come slowly, keys never, and a refresh token is good once.
+    async fn slow_provider() -> MockServer {
+        let server = MockServer::start().await;
+        let issuer = server.uri();
+        let at = |path: &str| format!("{issuer}{path}");
+        let metadata = json!({
+            "issuer": issuer, "authorization_endpoint": at("/authorize"),
+            "token_endpoint": at("/token"), "jwks_uri": at("/jwks"),
+        });
+        let tokens = json!({
+            "access_token": "access-2", "refresh_token": "refresh-2", "token_type": "Bearer",
+            "expires_in": 3600, "id_token": id_token(&issuer),
+        });
+        for (at, body, delay) in [
+            ("/.well-known/openid-configuration", metadata, SLOW),
+            ("/token", tokens, SLOW),
+            ("/jwks", json!({}), Duration::from_mins(1)),
+        ] {
+            let answer = ResponseTemplate::new(200).set_body_json(body).set_delay(delay);
+            let times = if at == "/token" { 1 } else { u64::MAX };
+            Mock::given(path(at)).respond_with(answer).up_to_n_times(times).mount(&server).await;
+        }
+        let spent = ResponseTemplate::new(400).set_body_json(json!({"error": "invalid_grant"}));
+        Mock::given(path("/token")).respond_with(spent).mount(&server).await;
+        server
+    }
+
+    #[tokio::test]
+    async fn the_rotated_token_of_a_slow_provider_is_kept() {
+        let provider = slow_provider().await;
+        let settings = Settings {
+            http_client: HttpClientSettings {
+                timeout: CLIENT_TIMEOUT,
+                allow_private_networks: true,
+                allow_http: true,
+                ..Settings::default().http_client
+            },
+            ..Settings::default()
+        };
+        let store = Arc::new(MemoryStore::new(Arc::new(SystemClock)));
+        let repositories = Repositories {
+            identities: store.clone(),
+            providers: store.clone(),
+            credentials: store.clone(),
+            sessions: store.clone(),
+            events: store.clone(),
+            keys: store.clone(),
+        };
+        let connectors = Arc::new(catalog(http_client(&settings.http_client).unwrap()));
+        let public_url = "http://localhost/".parse().unwrap();
+        let services =
+            Services::new(&repositories, connectors, &settings, public_url, "replica".to_owned());
+        let config = object(json!({"issuer": provider.uri(), "client_id": "client"}));
+        let actor = Actor::OPERATOR;
+        let created = services.providers.create("oidc", None, config, &actor).await.unwrap();
+        let new = NewIdentity {
+            provider_id: created.id,
+            user_id: UserId::new("u").unwrap(),
+            external_id: ExternalId::new("alice").unwrap(),
+            data: object(
+                json!({"access_token": "access-1", "refresh_token": "refresh-1", "expires": 1}),
+            ),
+            scopes: Vec::new(),
+            reattach: false,
+        };
+        let linked = services.identities.link(new, actor).await.unwrap();
+        let LinkOutcome::Created(identity) = linked else { panic!("{linked:?}") };
+
+        let issued = services.tokens.issue(identity.id, &TokenNeed::default()).await.unwrap();
+
+        assert_eq!(issued.access_token, Secret::new("access-2"));
+        let stored = repositories.credentials.find(identity.id).await.unwrap().unwrap();
+        let stored = stored.credentials.unwrap();
+        assert_eq!(stored.refresh_token, Some(Secret::new("refresh-2")));
+        assert_eq!(stored.id_token, None, "it could not be verified");
     }
 }

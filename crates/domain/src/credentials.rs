@@ -31,19 +31,31 @@ impl Credentials {
     /// `answer` is what the provider sent now, `self` what was there before. A refresh token or an
     /// ID token that was not sent again stays
     /// ([RFC 6749 §6](https://www.rfc-editor.org/rfc/rfc6749#section-6)); so do the scopes when
-    /// the answer names none. The expiry is the answer's alone: an old one says nothing about a
-    /// new access token.
+    /// the answer names none, and the access token with its times when it brings no other. The
+    /// expiry goes with its access token: an old one says nothing about a new token.
     #[must_use]
     pub fn renewed_by(self, answer: Self) -> Self {
+        let (access_token, expires_at, obtained_at) = if answer.access_token.is_some() {
+            (answer.access_token, answer.expires_at, answer.obtained_at)
+        } else {
+            (self.access_token, self.expires_at, self.obtained_at.or(answer.obtained_at))
+        };
         Self {
             refresh_token: answer.refresh_token.or(self.refresh_token),
             id_token: answer.id_token.or(self.id_token),
             token_type: answer.token_type.or(self.token_type),
             scopes: if answer.scopes.is_empty() { self.scopes } else { answer.scopes },
-            access_token: answer.access_token,
-            expires_at: answer.expires_at,
-            obtained_at: answer.obtained_at,
+            access_token,
+            expires_at,
+            obtained_at,
         }
+    }
+
+    /// What is left of credentials that the provider refuses: what was granted, and nothing to
+    /// send.
+    #[must_use]
+    pub fn without_tokens(self) -> Self {
+        Self { scopes: self.scopes, ..Self::default() }
     }
 
     /// How long the access token was good for when it was received; `None` when unknown.
@@ -181,5 +193,22 @@ mod tests {
         assert_eq!(renewed.refresh_token, Some(Secret::new("r1")));
         assert_eq!(renewed.expires_at, None);
         assert_eq!(renewed.scopes, ["x"]);
+    }
+
+    #[test]
+    fn a_renewal_without_an_access_token_keeps_the_old_one_with_its_times() {
+        let old = Credentials {
+            access_token: Some(Secret::new("a1")),
+            expires_at: DateTime::from_timestamp(60, 0),
+            obtained_at: DateTime::from_timestamp(1, 0),
+            ..Credentials::default()
+        };
+        let answer = Credentials {
+            refresh_token: Some(Secret::new("r2")),
+            obtained_at: DateTime::from_timestamp(30, 0),
+            ..Credentials::default()
+        };
+        let expected = Credentials { refresh_token: answer.refresh_token.clone(), ..old.clone() };
+        assert_eq!(old.renewed_by(answer), expected);
     }
 }

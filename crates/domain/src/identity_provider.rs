@@ -80,6 +80,10 @@ pub struct ProviderType {
     pub config_schema: Value,
     /// The keys of `config` that are secrets.
     pub secret_names: Vec<String>,
+    /// The keys of `config` that say whose accounts an instance's ids are, `issuer` for example:
+    /// with another value the same id is another account, so they stay as they are while the
+    /// instance has identities.
+    pub authority_keys: Vec<String>,
     /// What instances can do.
     pub capabilities: Capabilities,
 }

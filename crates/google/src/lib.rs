@@ -73,6 +73,7 @@ impl ProviderKind for Google {
                 .into(),
             config_schema: schema(),
             secret_names: vec!["client_secret".into()],
+            authority_keys: Vec::new(),
             capabilities: CAPABILITIES,
         }
     }

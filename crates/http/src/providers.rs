@@ -190,7 +190,8 @@ async fn get_provider(
 #[schema(as = ProviderChanges)]
 struct ProviderChangesBody {
     /// The keys to change: null removes one, `********` leaves a secret as it is, and so does
-    /// leaving a key out.
+    /// leaving a key out. A key that says whose accounts these are (`issuer`) stays as it is while
+    /// the provider has identities.
     #[schema(value_type = Object, example = json!({"client_secret": "n3w", "scopes": null}))]
     config: Map<String, Value>,
 }

@@ -36,6 +36,8 @@ impl ProviderKind for Oidc {
             documentation: "https://openid.net/specs/openid-connect-core-1_0.html".into(),
             config_schema: schema(),
             secret_names: vec!["client_secret".into()],
+            // A `sub` is unique at its issuer alone (OpenID Connect Core 1.0 §2).
+            authority_keys: vec!["issuer".into()],
             capabilities: CAPABILITIES,
         }
     }
@@ -119,7 +121,8 @@ fn schema() -> Value {
         "properties": {
             "issuer": {
                 "type": "string", "format": "uri", "maxLength": 2048,
-                "description": "The issuer, exactly as the provider's discovery document names it."
+                "description": "The issuer, exactly as the provider's discovery document names it. \
+                                It stays as it is while the provider has identities."
             },
             "client_id": client_id_schema(),
             "client_secret": client_secret_schema(),

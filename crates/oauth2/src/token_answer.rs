@@ -5,9 +5,10 @@
 //! | --- | --- | --- |
 //! | 2xx | an object with `access_token` and no `error` | tokens |
 //! | 2xx | an object with `error` | by its code, as with 400 |
-//! | 2xx | anything else, or broken off, or too large | unavailable, **unknown** whether it happened |
+//! | 2xx | anything else, another `token_type` than Bearer, or broken off, or too large | unavailable, **unknown** whether it happened |
 //! | 3xx | | unavailable, answered: redirects are not followed |
-//! | 408, 425, 429, 5xx | | unavailable, answered, with `Retry-After` |
+//! | 504 | | unavailable, **unknown**: a gateway did not wait for the answer |
+//! | 408, 425, 429, other 5xx | | unavailable, answered, with `Retry-After` |
 //! | other 4xx | `error` is `invalid_grant` or its like | the grant is rejected |
 //! | other 4xx | `error` says that it may pass | unavailable, answered |
 //! | other 4xx | any other `error` | our client is rejected |
@@ -15,10 +16,10 @@
 //! | other 4xx | no readable `error` | unavailable, answered: often a proxy in between |
 //! | else | | unavailable, **unknown** |
 //!
-//! Only a registered code that says so ends a grant: nothing unknown ever does. A 5xx counts as
-//! "did nothing" although a gateway may not know: if the token was spent after all, the next use
-//! says so with `invalid_grant`, whereas counting it as unknown would have every identity linked
-//! again after an outage.
+//! Only a registered code that says so ends a grant: nothing unknown ever does. A 5xx but 504
+//! counts as "did nothing": if the token was spent after all, the next use says so with
+//! `invalid_grant`, whereas counting it as unknown would have every identity linked again after an
+//! outage.
 
 use std::time::Duration;
 
@@ -113,10 +114,14 @@ impl TokenAnswer<'_> {
                     Some(code) => Err(self.class_of(code, secrets)),
                     None => TokenResponse::read(&object).map_err(|error| match error {
                         Unusable::Unreadable(what) => unreadable(what),
-                        Unusable::TokenType => ConnectorError::Misconfigured {
-                            detail: "the provider issues access tokens of a type other than Bearer"
-                                .into(),
-                        },
+                        // Issued all the same, and so the token that was sent may be spent.
+                        Unusable::TokenType => unavailable(
+                            Sent::Unknown,
+                            format!(
+                                "{endpoint} issues access tokens of a type other than Bearer; \
+                                 configure Bearer tokens for our client"
+                            ),
+                        ),
                     }),
                 }
             }
@@ -124,6 +129,8 @@ impl TokenAnswer<'_> {
                 Sent::Answered,
                 format!("{endpoint} answered {status}; redirects are not followed"),
             )),
+            // A gateway gave up waiting; whoever is behind it may be done by now.
+            504 => Err(unavailable(Sent::Unknown, format!("{endpoint} answered {status}"))),
             408 | 425 | 429 | 500..=599 => {
                 Err(unavailable(Sent::Answered, format!("{endpoint} answered {status}")))
             }
@@ -290,8 +297,8 @@ mod tests {
             (200, r#"{"access_token":"a","token_type":"bEARER"}"#, "tokens"),
             (200, r#"{"access_token":"a","error":null}"#, "tokens"),
             (200, r#"{"access_token":"a","error":""}"#, "tokens"),
-            (200, r#"{"access_token":"a","token_type":"DPoP"}"#, "misconfigured"),
-            (200, r#"{"access_token":"a","token_type":1}"#, "misconfigured"),
+            (200, r#"{"access_token":"a","token_type":"DPoP"}"#, "unavailable Unknown"),
+            (200, r#"{"access_token":"a","token_type":1}"#, "unavailable Unknown"),
             (200, r#"{"error":"invalid_grant"}"#, "grant invalid_grant"),
             (200, r#"{"access_token":"a","error":"invalid_grant"}"#, "grant invalid_grant"),
             (200, r#"{"error":"bad_verification_code"}"#, "client bad_verification_code"),
@@ -340,6 +347,8 @@ mod tests {
             (500, r#"{"error":"invalid_grant"}"#, "unavailable Answered"),
             (502, "", "unavailable Answered"),
             (503, "", "unavailable Answered"),
+            (504, "", "unavailable Unknown"),
+            (504, r#"{"error":"invalid_grant"}"#, "unavailable Unknown"),
             (199, "", "unavailable Unknown"),
             (600, tokens, "unavailable Unknown"),
         ];

@@ -41,6 +41,8 @@ impl Connectors for DemoCatalog {
                 description: "The small OpenID provider that `symbolon demo` brings along. It is \
                               there only while the demo runs."
                     .to_owned(),
+                // Its accounts are the same at whatever port the next demo finds.
+                authority_keys: Vec::new(),
                 ..found
             }
         } else {

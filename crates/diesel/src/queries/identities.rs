@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use symbolon_domain::{
     credentials::Credentials,
     event::{Actor, EventKind, NewEvent},
-    identity::{Identity, IdentityFilter, IdentityStatus},
+    identity::{Identity, IdentityFilter},
     ids::{ExternalId, IdentityId, OrganizationId, ProviderId, UserId},
     page::{Page, PageRequest},
     ports::{
@@ -288,9 +288,6 @@ impl IdentityRepository for Store {
             row.version += 1;
             if let Some(answer) = &update.credentials {
                 row.renew_credentials(&*self.sealer, answer)?;
-                if row.status == IdentityStatus::Invalid.as_str() {
-                    row.make_valid();
-                }
             }
             save(conn, &row).await?;
             let identity = row.identity()?;

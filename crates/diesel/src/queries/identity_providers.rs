@@ -11,14 +11,16 @@ use symbolon_domain::{
     ids::ProviderId,
     page::{Page, PageRequest},
     ports::{
-        IdentityProviderRepository, NewIdentityProvider, Place, ProviderDeletion, ProviderFilter,
-        ProviderUpdate, RepositoryError, Sealer,
+        AuthorityUpdate, IdentityProviderRepository, NewIdentityProvider, Place, ProviderDeletion,
+        ProviderFilter, ProviderUpdate, RepositoryError, Sealer,
     },
     secret::Secret,
 };
 use zeroize::Zeroizing;
 
-use super::{Conn, Db, Store, events, identities, in_transaction, now, schema};
+use super::{
+    Conn, Db, Store, events, identities, in_transaction, link_sessions, locked, now, schema,
+};
 use crate::{
     failure::Failure,
     values::{object, texts},
@@ -125,6 +127,41 @@ fn changed(
     values.chain(hidden).cloned().collect()
 }
 
+/// Replaces what `before` holds where its version is still the same, and writes the event.
+async fn replace(
+    conn: &mut Conn,
+    sealer: &dyn Sealer,
+    before: Row,
+    update: &ProviderUpdate,
+    actor: &Actor,
+) -> Result<Option<IdentityProvider>, Failure> {
+    let ProviderUpdate { id, version, config, secrets, options } = update;
+    // What does not open can be replaced: otherwise a lost key could not be mended.
+    let kept = open(sealer, &before).unwrap_or_default();
+    let changed = changed(&before, &kept, config, secrets);
+    let sealed = seal(sealer, id.0, version + 1, secrets)?;
+    let names: Vec<_> = secrets.keys().collect();
+    let row = table::table.find(id.0).filter(table::version.eq(version));
+    let row: Option<Row> = diesel::update(row)
+        .set((
+            table::config.eq(Value::Object(config.clone())),
+            table::secret_names.eq(json!(names)),
+            table::secrets.eq(sealed),
+            table::login.eq(options.login),
+            table::multiple_accounts.eq(options.multiple_accounts),
+            table::version.eq(version + 1),
+        ))
+        .returning(Row::as_returning())
+        .get_result(conn)
+        .await
+        .optional()?;
+    let Some(row) = row else { return Ok(None) };
+    let (before, after) = (before.try_into()?, row.try_into()?);
+    let (kind, detail) = (EventKind::ProviderUpdated, json!({ "changed": changed }));
+    log(conn, kind, actor, Some(&before), Some(&after), detail).await?;
+    Ok(Some(after))
+}
+
 #[async_trait]
 impl IdentityProviderRepository for Store {
     async fn insert(
@@ -227,37 +264,49 @@ impl IdentityProviderRepository for Store {
         update: &ProviderUpdate,
         actor: &Actor,
     ) -> Result<Option<IdentityProvider>, RepositoryError> {
-        let ProviderUpdate { id, version, config, secrets, options } = update;
-        let names: Vec<_> = secrets.keys().collect();
+        let ProviderUpdate { id, version, .. } = update;
         let updated = in_transaction!(self, async |conn| {
             let Some(before) = find(conn, *id).await?.filter(|it| it.version == *version) else {
                 return Ok(None);
             };
-            // What does not open can be replaced: otherwise a lost key could not be mended.
-            let kept = open(&*self.sealer, &before).unwrap_or_default();
-            let changed = changed(&before, &kept, config, secrets);
-            let sealed = seal(&*self.sealer, id.0, version + 1, secrets)?;
-            let row = table::table.find(id.0).filter(table::version.eq(version));
-            let row: Option<Row> = diesel::update(row)
-                .set((
-                    table::config.eq(Value::Object(config.clone())),
-                    table::secret_names.eq(json!(names)),
-                    table::secrets.eq(sealed),
-                    table::login.eq(options.login),
-                    table::multiple_accounts.eq(options.multiple_accounts),
-                    table::version.eq(version + 1),
-                ))
-                .returning(Row::as_returning())
-                .get_result(conn)
-                .await
-                .optional()?;
-            let Some(row) = row else { return Ok(None) };
-            let (before, after) = (before.try_into()?, row.try_into()?);
-            let (kind, detail) = (EventKind::ProviderUpdated, json!({ "changed": changed }));
-            log(conn, kind, actor, Some(&before), Some(&after), detail).await?;
-            Ok(Some(after))
+            replace(conn, &*self.sealer, before, update, actor).await
         });
         Ok(updated?)
+    }
+
+    async fn update_authority(
+        &self,
+        update: &ProviderUpdate,
+        actor: &Actor,
+    ) -> Result<AuthorityUpdate, RepositoryError> {
+        let ProviderUpdate { id, version, .. } = update;
+        for _ in 0..super::RACES {
+            let updated = in_transaction!(self, async |conn| {
+                // The lock keeps links out that would bring an identity in between.
+                let query = table::table.find(id.0).select(Row::as_select());
+                let before: Option<Row> = locked!(query).first(conn).await.optional()?;
+                let Some(before) = before.filter(|it| it.version == *version) else {
+                    return Ok(AuthorityUpdate::Absent);
+                };
+                let count = identities::count_at(conn, *id).await?;
+                if count > 0 {
+                    return Ok(AuthorityUpdate::InUse(count));
+                }
+                link_sessions::expire_sent_to(conn, *id).await?;
+                diesel::update(table::table.find(id.0))
+                    .set(table::names_issuer.eq(false))
+                    .execute(conn)
+                    .await?;
+                let updated = replace(conn, &*self.sealer, before, update, actor).await?;
+                Ok(updated.map_or(AuthorityUpdate::Absent, AuthorityUpdate::Updated))
+            });
+            match updated {
+                // A session of it was being completed.
+                Err(failure) if failure.is_race() => {}
+                updated => return Ok(updated?),
+            }
+        }
+        Err(Failure::Changed.into())
     }
 
     async fn record_issuer_named(&self, id: ProviderId) -> Result<(), RepositoryError> {

@@ -199,17 +199,31 @@ impl Row {
         Ok(())
     }
 
-    /// Puts the answer of a provider over what is there.
+    /// Puts the answer of a provider over what is there, and makes the identity valid: none of the
+    /// tokens that made it invalid are kept.
     pub(crate) fn renew_credentials(
         &mut self,
         sealer: &dyn Sealer,
         answer: &Credentials,
     ) -> Result<(), Failure> {
-        let renewed = self.open(sealer)?.unwrap_or_default().renewed_by(answer.clone());
-        self.replace_credentials(sealer, Some(&renewed))
+        // What does not open must not stand in the way of what mends it.
+        let before = self.open(sealer).unwrap_or_else(|_| {
+            tracing::warn!(identity = self.id, "the old credentials do not open and are replaced");
+            None
+        });
+        let mut before = before.unwrap_or_default();
+        if self.is_invalid() {
+            before = before.without_tokens();
+            self.make_valid();
+        }
+        self.replace_credentials(sealer, Some(&before.renewed_by(answer.clone())))
     }
 
-    pub(crate) fn make_valid(&mut self) {
+    fn is_invalid(&self) -> bool {
+        self.status == IdentityStatus::Invalid.as_str()
+    }
+
+    fn make_valid(&mut self) {
         IdentityStatus::Valid.as_str().clone_into(&mut self.status);
         self.invalid_reason = None;
         self.invalid_at = None;
@@ -230,6 +244,11 @@ impl Row {
         link: &Link,
         now: DateTime<Utc>,
     ) -> Result<(), Failure> {
+        match &link.credentials {
+            Some(answer) => self.renew_credentials(sealer, answer)?,
+            None if self.is_invalid() => self.replace_credentials(sealer, None)?,
+            None => {}
+        }
         self.verify(link, now);
         let mut data = object(self.data.take())?;
         data.extend(link.data.clone());
@@ -237,10 +256,7 @@ impl Row {
         if !link.scopes.is_empty() {
             self.scopes = json!(link.scopes);
         }
-        match &link.credentials {
-            Some(answer) => self.renew_credentials(sealer, answer),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Another user's link, or of another account: nothing of the old one stays but the row.

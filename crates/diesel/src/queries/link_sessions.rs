@@ -202,6 +202,18 @@ pub(crate) async fn settle(
     if settled == 0 { Err(Failure::Changed) } else { Ok(()) }
 }
 
+/// Ends the sessions whose browser was sent to this provider, whatever they hold.
+pub(crate) async fn expire_sent_to(conn: &mut Conn, provider: ProviderId) -> QueryResult<()> {
+    let there = link_sessions::table
+        .filter(link_sessions::sent_to.eq(provider.0))
+        .filter(link_sessions::status.eq_any(LIVE));
+    diesel::update(there)
+        .set((link_sessions::status.eq(LinkSessionStatus::Expired.as_str()), nothing_held()))
+        .execute(conn)
+        .await
+        .map(drop)
+}
+
 /// What an ended session keeps of its secrets: nothing.
 type NothingHeld = (
     diesel::dsl::Eq<link_sessions::state_hash, Option<Vec<u8>>>,

@@ -22,6 +22,7 @@ use crate::bench::{Bench, on_both};
 on_both! {
     nothing_secret_lies_in_the_open
     sealed_credentials_open_in_no_other_row
+    credentials_that_do_not_open_are_replaced_by_new_ones
     older_credentials_do_not_come_back
     credentials_that_were_never_sealed_are_refused
     sealed_provider_secrets_open_in_no_other_row_and_no_older_ones
@@ -165,12 +166,33 @@ async fn sealed_credentials_open_in_no_other_row(Bench { store, raw }: Bench) {
     .await;
 
     assert_unsealable(store.credentials().find(first).await, "identities", first.0);
-    let relinked = store.identities().link(&link(at, "one")).await;
-    assert_unsealable(relinked, "identities", first.0);
     // It does not keep the link alive: it goes, and there is nothing to revoke.
     let unlinked = store.identities().unlink(first, &fixtures::ACTOR).await.unwrap();
     assert_eq!(unlinked.unwrap().1, None);
     assert!(store.credentials().find(second).await.unwrap().is_some());
+}
+
+async fn credentials_that_do_not_open_are_replaced_by_new_ones(Bench { store, raw }: Bench) {
+    let at = provider(&store, "one").await;
+    let id = linked(&store, &link(at, "one")).await;
+    let spoiled = format!("UPDATE identities SET credentials = {}", raw.bytes("spoiled"));
+    let update = DataUpdate {
+        id,
+        credentials: Some(credentials("one")),
+        if_version: None,
+        ..fixtures::data_update()
+    };
+
+    raw.execute(&spoiled).await;
+    assert_eq!(linked(&store, &link(at, "one")).await, id);
+    let stored = store.credentials().find(id).await.unwrap().unwrap();
+    assert_eq!((stored.credentials, stored.generation), (Some(credentials("one")), 2));
+
+    raw.execute(&spoiled).await;
+    let updated = store.identities().update_data(&update).await.unwrap();
+    assert!(matches!(updated, DataOutcome::Updated(_)), "{updated:?}");
+    let stored = store.credentials().find(id).await.unwrap().unwrap();
+    assert_eq!((stored.credentials, stored.generation), (Some(credentials("one")), 3));
 }
 
 async fn older_credentials_do_not_come_back(Bench { store, raw }: Bench) {

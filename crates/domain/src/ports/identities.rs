@@ -136,7 +136,9 @@ pub trait IdentityRepository: Send + Sync {
     ///
     /// New credentials, and their loss when they are replaced by none, are a new generation: it
     /// clears back-off and doubt and ends any lease, so that a refresh under way cannot overwrite
-    /// it. Without credentials, an update in place leaves those that are there alone.
+    /// it. Without credentials, an update in place leaves those that are there alone, unless the
+    /// identity was invalid: then they are dead, and go. Nor are new ones put over dead ones: all
+    /// that stays are the scopes.
     ///
     /// The session must be live, wait for completion, and have the claim's code, or the outcome is
     /// [`LinkOutcome::SessionUsed`]; that is decided first. It becomes `linked` or `signed_in`,
@@ -153,7 +155,7 @@ pub trait IdentityRepository: Send + Sync {
     async fn link(&self, link: &Link) -> Result<LinkOutcome, RepositoryError>;
 
     /// Replaces `data`, raises the version and writes the event. New credentials go over the old
-    /// ones ([`Credentials::renewed_by`]), are a new generation as in [`link`](Self::link), and
+    /// ones ([`Credentials::renewed_by`]) as in [`link`](Self::link), are a new generation, and
     /// make an invalid identity valid.
     async fn update_data(&self, update: &DataUpdate) -> Result<DataOutcome, RepositoryError>;
 

@@ -59,6 +59,17 @@ pub enum ProviderDeletion {
     Absent,
 }
 
+/// What became of an update that makes the instance's ids somebody else's.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AuthorityUpdate {
+    /// Done; the instance as it is now.
+    Updated(IdentityProvider),
+    /// It has this many identities; nothing was changed.
+    InUse(u64),
+    /// There is no such instance or its version is another; nothing was changed.
+    Absent,
+}
+
 /// Keeps provider instances and their sealed secrets.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
@@ -109,6 +120,16 @@ pub trait IdentityProviderRepository: Send + Sync {
         update: &ProviderUpdate,
         actor: &Actor,
     ) -> Result<Option<IdentityProvider>, RepositoryError>;
+
+    /// The same as [`update`](Self::update), for a configuration in which the ids of accounts are
+    /// somebody else's: only where the instance has no identities. What was learned of the old
+    /// authority goes: that it [names itself](Self::record_issuer_named), and the sessions whose
+    /// browser was sent there, which expire.
+    async fn update_authority(
+        &self,
+        update: &ProviderUpdate,
+        actor: &Actor,
+    ) -> Result<AuthorityUpdate, RepositoryError>;
 
     /// Remembers that this provider names itself in authorization responses. The version stays,
     /// as nobody's change is in conflict with it; no event; an absent instance is left alone.

@@ -221,11 +221,18 @@ fn take_credentials(
             })?)
         }
     };
-    if access_token.is_none() && refresh_token.is_none() && id_token.is_none() {
-        if expires_at.is_some() || token_type.is_some() {
+    if access_token.is_none() && (expires_at.is_some() || token_type.is_some()) {
+        return Err(Error::invalid(
+            "data.access_token",
+            "must be there when `expires` or `token_type` is",
+        ));
+    }
+    if access_token.is_none() && refresh_token.is_none() {
+        // An ID token alone opens nothing, and is no new grant.
+        if id_token.is_some() {
             return Err(Error::invalid(
                 "data.access_token",
-                "must be there when `expires` or `token_type` is",
+                "must be there, or `refresh_token`, when `id_token` is",
             ));
         }
         return Ok((data, None));
@@ -287,6 +294,8 @@ mod tests {
             (json!({"refresh_token": ["canary"]}), "data.refresh_token"),
             (json!({"access_token": "canary", "expires": "soon"}), "data.expires"),
             (json!({"expires": 5}), "data.access_token"),
+            (json!({"refresh_token": "canary", "expires": 5}), "data.access_token"),
+            (json!({"id_token": "canary"}), "data.access_token"),
         ] {
             let error = take_credentials(object(data), &[], DateTime::UNIX_EPOCH).unwrap_err();
             assert!(!error.to_string().contains("canary"));

@@ -8,14 +8,17 @@ use crate::{
     identity_provider::{IdentityProvider, ProviderOptions, ProviderSecrets, ProviderType},
     ids::ProviderId,
     ports::{
-        Connector, Connectors, IdentityProviderRepository, NewIdentityProvider, ProviderDeletion,
-        ProviderUpdate, RepositoryError,
+        AuthorityUpdate, Connector, Connectors, IdentityProviderRepository, NewIdentityProvider,
+        ProviderDeletion, ProviderUpdate, RepositoryError,
     },
     secret::Secret,
 };
 
 /// What a secret reads as, and what leaves it as it is when it is sent back.
 pub const HIDDEN: &str = "********";
+
+/// How often a change is tried that somebody else's gets ahead of.
+const TRIES: usize = 5;
 
 /// Makes, changes and reaches provider instances.
 pub struct Providers {
@@ -64,7 +67,10 @@ impl Providers {
     /// # Errors
     ///
     /// As [`create`](Self::create); [`Error::NotFound`]; [`Error::VersionConflict`] when
-    /// `if_version` is given and is not the version, or when others change it all the time.
+    /// `if_version` is given and is not the version, or when others change it all the time;
+    /// [`Error::InvalidRequest`] for another value of one of the type's
+    /// [`authority_keys`](ProviderType::authority_keys) while the instance has identities, and
+    /// for a secret that is left as it is and does not open.
     pub async fn update(
         &self,
         id: ProviderId,
@@ -73,17 +79,17 @@ impl Providers {
         actor: &Actor,
     ) -> Result<IdentityProvider, Error> {
         // Others may change it between read and write; then the changes go over theirs.
-        for _ in 0..5 {
-            let (provider, mut secrets) = self
-                .providers
-                .find_with_secrets(id)
-                .await?
-                .ok_or(Error::NotFound("identity provider"))?;
+        for _ in 0..TRIES {
+            let (provider, opened) = self.find_to_change(id).await?;
             if if_version.is_some_and(|version| version != provider.version) {
                 return Err(Error::VersionConflict);
             }
             let kind = self.find_type(&provider.provider_type)?;
-            let mut config = provider.config;
+            if opened.is_none() {
+                check_all_given(&provider, changes)?;
+            }
+            let mut secrets = opened.unwrap_or_default();
+            let mut config = provider.config.clone();
             for (key, value) in changes {
                 if value.is_null() {
                     config.remove(key);
@@ -97,16 +103,8 @@ impl Providers {
                 }
             }
             self.connectors.check(&provider.provider_type, &config, &secrets)?;
-            let update = ProviderUpdate {
-                id,
-                version: provider.version,
-                config,
-                secrets,
-                options: provider.options,
-            };
-            let updated = self.providers.update(&update, actor).await?;
-            if let Some(provider) = updated {
-                return Ok(provider);
+            if let Some(updated) = self.write(&kind, &provider, config, secrets, actor).await? {
+                return Ok(updated);
             }
         }
         Err(Error::VersionConflict)
@@ -125,34 +123,79 @@ impl Providers {
         config: Map<String, Value>,
         actor: &Actor,
     ) -> Result<IdentityProvider, Error> {
-        let found = self.providers.find_by_key(provider_type, external_id.as_deref()).await?;
-        let Some(found) = found else {
-            match self.create(provider_type, external_id.clone(), config.clone(), actor).await {
-                // Another replica that starts at the same time was first.
-                Err(Error::AlreadyExists(_)) => {}
-                other => return other,
-            }
-            return Box::pin(self.ensure(provider_type, external_id, config, actor)).await;
-        };
         let kind = self.find_type(provider_type)?;
-        let (config, secrets) = split(&kind, config)?;
-        self.connectors.check(provider_type, &config, &secrets)?;
-        let (provider, old_secrets) = self
-            .providers
-            .find_with_secrets(found.id)
-            .await?
-            .ok_or(Error::NotFound("identity provider"))?;
-        if provider.config == config && old_secrets == secrets {
-            return Ok(provider);
+        let (wanted, secrets) = split(&kind, config.clone())?;
+        // Another replica that starts at the same time may be first.
+        for _ in 0..TRIES {
+            let found = self.providers.find_by_key(provider_type, external_id.as_deref()).await?;
+            let Some(found) = found else {
+                match self.create(provider_type, external_id.clone(), config.clone(), actor).await {
+                    Err(Error::AlreadyExists(_)) => continue,
+                    other => return other,
+                }
+            };
+            self.connectors.check(provider_type, &wanted, &secrets)?;
+            let (provider, old_secrets) = self.find_to_change(found.id).await?;
+            if provider.config == wanted && old_secrets.as_ref() == Some(&secrets) {
+                return Ok(provider);
+            }
+            if let Some(updated) =
+                self.write(&kind, &provider, wanted.clone(), secrets.clone(), actor).await?
+            {
+                return Ok(updated);
+            }
         }
-        let update = ProviderUpdate {
-            id: provider.id,
-            version: provider.version,
-            config,
-            secrets,
-            options: provider.options,
+        Err(Error::VersionConflict)
+    }
+
+    /// An instance and its secrets; no secrets when they do not open, or a lost key could not be
+    /// mended.
+    async fn find_to_change(
+        &self,
+        id: ProviderId,
+    ) -> Result<(IdentityProvider, Option<ProviderSecrets>), Error> {
+        let absent = Error::NotFound("identity provider");
+        match self.providers.find_with_secrets(id).await {
+            Ok(found) => {
+                let (provider, secrets) = found.ok_or(absent)?;
+                Ok((provider, Some(secrets)))
+            }
+            Err(RepositoryError::Unsealable { .. }) => {
+                tracing::warn!(provider = %id, "the stored secrets do not open; they can only be replaced");
+                Ok((self.providers.find(id).await?.ok_or(absent)?, None))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Replaces the configuration of `provider` as it was read; `None` when it was changed since.
+    async fn write(
+        &self,
+        kind: &ProviderType,
+        provider: &IdentityProvider,
+        config: Map<String, Value>,
+        secrets: ProviderSecrets,
+        actor: &Actor,
+    ) -> Result<Option<IdentityProvider>, Error> {
+        let IdentityProvider { id, version, config: before, options, .. } = provider;
+        let update =
+            ProviderUpdate { id: *id, version: *version, config, secrets, options: *options };
+        let is_other = |key: &&String| before.get(*key) != update.config.get(*key);
+        let Some(key) = kind.authority_keys.iter().find(is_other) else {
+            return Ok(self.providers.update(&update, actor).await?);
         };
-        self.providers.update(&update, actor).await?.ok_or(Error::VersionConflict)
+        match self.providers.update_authority(&update, actor).await? {
+            AuthorityUpdate::Updated(provider) => Ok(Some(provider)),
+            AuthorityUpdate::Absent => Ok(None),
+            AuthorityUpdate::InUse(identities) => {
+                let problem = format!(
+                    "must stay as it is while {identities} identities are linked here: the same id \
+                     is another account elsewhere; make another provider with its own external_id, \
+                     or delete this one with its identities first"
+                );
+                Err(Error::invalid(format!("config.{key}"), problem))
+            }
+        }
     }
 
     /// Deletes an instance, with `cascade` its identities too. Their grants are not revoked at
@@ -205,6 +248,18 @@ fn check_external_id(external_id: Option<&str>) -> Result<(), Error> {
             Err(Error::invalid("external_id", "must be at most 255 characters"))
         }
         _ => Ok(()),
+    }
+}
+
+/// Whether the changes give or remove every secret that is set: there is nothing to leave as it is.
+fn check_all_given(provider: &IdentityProvider, changes: &Map<String, Value>) -> Result<(), Error> {
+    let left = |it: &&String| changes.get(*it).is_none_or(|it| it.as_str() == Some(HIDDEN));
+    match provider.secret_names.iter().find(left) {
+        None => Ok(()),
+        Some(key) => Err(Error::invalid(
+            format!("config.{key}"),
+            "the stored one does not open with the key ring; send it again, or null to remove it",
+        )),
     }
 }
 

@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use chrono::{DateTime, Utc};
 
 use self::{
-    flight::Flights,
+    flight::{Flights, Urgency},
     freshness::{Freshness, freshness},
 };
 use super::{Identities, Providers, Tasks};
@@ -45,8 +45,9 @@ pub struct TokenSettings {
     /// A token that expires within this time is refreshed first; for a token that lives shorter
     /// than four times this, a quarter of its life.
     pub margin: Duration,
-    /// Longest that a provider may take to answer one call. Must not be shorter than the
-    /// deadline of the connectors' own calls. The lease is a little over three times this: one
+    /// Longest that a provider may take to answer one call. Must not be shorter than what the
+    /// connectors' own deadlines add up to in one call: a call that is cut off after the request
+    /// left loses a rotated token. The lease is a little over three times this: one
     /// call, a look whether the provider answers, and the one careful retry.
     pub call_timeout: Duration,
     /// Most calls to one provider instance at a time, in this process.
@@ -136,7 +137,7 @@ impl Tokens {
         match freshness(&stored, need.min_ttl, self.settings.margin, now) {
             Freshness::Fresh => issued(&stored, need),
             Freshness::Alive if is_backing_off(&stored, now) => issued(&stored, need),
-            Freshness::Alive => match self.renew(id, stored.generation).await {
+            Freshness::Alive => match self.renew(id, stored.generation, Urgency::Usual).await {
                 Ok(renewed) => issued(&renewed, need),
                 // It may pass, or there is nothing to refresh with: what is alive serves until it
                 // ends.
@@ -148,11 +149,14 @@ impl Tokens {
                 ) => issued(&stored, need),
                 Err(error) => Err(error),
             },
-            Freshness::Dead => issued(&*self.renew(id, stored.generation).await?, need),
+            Freshness::Dead => {
+                issued(&*self.renew(id, stored.generation, Urgency::Usual).await?, need)
+            }
         }
     }
 
-    /// Refreshes now, however fresh the token is.
+    /// Refreshes now, however fresh the token is, and without waiting for the end of a back-off
+    /// that began because the operator had to act.
     ///
     /// # Errors
     ///
@@ -160,7 +164,7 @@ impl Tokens {
     pub async fn refresh(&self, id: IdentityId) -> Result<(), Error> {
         let stored = self.credentials.find(id).await?.ok_or(Error::NotFound("identity"))?;
         check_valid(&stored)?;
-        self.renew(id, stored.generation).await.map(drop)
+        self.renew(id, stored.generation, Urgency::Forced).await.map(drop)
     }
 }
 

@@ -240,6 +240,7 @@ macro_rules! contract_tests {
             a_rebound_row_keeps_only_its_id
             a_row_rebound_without_credentials_has_none
             a_link_makes_an_invalid_identity_valid
+            a_link_of_an_invalid_identity_keeps_none_of_its_tokens
             new_credentials_clear_back_off_and_doubt
             of_racing_links_of_one_account_one_user_gets_it
             of_racing_links_of_one_user_one_account_is_kept
@@ -333,6 +334,9 @@ macro_rules! contract_tests {
             a_provider_update_for_another_version_changes_nothing
             of_racing_provider_updates_for_one_version_one_is_done
             that_a_provider_names_itself_is_remembered
+            an_update_of_the_authority_forgets_what_was_learned_of_the_old_one
+            an_update_of_the_authority_is_refused_while_there_are_identities
+            a_link_that_races_with_an_update_of_the_authority_is_refused_or_refuses_it
             a_provider_is_deleted_with_its_identities_only_when_asked
             the_key_of_a_deleted_provider_is_free
             a_link_that_races_with_a_deletion_leaves_no_orphan

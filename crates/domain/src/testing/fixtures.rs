@@ -228,6 +228,7 @@ pub fn provider_type() -> ProviderType {
         documentation: "https://openid.net/specs/openid-connect-core-1_0.html".into(),
         config_schema: json!({ "type": "object" }),
         secret_names: vec!["client_secret".into()],
+        authority_keys: vec!["issuer".into()],
         capabilities: capabilities(),
     }
 }

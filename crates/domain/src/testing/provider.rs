@@ -429,6 +429,7 @@ impl Connectors for ScriptedProvider {
             documentation: "https://scripted.example/docs".to_owned(),
             config_schema: json!({"type": "object"}),
             secret_names: vec!["client_secret".to_owned()],
+            authority_keys: vec!["issuer".to_owned()],
             capabilities: self.capabilities(),
         }]
     }
@@ -439,10 +440,10 @@ impl Connectors for ScriptedProvider {
         config: &Map<String, Value>,
         _secrets: &ProviderSecrets,
     ) -> Result<(), InvalidConfig> {
-        match config.keys().find(|it| *it != "client_id") {
+        match config.keys().find(|it| *it != "client_id" && *it != "issuer") {
             Some(key) => Err(InvalidConfig {
                 field: key.clone(),
-                problem: "unknown; the only key is client_id".to_owned(),
+                problem: "unknown; the keys are client_id and issuer".to_owned(),
             }),
             None => Ok(()),
         }

@@ -212,6 +212,30 @@ async fn our_own_misconfiguration_harms_no_identity() {
 }
 
 #[tokio::test]
+async fn a_forced_refresh_waits_for_the_provider_and_not_for_the_operator() {
+    let world = World::new().await;
+    let id = world.identity().await;
+    let tokens = world.replica("a");
+    world.expire();
+    let code = "invalid_client".to_owned();
+    world.provider.fail_next([RefreshFault::Refuse(ConnectorError::ClientRejected { code })]);
+    token(&tokens, id).await.unwrap_err();
+    let waiting = token(&tokens, id).await.unwrap_err();
+    assert!(matches!(waiting, Error::ProviderMisconfigured { .. }));
+    assert_eq!(world.provider.refreshes(), 1);
+    tokens.refresh(id).await.unwrap();
+    assert_eq!(world.provider.refreshes(), 2);
+
+    world.expire();
+    world.provider.fail_next([unavailable(Sent::Answered)]);
+    for _ in 0..2 {
+        let error = tokens.refresh(id).await.unwrap_err();
+        assert!(matches!(error, Error::ProviderUnavailable { .. }));
+    }
+    assert_eq!(world.provider.refreshes(), 3);
+}
+
+#[tokio::test]
 async fn a_lost_answer_is_asked_for_once_more_where_the_provider_answers_it() {
     let world = World::new().await;
     let id = world.identity().await;

@@ -143,7 +143,7 @@ async fn a_token_type_is_read_in_any_case_and_one_that_we_cannot_present_is_refu
     provider.answer_tokens(&json!({"id_token": id_token, "token_type": "bEARER"}));
     assert!(provider.exchange().await.is_ok());
     provider.answer_tokens(&json!({"id_token": id_token, "token_type": "DPoP"}));
-    assert_refused!(provider.exchange().await, Misconfigured);
+    assert_refused!(provider.exchange().await, Unavailable);
 }
 
 #[tokio::test]

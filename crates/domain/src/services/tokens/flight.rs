@@ -14,12 +14,23 @@ use crate::{
 /// How a refresh ended, for everybody who waits for it.
 pub(super) type Landing = Result<Arc<StoredCredentials>, Shared>;
 
-/// The refreshes under way in this process, at most one for an identity. A clone shares them.
+/// The refreshes under way in this process, at most one for an identity and an urgency; the lease
+/// lets one of the two through. A clone shares them.
 #[derive(Clone, Debug)]
 pub(super) struct Flights {
-    under_way: Arc<Mutex<HashMap<IdentityId, watch::Receiver<Option<Landing>>>>>,
+    under_way: Arc<Mutex<HashMap<(IdentityId, Urgency), watch::Receiver<Option<Landing>>>>>,
     bulkheads: Arc<Mutex<HashMap<ProviderId, Arc<Semaphore>>>>,
     per_provider: usize,
+}
+
+/// Whether a refresh waits while a failed one backs off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Urgency {
+    /// It waits.
+    Usual,
+    /// Somebody asked for it by name, after mending what the operator had to mend: it waits only
+    /// where the provider itself needs the time.
+    Forced,
 }
 
 /// A seat on a flight: the first who asks flies it, the others wait.
@@ -37,14 +48,15 @@ impl Flights {
         }
     }
 
-    pub(super) fn board(&self, id: IdentityId) -> Seat {
+    pub(super) fn board(&self, id: IdentityId, urgency: Urgency) -> Seat {
         let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(flight) = under_way.get(&id) {
+        let name = (id, urgency);
+        if let Some(flight) = under_way.get(&name) {
             return Seat::Passenger(flight.clone());
         }
         let (landing, flight) = watch::channel(None);
-        under_way.insert(id, flight.clone());
-        Seat::Pilot(Pilot { flights: self.clone(), id, landing, flight })
+        under_way.insert(name, flight.clone());
+        Seat::Pilot(Pilot { flights: self.clone(), name, landing, flight })
     }
 
     /// A place among the calls to one provider, so that one that hangs takes no more than its
@@ -62,7 +74,7 @@ impl Flights {
 /// Flies: does the work and tells the passengers. If it never lands, they are told by the drop.
 pub(super) struct Pilot {
     flights: Flights,
-    id: IdentityId,
+    name: (IdentityId, Urgency),
     landing: watch::Sender<Option<Landing>>,
     flight: watch::Receiver<Option<Landing>>,
 }
@@ -83,6 +95,6 @@ impl Pilot {
 impl Drop for Pilot {
     fn drop(&mut self) {
         let mut under_way = self.flights.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        under_way.remove(&self.id);
+        under_way.remove(&self.name);
     }
 }

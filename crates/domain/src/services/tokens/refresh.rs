@@ -5,7 +5,11 @@ use std::{sync::Arc, time::Duration};
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Shared, Tokens, backing_off, check_valid, flight::Seat, is_backing_off, not_valid};
+use super::{
+    Shared, Tokens, backing_off, check_valid,
+    flight::{Seat, Urgency},
+    is_backing_off, not_valid,
+};
 use crate::{
     Error,
     credentials::Credentials,
@@ -53,16 +57,17 @@ impl Tokens {
         &self,
         id: IdentityId,
         generation: i64,
+        urgency: Urgency,
     ) -> Result<Arc<StoredCredentials>, Error> {
         // A flight that took off earlier may land with just what this caller has seen already.
         loop {
-            let mut flight = match self.flights.board(id) {
+            let mut flight = match self.flights.board(id, urgency) {
                 Seat::Passenger(flight) => flight,
                 Seat::Pilot(pilot) => {
                     let flight = pilot.passenger();
                     let this = self.clone();
                     self.tasks.spawn(async move {
-                        let landing = this.replace(id, generation).await;
+                        let landing = this.replace(id, generation, urgency).await;
                         pilot.land(landing.map_err(|error| Shared::Domain(Arc::new(error))));
                     });
                     flight
@@ -90,6 +95,7 @@ impl Tokens {
         &self,
         id: IdentityId,
         generation: i64,
+        urgency: Urgency,
     ) -> Result<Arc<StoredCredentials>, Error> {
         let give_up = Instant::now() + self.settings.lease() + Duration::from_secs(2);
         loop {
@@ -97,7 +103,7 @@ impl Tokens {
             if stored.generation != generation {
                 return Ok(Arc::new(stored));
             }
-            self.check_may_try(&stored)?;
+            self.check_may_try(&stored, urgency)?;
             // Taken before the lease, so that the lease's time does not run while it waits.
             let permit = timeout(self.settings.lease(), self.flights.permit(stored.provider_id));
             let Ok(Some(permit)) = permit.await else {
@@ -110,7 +116,7 @@ impl Tokens {
             let taken =
                 self.credentials.take_lease(id, generation, &self.settings.replica, lease).await?;
             match taken {
-                LeaseOutcome::Taken(lease) => match self.refresh_under(lease).await {
+                LeaseOutcome::Taken(lease) => match self.refresh_under(lease, urgency).await {
                     Part::LookAgain => {}
                     Part::Failed(error) => return Err(error),
                 },
@@ -129,23 +135,28 @@ impl Tokens {
     }
 
     /// Whether a refresh of these credentials may be tried now.
-    fn check_may_try(&self, stored: &StoredCredentials) -> Result<(), Error> {
+    fn check_may_try(&self, stored: &StoredCredentials, urgency: Urgency) -> Result<(), Error> {
         check_valid(stored)?;
         let now = self.clock.now();
         match &stored.back_off {
+            Some(BackOff { class: FailureClass::Misconfigured, .. })
+                if urgency == Urgency::Forced =>
+            {
+                Ok(())
+            }
             Some(back_off) if is_backing_off(stored, now) => Err(backing_off(back_off, now)),
             _ => Ok(()),
         }
     }
 
     /// One holder's part: everything between taking the lease and giving it back.
-    async fn refresh_under(&self, lease: Lease) -> Part {
+    async fn refresh_under(&self, lease: Lease, urgency: Urgency) -> Part {
         // Somebody may have failed and backed off between our look and our lease.
         let stored = match self.find(lease.identity_id).await {
             Ok(stored) => stored,
             Err(error) => return Part::Failed(error),
         };
-        if let Err(error) = self.check_may_try(&stored) {
+        if let Err(error) = self.check_may_try(&stored, urgency) {
             return self.give_back(&lease, error).await;
         }
         let Some(refresh_token) =

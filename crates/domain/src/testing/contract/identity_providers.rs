@@ -4,16 +4,17 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::{ALL, Store, kinds, link, linked, provider, race};
+use super::{ALL, Store, kinds, link, linked, live_session, provider, race, used_trip, waiting};
 use crate::{
     event::{Event, EventKind},
     identity::IdentityFilter,
     identity_provider::{IdentityProvider, ProviderSecrets},
     ids::ProviderId,
+    link_session::LinkSessionStatus,
     page::PageRequest,
     ports::{
-        EventFilter, LinkOutcome, NewIdentityProvider, ProviderDeletion, ProviderFilter,
-        RepositoryError,
+        AuthorityUpdate, EventFilter, Link, LinkOutcome, NewIdentityProvider, ProviderDeletion,
+        ProviderFilter, RepositoryError,
     },
     secret::Secret,
     testing::fixtures::{self, ACTOR},
@@ -296,6 +297,112 @@ pub async fn that_a_provider_names_itself_is_remembered(store: &Arc<dyn Store>) 
         .await
         .unwrap();
     assert!(updated.unwrap().names_issuer);
+}
+
+/// An update of the authority does what an update does, and forgets what was learned of the old
+/// one: that it names itself, and the sessions whose browser was sent there.
+pub async fn an_update_of_the_authority_forgets_what_was_learned_of_the_old_one(
+    store: &Arc<dyn Store>,
+) {
+    let new = fixtures::new_identity_provider();
+    let before = store.providers().insert(&new, &ACTOR).await.unwrap();
+    let bystander = provider(store, "bystander").await;
+    for id in [before.id, bystander] {
+        store.providers().record_issuer_named(id).await.unwrap();
+    }
+    let under_way = used_trip(store, "under way", live_session(before.id)).await.id;
+    let there = waiting(store, "there", live_session(before.id)).await;
+    let elsewhere = waiting(store, "elsewhere", live_session(bystander)).await;
+    let config = fixtures::object(json!({ "issuer": "https://another.example" }));
+    let secrets = ProviderSecrets::from([("s".into(), Secret::new("two"))]);
+    let update = async |version| {
+        let providers = store.providers();
+        providers
+            .update_authority(
+                &fixtures::provider_update(before.id, version, &config, &secrets),
+                &ACTOR,
+            )
+            .await
+            .unwrap()
+    };
+    for version in [0, 2] {
+        assert_eq!(update(version).await, AuthorityUpdate::Absent);
+    }
+    assert!(store.providers().find(before.id).await.unwrap().unwrap().names_issuer);
+
+    let after = update(1).await;
+
+    let expected = IdentityProvider {
+        config: config.clone(),
+        secret_names: vec!["s".into()],
+        names_issuer: false,
+        version: 2,
+        ..before
+    };
+    assert_eq!(after, AuthorityUpdate::Updated(expected.clone()));
+    let found = store.providers().find_with_secrets(expected.id).await.unwrap();
+    assert_eq!(found, Some((expected.clone(), secrets.clone())));
+    assert!(store.providers().find(bystander).await.unwrap().unwrap().names_issuer);
+    let told = last_event(store).await;
+    assert_eq!((told.about, told.provider_id), (EventKind::ProviderUpdated, Some(expected.id)));
+    for id in [under_way, there.id] {
+        let session = store.sessions().find(id).await.unwrap().unwrap();
+        assert_eq!(session.status, LinkSessionStatus::Expired);
+    }
+    assert_eq!(store.sessions().find_pending(&there).await.unwrap(), None);
+    assert!(store.sessions().find_pending(&elsewhere).await.unwrap().is_some());
+}
+
+/// An update of the authority is refused while there are identities, and changes nothing.
+pub async fn an_update_of_the_authority_is_refused_while_there_are_identities(
+    store: &Arc<dyn Store>,
+) {
+    let id = provider(store, "p").await;
+    let before = store.providers().find_with_secrets(id).await.unwrap();
+    for name in ["u", "v"] {
+        linked(store, &link(id, name, name)).await;
+    }
+    let there = waiting(store, "there", live_session(id)).await;
+    let told = kinds(store).await.len();
+    let (config, secrets) = (fixtures::object(json!({ "issuer": "x" })), ProviderSecrets::new());
+    let refused = store
+        .providers()
+        .update_authority(&fixtures::provider_update(id, 1, &config, &secrets), &ACTOR)
+        .await
+        .unwrap();
+    assert_eq!(refused, AuthorityUpdate::InUse(2));
+    assert_eq!(store.providers().find_with_secrets(id).await.unwrap(), before);
+    assert!(store.sessions().find_pending(&there).await.unwrap().is_some());
+    assert_eq!(kinds(store).await.len(), told);
+}
+
+/// Of the completion of a session and an update of the authority that race, one is refused: no
+/// account of the old authority is linked at the new one.
+pub async fn a_link_that_races_with_an_update_of_the_authority_is_refused_or_refuses_it(
+    store: &Arc<dyn Store>,
+) {
+    for round in 0..16 {
+        let id = provider(store, &format!("round {round}")).await;
+        let claim = waiting(store, &format!("round {round}"), live_session(id)).await;
+        let update = {
+            let store = store.clone();
+            let config = fixtures::object(json!({ "issuer": "https://another.example" }));
+            tokio::spawn(async move {
+                let secrets = ProviderSecrets::new();
+                store
+                    .providers()
+                    .update_authority(&fixtures::provider_update(id, 1, &config, &secrets), &ACTOR)
+                    .await
+            })
+        };
+        let asked = Link { session: Some(claim), ..link(id, "u", "a") };
+        let outcome = store.identities().link(&asked).await.unwrap();
+        match (outcome, update.await.unwrap().unwrap()) {
+            (LinkOutcome::SessionUsed, AuthorityUpdate::Updated(_))
+            | (LinkOutcome::Created(_), AuthorityUpdate::InUse(1)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 /// A provider that has identities is not deleted unless they are to go with it, each with its

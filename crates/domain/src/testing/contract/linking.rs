@@ -11,7 +11,9 @@ use crate::{
     event::EventKind,
     identity::{Identity, IdentityFilter, IdentityStatus},
     ids::ProviderId,
-    ports::{Link, LinkOutcome, LinkOwner, RefreshEnd, RepositoryError, Taken},
+    ports::{
+        DataOutcome, DataUpdate, Link, LinkOutcome, LinkOwner, RefreshEnd, RepositoryError, Taken,
+    },
     secret::Secret,
     testing::fixtures,
 };
@@ -453,6 +455,48 @@ pub async fn a_link_makes_an_invalid_identity_valid(store: &Arc<dyn Store>) {
         let stored = credentials_of(store, identity.id).await;
         assert_eq!((stored.status, stored.invalid), (IdentityStatus::Valid, None));
     }
+}
+
+/// A link of an invalid identity keeps none of the tokens that made it so: without credentials
+/// there are none afterwards, and new ones are not put over the dead; that is a new generation.
+/// So are credentials that come with new data.
+pub async fn a_link_of_an_invalid_identity_keeps_none_of_its_tokens(store: &Arc<dyn Store>) {
+    let identity = identity(store).await;
+    let answer = Credentials { refresh_token: None, id_token: None, ..fixtures::credentials() };
+    let bare = Link { credentials: None, ..link_of(&identity) };
+    let with_answer = Link { credentials: Some(answer.clone()), ..link_of(&identity) };
+    let data = DataUpdate {
+        id: identity.id,
+        credentials: Some(answer.clone()),
+        if_version: None,
+        ..fixtures::data_update()
+    };
+    let invalidated = async || {
+        linked(store, &link_of(&identity)).await;
+        let held = lease(store, identity.id).await;
+        store.credentials().end(&held, &end_invalid()).await.unwrap();
+        held.generation
+    };
+    let assert_left = async |expected: Option<&Credentials>, generation| {
+        let valid = store.identities().find(identity.id).await.unwrap().unwrap();
+        assert_eq!((valid.status, valid.invalid), (IdentityStatus::Valid, None));
+        assert_eq!(valid.expires_at, expected.and_then(|it| it.expires_at));
+        let stored = credentials_of(store, identity.id).await;
+        assert_eq!((stored.credentials.as_ref(), stored.generation), (expected, generation));
+    };
+
+    let generation = invalidated().await;
+    linked(store, &bare).await;
+    assert_left(None, generation + 1).await;
+
+    let generation = invalidated().await;
+    linked(store, &with_answer).await;
+    assert_left(Some(&answer), generation + 1).await;
+
+    let generation = invalidated().await;
+    let updated = store.identities().update_data(&data).await.unwrap();
+    assert!(matches!(updated, DataOutcome::Updated(_)), "{updated:?}");
+    assert_left(Some(&answer), generation + 1).await;
 }
 
 /// New credentials clear back-off and doubt.

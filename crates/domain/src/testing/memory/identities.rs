@@ -57,10 +57,15 @@ impl IdentityRow {
         self.back_off = None;
     }
 
-    /// Puts the answer of a provider over what is there.
+    /// Puts the answer of a provider over what is there, and makes the identity valid: none of the
+    /// tokens that made it invalid are kept.
     fn renew_credentials(&mut self, answer: Credentials) {
-        let renewed = self.credentials.take().unwrap_or_default().renewed_by(answer);
-        self.replace_credentials(Some(renewed));
+        let mut before = self.credentials.take().unwrap_or_default();
+        if self.identity.status == IdentityStatus::Invalid {
+            before = before.without_tokens();
+            self.make_valid();
+        }
+        self.replace_credentials(Some(before.renewed_by(answer)));
     }
 
     pub(super) fn make_valid(&mut self) {
@@ -78,13 +83,17 @@ impl IdentityRow {
 
     /// The same user's link of the same account, proved again.
     fn renew(&mut self, link: &Link, now: DateTime<Utc>) -> Identity {
+        match link.credentials.clone() {
+            Some(answer) => self.renew_credentials(answer),
+            None if self.identity.status == IdentityStatus::Invalid => {
+                self.replace_credentials(None);
+            }
+            None => {}
+        }
         self.verify(link, now);
         self.identity.data.extend(link.data.clone());
         if !link.scopes.is_empty() {
             self.identity.scopes.clone_from(&link.scopes);
-        }
-        if let Some(answer) = link.credentials.clone() {
-            self.renew_credentials(answer);
         }
         self.identity.clone()
     }
@@ -312,9 +321,6 @@ impl IdentityRepository for MemoryStore {
             row.identity.version += 1;
             if let Some(answer) = credentials.clone() {
                 row.renew_credentials(answer);
-                if row.identity.status == IdentityStatus::Invalid {
-                    row.make_valid();
-                }
             }
             let identity = row.identity.clone();
             let kind = EventKind::IdentityDataUpdated;

@@ -11,8 +11,8 @@ use crate::{
     ids::{IdentityId, ProviderId},
     page::{Page, PageRequest},
     ports::{
-        IdentityProviderRepository, NewIdentityProvider, ProviderDeletion, ProviderFilter,
-        ProviderUpdate, RepositoryError,
+        AuthorityUpdate, IdentityProviderRepository, NewIdentityProvider, ProviderDeletion,
+        ProviderFilter, ProviderUpdate, RepositoryError,
     },
 };
 
@@ -25,6 +25,40 @@ impl Rows {
         self.providers.values().map(|(provider, _)| provider).find(|it| {
             it.provider_type == provider_type && it.external_id.as_deref() == external_id
         })
+    }
+
+    fn update_provider(
+        &mut self,
+        update: &ProviderUpdate,
+        actor: &Actor,
+        now: DateTime<Utc>,
+    ) -> Option<IdentityProvider> {
+        let ProviderUpdate { id, version, config, secrets, options } = update;
+        let (provider, kept) = self.providers.get_mut(id)?;
+        if provider.version != *version {
+            return None;
+        }
+        let before = provider.clone();
+        let mut changed = changed_keys(
+            before.config.keys().chain(config.keys()),
+            |key| before.config.get(key),
+            |key| config.get(key),
+        );
+        changed.extend(changed_keys(
+            kept.keys().chain(secrets.keys()),
+            |key| kept.get(key),
+            |key| secrets.get(key),
+        ));
+        provider.config.clone_from(config);
+        provider.secret_names = secrets.keys().cloned().collect();
+        provider.options = *options;
+        provider.version += 1;
+        kept.clone_from(secrets);
+        let provider = provider.clone();
+        let detail = Map::from_iter([("changed".to_owned(), json!(changed))]);
+        let kind = EventKind::ProviderUpdated;
+        self.log_provider(kind, actor, Some(&before), Some(&provider), detail, now);
+        Some(provider)
     }
 
     fn log_provider(
@@ -121,33 +155,28 @@ impl IdentityProviderRepository for MemoryStore {
         update: &ProviderUpdate,
         actor: &Actor,
     ) -> Result<Option<IdentityProvider>, RepositoryError> {
-        let ProviderUpdate { id, version, config, secrets, options } = update;
+        Ok(self.write(|rows, now| rows.update_provider(update, actor, now)))
+    }
+
+    async fn update_authority(
+        &self,
+        update: &ProviderUpdate,
+        actor: &Actor,
+    ) -> Result<AuthorityUpdate, RepositoryError> {
+        let id = update.id;
         Ok(self.write(|rows, now| {
-            let (provider, kept) = rows.providers.get_mut(id)?;
-            if provider.version != *version {
-                return None;
+            if rows.providers.get(&id).is_none_or(|(it, _)| it.version != update.version) {
+                return AuthorityUpdate::Absent;
             }
-            let before = provider.clone();
-            let mut changed = changed_keys(
-                before.config.keys().chain(config.keys()),
-                |key| before.config.get(key),
-                |key| config.get(key),
-            );
-            changed.extend(changed_keys(
-                kept.keys().chain(secrets.keys()),
-                |key| kept.get(key),
-                |key| secrets.get(key),
-            ));
-            provider.config.clone_from(config);
-            provider.secret_names = secrets.keys().cloned().collect();
-            provider.options = *options;
-            provider.version += 1;
-            kept.clone_from(secrets);
-            let provider = provider.clone();
-            let detail = Map::from_iter([("changed".to_owned(), json!(changed))]);
-            let kind = EventKind::ProviderUpdated;
-            rows.log_provider(kind, actor, Some(&before), Some(&provider), detail, now);
-            Some(provider)
+            let identities = rows.identities.values().filter(|it| it.identity.idp_id == id);
+            let count = identities.count() as u64;
+            if count > 0 {
+                return AuthorityUpdate::InUse(count);
+            }
+            rows.expire_sessions_sent_to(id);
+            rows.providers.entry(id).and_modify(|(it, _)| it.names_issuer = false);
+            let updated = rows.update_provider(update, actor, now);
+            updated.map_or(AuthorityUpdate::Absent, AuthorityUpdate::Updated)
         }))
     }
 

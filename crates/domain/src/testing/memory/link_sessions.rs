@@ -86,6 +86,16 @@ impl Rows {
         }
     }
 
+    /// Ends the sessions whose browser was sent to this provider, whatever they hold.
+    pub(super) fn expire_sessions_sent_to(&mut self, provider: ProviderId) {
+        for row in self.sessions.values_mut() {
+            let there = row.trip.as_ref().is_some_and(|it| it.attempt.provider_id == provider);
+            if there && !row.session.is_over() {
+                row.end(LinkSessionStatus::Expired);
+            }
+        }
+    }
+
     fn session_by_state(&self, state: &SecretHash) -> Option<(LinkSessionId, &Trip)> {
         self.sessions.iter().find_map(|(id, row)| {
             let trip = row.trip.as_ref().filter(|trip| trip.attempt.state == *state)?;

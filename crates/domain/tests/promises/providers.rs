@@ -1,0 +1,133 @@
+//! Provider instances: whose ids they are, and who changes them at the same time.
+
+use std::sync::Arc;
+
+use serde_json::json;
+use symbolon_domain::{
+    Error,
+    identity_provider::{IdentityProvider, ProviderSecrets},
+    ports::{IdentityProviderRepository, MockIdentityProviderRepository, RepositoryError},
+    services::{HIDDEN, Providers},
+    testing::{ScriptedProvider, fixtures},
+};
+
+use crate::world::World;
+
+const ACTOR: symbolon_domain::event::Actor = fixtures::ACTOR;
+
+async fn at_issuer(world: &World, external_id: Option<&str>, issuer: &str) -> IdentityProvider {
+    let config = fixtures::object(json!({ "issuer": issuer }));
+    let external_id = external_id.map(str::to_owned);
+    world.providers.ensure("scripted", external_id, config, &ACTOR).await.unwrap()
+}
+
+#[tokio::test]
+async fn the_issuer_of_a_provider_with_identities_stays_as_it_is() {
+    let world = World::new().await;
+    world.identity().await;
+    let config = fixtures::object(json!({ "issuer": "https://another.example" }));
+    let patched = world.providers.update(world.provider_id, &config, None, &ACTOR).await;
+    let ensured = world.providers.ensure("scripted", None, config, &ACTOR).await;
+    for refused in [patched, ensured] {
+        assert!(
+            matches!(&refused, Err(Error::InvalidRequest { field, problem })
+                if field == "config.issuer" && problem.contains("another provider")),
+            "{refused:?}"
+        );
+    }
+    let other = fixtures::object(json!({ "client_id": "another" }));
+    world.providers.update(world.provider_id, &other, None, &ACTOR).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_issuer_of_a_provider_without_identities_may_change_and_is_got_to_know_anew() {
+    let world = World::new().await;
+    let before = at_issuer(&world, Some("a"), "https://one.example").await;
+    for issuer in ["https://two.example", "https://three.example"] {
+        IdentityProviderRepository::record_issuer_named(&*world.store, before.id).await.unwrap();
+        let after = at_issuer(&world, Some("a"), issuer).await;
+        assert_eq!((after.id, after.names_issuer), (before.id, false));
+        assert_eq!(after.config["issuer"], json!(issuer));
+    }
+}
+
+/// The port of a provider in whose way somebody else's update comes once.
+fn contested(first: IdentityProvider) -> MockIdentityProviderRepository {
+    let mut port = MockIdentityProviderRepository::new();
+    let changed = IdentityProvider { version: first.version + 1, ..first.clone() };
+    let mut reads = vec![changed.clone(), first.clone()];
+    port.expect_find_by_key().returning(move |_, _| Ok(Some(first.clone())));
+    port.expect_find_with_secrets()
+        .returning(move |_| Ok(reads.pop().map(|it| (it, ProviderSecrets::new()))));
+    port.expect_update().returning(move |update, _| {
+        let config = update.config.clone();
+        let version_is_right = update.version == changed.version;
+        Ok(version_is_right.then(|| IdentityProvider { config, ..changed.clone() }))
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_declared_provider_is_brought_up_to_date_though_another_replica_was_first() {
+    let provider =
+        IdentityProvider { config: serde_json::Map::new(), ..fixtures::identity_provider() };
+    let providers = Providers {
+        providers: Arc::new(contested(provider)),
+        connectors: Arc::new(ScriptedProvider::default()),
+    };
+    let config = fixtures::object(json!({ "client_id": "new" }));
+    let ensured = providers.ensure("scripted", None, config.clone(), &ACTOR).await.unwrap();
+    assert_eq!(ensured.config, config);
+}
+
+/// A provider whose stored secret does not open.
+fn locked() -> Providers {
+    let mut port = MockIdentityProviderRepository::new();
+    let provider = IdentityProvider {
+        provider_type: "scripted".into(),
+        config: serde_json::Map::new(),
+        ..fixtures::identity_provider()
+    };
+    let (found, updated) = (provider.clone(), provider.clone());
+    port.expect_find_by_key().returning(move |_, _| Ok(Some(provider.clone())));
+    port.expect_find_with_secrets().returning(|id| {
+        Err(RepositoryError::Unsealable { table: "identity_providers", row: id.0 })
+    });
+    port.expect_find().returning(move |_| Ok(Some(found.clone())));
+    port.expect_update().returning(move |update, _| {
+        let secret_names = update.secrets.keys().cloned().collect();
+        let config = update.config.clone();
+        Ok(Some(IdentityProvider { config, secret_names, ..updated.clone() }))
+    });
+    Providers { providers: Arc::new(port), connectors: Arc::new(ScriptedProvider::default()) }
+}
+
+#[tokio::test]
+async fn secrets_that_do_not_open_are_mended_by_sending_them_again() {
+    let (providers, id) = (locked(), fixtures::identity_provider().id);
+    let config = fixtures::object(json!({ "client_secret": "new" }));
+    for updated in [
+        providers.update(id, &config, None, &ACTOR).await,
+        providers.ensure("scripted", None, config.clone(), &ACTOR).await,
+    ] {
+        assert_eq!(updated.unwrap().secret_names, ["client_secret"]);
+    }
+    let removed = fixtures::object(json!({ "client_secret": null }));
+    let updated = providers.update(id, &removed, None, &ACTOR).await.unwrap();
+    assert!(updated.secret_names.is_empty());
+}
+
+#[tokio::test]
+async fn secrets_that_do_not_open_are_not_dropped_by_a_change_of_something_else() {
+    let (providers, id) = (locked(), fixtures::identity_provider().id);
+    for changes in
+        [json!({ "client_id": "new" }), json!({ "client_id": "new", "client_secret": HIDDEN })]
+    {
+        let refused = providers.update(id, &fixtures::object(changes), None, &ACTOR).await;
+        assert!(
+            matches!(&refused, Err(Error::InvalidRequest { field, .. })
+                if field == "config.client_secret"),
+            "{refused:?}"
+        );
+    }
+}
