@@ -103,6 +103,7 @@ mod tests {
     use serde_json::{Map, Value, json};
     use symbolon_domain::{
         event::Actor,
+        identity_provider::OptionChanges,
         ids::{ExternalId, UserId},
         ports::LinkOutcome,
         secret::Secret,
@@ -191,7 +192,11 @@ mod tests {
             Services::new(&repositories, connectors, &settings, public_url, "replica".to_owned());
         let config = object(json!({"issuer": provider.uri(), "client_id": "client"}));
         let actor = Actor::OPERATOR;
-        let created = services.providers.create("oidc", None, config, &actor).await.unwrap();
+        let created = services
+            .providers
+            .create("oidc", None, config, OptionChanges::default(), &actor)
+            .await
+            .unwrap();
         let new = NewIdentity {
             provider_id: created.id,
             user_id: UserId::new("u").unwrap(),

@@ -5,7 +5,9 @@ use serde_json::{Map, Value};
 use crate::{
     Error,
     event::Actor,
-    identity_provider::{IdentityProvider, ProviderOptions, ProviderSecrets, ProviderType},
+    identity_provider::{
+        IdentityProvider, OptionChanges, ProviderOptions, ProviderSecrets, ProviderType,
+    },
     ids::ProviderId,
     ports::{
         AuthorityUpdate, Connector, Connectors, IdentityProviderRepository, NewIdentityProvider,
@@ -40,6 +42,7 @@ impl Providers {
         provider_type: &str,
         external_id: Option<String>,
         config: Map<String, Value>,
+        options: OptionChanges,
         actor: &Actor,
     ) -> Result<IdentityProvider, Error> {
         let kind = self.find_type(provider_type)?;
@@ -51,7 +54,7 @@ impl Providers {
             external_id,
             config,
             secrets,
-            options: ProviderOptions::default(),
+            options: options.over(ProviderOptions::default()),
         };
         self.providers.insert(&provider, actor).await.map_err(|error| match error {
             RepositoryError::Conflict => {
@@ -61,7 +64,7 @@ impl Providers {
         })
     }
 
-    /// Changes single keys of an instance's configuration: `null` removes a key, [`HIDDEN`]
+    /// Changes single keys of an instance's configuration, and its options: `null` removes a key, [`HIDDEN`]
     /// leaves a secret as it is, and so does leaving a key out.
     ///
     /// # Errors
@@ -75,6 +78,7 @@ impl Providers {
         &self,
         id: ProviderId,
         changes: &Map<String, Value>,
+        options: OptionChanges,
         if_version: Option<i64>,
         actor: &Actor,
     ) -> Result<IdentityProvider, Error> {
@@ -103,7 +107,10 @@ impl Providers {
                 }
             }
             self.connectors.check(&provider.provider_type, &config, &secrets)?;
-            if let Some(updated) = self.write(&kind, &provider, config, secrets, actor).await? {
+            if let Some(updated) = self
+                .write(&kind, &provider, config, secrets, options.over(provider.options), actor)
+                .await?
+            {
                 return Ok(updated);
             }
         }
@@ -111,7 +118,7 @@ impl Providers {
     }
 
     /// Creates the instance of this type and external id, or makes the one that is there have
-    /// exactly this configuration. Writes nothing when it has it already.
+    /// exactly this configuration, and these options where they are set. Writes nothing when it has it already.
     ///
     /// # Errors
     ///
@@ -121,6 +128,7 @@ impl Providers {
         provider_type: &str,
         external_id: Option<String>,
         config: Map<String, Value>,
+        options: OptionChanges,
         actor: &Actor,
     ) -> Result<IdentityProvider, Error> {
         let kind = self.find_type(provider_type)?;
@@ -129,18 +137,26 @@ impl Providers {
         for _ in 0..TRIES {
             let found = self.providers.find_by_key(provider_type, external_id.as_deref()).await?;
             let Some(found) = found else {
-                match self.create(provider_type, external_id.clone(), config.clone(), actor).await {
+                match self
+                    .create(provider_type, external_id.clone(), config.clone(), options, actor)
+                    .await
+                {
                     Err(Error::AlreadyExists(_)) => continue,
                     other => return other,
                 }
             };
             self.connectors.check(provider_type, &wanted, &secrets)?;
             let (provider, old_secrets) = self.find_to_change(found.id).await?;
-            if provider.config == wanted && old_secrets.as_ref() == Some(&secrets) {
+            let options = options.over(provider.options);
+            let is_so = provider.config == wanted
+                && old_secrets.as_ref() == Some(&secrets)
+                && provider.options == options;
+            if is_so {
                 return Ok(provider);
             }
+            let (wanted, secrets) = (wanted.clone(), secrets.clone());
             if let Some(updated) =
-                self.write(&kind, &provider, wanted.clone(), secrets.clone(), actor).await?
+                self.write(&kind, &provider, wanted, secrets, options, actor).await?
             {
                 return Ok(updated);
             }
@@ -175,11 +191,11 @@ impl Providers {
         provider: &IdentityProvider,
         config: Map<String, Value>,
         secrets: ProviderSecrets,
+        options: ProviderOptions,
         actor: &Actor,
     ) -> Result<Option<IdentityProvider>, Error> {
-        let IdentityProvider { id, version, config: before, options, .. } = provider;
-        let update =
-            ProviderUpdate { id: *id, version: *version, config, secrets, options: *options };
+        let IdentityProvider { id, version, config: before, .. } = provider;
+        let update = ProviderUpdate { id: *id, version: *version, config, secrets, options };
         let is_other = |key: &&String| before.get(*key) != update.config.get(*key);
         let Some(key) = kind.authority_keys.iter().find(is_other) else {
             return Ok(self.providers.update(&update, actor).await?);

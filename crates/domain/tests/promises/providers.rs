@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::json;
 use symbolon_domain::{
     Error,
-    identity_provider::{IdentityProvider, ProviderSecrets},
+    identity_provider::{IdentityProvider, OptionChanges, ProviderSecrets},
     ports::{IdentityProviderRepository, MockIdentityProviderRepository, RepositoryError},
     services::{HIDDEN, Providers},
     testing::{ScriptedProvider, fixtures},
@@ -18,7 +18,11 @@ const ACTOR: symbolon_domain::event::Actor = fixtures::ACTOR;
 async fn at_issuer(world: &World, external_id: Option<&str>, issuer: &str) -> IdentityProvider {
     let config = fixtures::object(json!({ "issuer": issuer }));
     let external_id = external_id.map(str::to_owned);
-    world.providers.ensure("scripted", external_id, config, &ACTOR).await.unwrap()
+    world
+        .providers
+        .ensure("scripted", external_id, config, OptionChanges::default(), &ACTOR)
+        .await
+        .unwrap()
 }
 
 #[tokio::test]
@@ -26,8 +30,12 @@ async fn the_issuer_of_a_provider_with_identities_stays_as_it_is() {
     let world = World::new().await;
     world.identity().await;
     let config = fixtures::object(json!({ "issuer": "https://another.example" }));
-    let patched = world.providers.update(world.provider_id, &config, None, &ACTOR).await;
-    let ensured = world.providers.ensure("scripted", None, config, &ACTOR).await;
+    let patched = world
+        .providers
+        .update(world.provider_id, &config, OptionChanges::default(), None, &ACTOR)
+        .await;
+    let ensured =
+        world.providers.ensure("scripted", None, config, OptionChanges::default(), &ACTOR).await;
     for refused in [patched, ensured] {
         assert!(
             matches!(&refused, Err(Error::InvalidRequest { field, problem })
@@ -36,7 +44,11 @@ async fn the_issuer_of_a_provider_with_identities_stays_as_it_is() {
         );
     }
     let other = fixtures::object(json!({ "client_id": "another" }));
-    world.providers.update(world.provider_id, &other, None, &ACTOR).await.unwrap();
+    world
+        .providers
+        .update(world.provider_id, &other, OptionChanges::default(), None, &ACTOR)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -76,7 +88,10 @@ async fn a_declared_provider_is_brought_up_to_date_though_another_replica_was_fi
         connectors: Arc::new(ScriptedProvider::default()),
     };
     let config = fixtures::object(json!({ "client_id": "new" }));
-    let ensured = providers.ensure("scripted", None, config.clone(), &ACTOR).await.unwrap();
+    let ensured = providers
+        .ensure("scripted", None, config.clone(), OptionChanges::default(), &ACTOR)
+        .await
+        .unwrap();
     assert_eq!(ensured.config, config);
 }
 
@@ -107,13 +122,14 @@ async fn secrets_that_do_not_open_are_mended_by_sending_them_again() {
     let (providers, id) = (locked(), fixtures::identity_provider().id);
     let config = fixtures::object(json!({ "client_secret": "new" }));
     for updated in [
-        providers.update(id, &config, None, &ACTOR).await,
-        providers.ensure("scripted", None, config.clone(), &ACTOR).await,
+        providers.update(id, &config, OptionChanges::default(), None, &ACTOR).await,
+        providers.ensure("scripted", None, config.clone(), OptionChanges::default(), &ACTOR).await,
     ] {
         assert_eq!(updated.unwrap().secret_names, ["client_secret"]);
     }
     let removed = fixtures::object(json!({ "client_secret": null }));
-    let updated = providers.update(id, &removed, None, &ACTOR).await.unwrap();
+    let updated =
+        providers.update(id, &removed, OptionChanges::default(), None, &ACTOR).await.unwrap();
     assert!(updated.secret_names.is_empty());
 }
 
@@ -123,7 +139,9 @@ async fn secrets_that_do_not_open_are_not_dropped_by_a_change_of_something_else(
     for changes in
         [json!({ "client_id": "new" }), json!({ "client_id": "new", "client_secret": HIDDEN })]
     {
-        let refused = providers.update(id, &fixtures::object(changes), None, &ACTOR).await;
+        let refused = providers
+            .update(id, &fixtures::object(changes), OptionChanges::default(), None, &ACTOR)
+            .await;
         assert!(
             matches!(&refused, Err(Error::InvalidRequest { field, .. })
                 if field == "config.client_secret"),
