@@ -49,6 +49,10 @@ pub(crate) mod schema {
 
 pub(crate) type Conn = AsyncPgConnection;
 pub(crate) type Db = diesel::pg::Pg;
+/// How times are bound.
+type TimeSql = Timestamptz;
+/// Passes over the rows that somebody else is taking.
+const SKIP_CLAIMED: &str = "FOR UPDATE SKIP LOCKED";
 
 #[path = "queries/api_keys.rs"]
 mod api_keys;
@@ -64,6 +68,8 @@ mod identity_providers;
 mod identity_row;
 #[path = "queries/link_sessions.rs"]
 mod link_sessions;
+#[path = "queries/webhooks.rs"]
+mod webhooks;
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/postgres");
 /// The channel on which changed identities are announced, by id.

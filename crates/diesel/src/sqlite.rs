@@ -46,6 +46,10 @@ pub(crate) mod schema {
 
 pub(crate) type Conn = SyncConnectionWrapper<SqliteConnection>;
 pub(crate) type Db = diesel::sqlite::Sqlite;
+/// How times are bound.
+type TimeSql = diesel::sql_types::TimestamptzSqlite;
+/// Nobody else is taking any: the transaction holds the lock of the whole database.
+const SKIP_CLAIMED: &str = "";
 
 #[path = "queries/api_keys.rs"]
 mod api_keys;
@@ -61,6 +65,8 @@ mod identity_providers;
 mod identity_row;
 #[path = "queries/link_sessions.rs"]
 mod link_sessions;
+#[path = "queries/webhooks.rs"]
+mod webhooks;
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/sqlite");
 /// Writers come one after the other, so a race is lost only to another process.

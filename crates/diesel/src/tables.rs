@@ -138,5 +138,6 @@ macro_rules! tables {
 
         diesel::joinable!(identities -> identity_providers (idp_id));
         diesel::allow_tables_to_appear_in_same_query!(identities, identity_providers);
+        diesel::allow_tables_to_appear_in_same_query!(webhook_deliveries, webhook_endpoints);
     };
 }

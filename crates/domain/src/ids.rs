@@ -29,6 +29,10 @@ row_id! {
     EventId;
     /// Names an [`ApiKey`](crate::api_key::ApiKey).
     ApiKeyId;
+    /// Names a [`WebhookEndpoint`](crate::webhook::WebhookEndpoint).
+    WebhookEndpointId;
+    /// Names a [`WebhookDelivery`](crate::webhook::WebhookDelivery).
+    WebhookDeliveryId;
 }
 
 /// An opaque id was empty, too long, or held a control character.

@@ -27,6 +27,7 @@
 //! use symbolon_domain::{
 //!     event::Actor,
 //!     ids::{ExternalId, UserId},
+//!     link_evidence::{LinkEvidence, LinkMethod},
 //!     ports::{Clock, IdentityRepository, Link, LinkOutcome, LinkOwner},
 //!     services::{Identities, Providers, Tasks, TokenNeed, TokenPorts, TokenSettings, Tokens},
 //!     testing::{MemoryStore, ScriptedProvider, TestClock},
@@ -84,6 +85,7 @@
 //!         scopes: vec!["openid".to_owned()],
 //!         reattach: false,
 //!         session: None,
+//!         evidence: LinkEvidence::of(LinkMethod::Vouched),
 //!         actor: Actor::OPERATOR,
 //!     })
 //!     .await?;
@@ -108,6 +110,7 @@ pub mod event;
 pub mod identity;
 pub mod identity_provider;
 pub mod ids;
+pub mod link_evidence;
 pub mod link_session;
 pub mod page;
 pub mod ports;
@@ -115,5 +118,6 @@ pub mod secret;
 pub mod services;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod webhook;
 
 pub use error::Error;

@@ -14,6 +14,7 @@ mod identity_providers;
 mod link_sessions;
 mod repository_error;
 mod sealer;
+mod webhooks;
 
 pub use api_keys::*;
 pub use clock::*;
@@ -25,3 +26,4 @@ pub use identity_providers::*;
 pub use link_sessions::*;
 pub use repository_error::*;
 pub use sealer::*;
+pub use webhooks::*;
