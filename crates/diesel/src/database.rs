@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use symbolon_domain::ports::{
     ApiKeyRepository, CredentialsRepository, EventLog, IdentityProviderRepository,
-    IdentityRepository, LinkSessionRepository, RepositoryError, Sealer,
+    IdentityRepository, LinkSessionRepository, RepositoryError, Sealer, WebhookRepository,
 };
 
 use crate::{
@@ -30,6 +30,8 @@ pub struct Database {
     pub events: Arc<dyn EventLog>,
     /// Keeps API keys.
     pub api_keys: Arc<dyn ApiKeyRepository>,
+    /// Keeps webhook endpoints and what is on its way to them.
+    pub webhooks: Arc<dyn WebhookRepository>,
     engine: Arc<dyn Engine>,
 }
 
@@ -87,6 +89,7 @@ impl Database {
             + LinkSessionRepository
             + EventLog
             + ApiKeyRepository
+            + WebhookRepository
             + Engine
             + 'static,
     {
@@ -97,6 +100,7 @@ impl Database {
             sessions: store.clone(),
             events: store.clone(),
             api_keys: store.clone(),
+            webhooks: store.clone(),
             engine: store,
         }
     }

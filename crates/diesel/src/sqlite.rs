@@ -46,6 +46,10 @@ pub(crate) mod schema {
 
 pub(crate) type Conn = SyncConnectionWrapper<SqliteConnection>;
 pub(crate) type Db = diesel::sqlite::Sqlite;
+/// How times are bound.
+type TimeSql = diesel::sql_types::TimestamptzSqlite;
+/// Nobody else is taking any: the transaction holds the lock of the whole database.
+const SKIP_CLAIMED: &str = "";
 
 #[path = "queries/api_keys.rs"]
 mod api_keys;
@@ -61,6 +65,8 @@ mod identity_providers;
 mod identity_row;
 #[path = "queries/link_sessions.rs"]
 mod link_sessions;
+#[path = "queries/webhooks.rs"]
+mod webhooks;
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/sqlite");
 /// Writers come one after the other, so a race is lost only to another process.
@@ -116,6 +122,11 @@ fn to_microseconds(at: DateTime<Utc>) -> DateTime<Utc> {
 
 /// Nothing to do inside the transaction: who waits is in this process, and is woken after it.
 async fn ring(_conn: &mut Conn, _identity: i64) -> QueryResult<()> {
+    Ok(())
+}
+
+/// Nothing to do: the one writer commits in the order of the ids, and a trigger gives the place.
+async fn sequence(_conn: &mut Conn) -> QueryResult<()> {
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! Who may call the service, and for what.
 
 use chrono::{DateTime, Utc};
+use serde_json::{Map, Value, json};
 
 use crate::{identity::text_form, ids::ApiKeyId};
 
@@ -20,6 +21,17 @@ pub struct ApiKey {
 }
 
 impl ApiKey {
+    /// What the event log tells of a key.
+    #[must_use]
+    pub fn facts(&self) -> Map<String, Value> {
+        let scopes: Vec<_> = self.scopes.iter().map(|it| it.as_str()).collect();
+        Map::from_iter([
+            ("name".to_owned(), json!(self.name)),
+            ("scopes".to_owned(), json!(scopes)),
+            ("revoked_at".to_owned(), json!(self.revoked_at)),
+        ])
+    }
+
     /// Whether the key may do this. `admin` may do everything.
     #[must_use]
     pub fn allows(&self, scope: KeyScope) -> bool {

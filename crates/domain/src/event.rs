@@ -3,12 +3,14 @@
 use std::fmt;
 
 use chrono::{DateTime, Utc};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::{
+    api_key::ApiKey,
     identity::{Identity, text_form},
     identity_provider::IdentityProvider,
     ids::{ApiKeyId, EventId, IdentityId, OrganizationId, ProviderId, UserId},
+    webhook::{WebhookDelivery, WebhookEndpoint},
 };
 
 /// One change, written in the same transaction as the change itself.
@@ -38,6 +40,30 @@ pub struct Event {
     pub after: Option<Map<String, Value>>,
     /// What more there is to say, for example the error; never a secret.
     pub detail: Map<String, Value>,
+}
+
+impl Event {
+    /// The event as callers and webhooks are shown it.
+    #[must_use]
+    pub fn shown(&self) -> Map<String, Value> {
+        let text = |it: &str| Value::from(it);
+        let entries = [
+            ("id", self.id.0.into()),
+            ("type", text(self.about.as_str())),
+            ("at", json!(self.at)),
+            ("actor", self.actor.who.to_string().into()),
+            ("acting_user", self.actor.acting_user.as_ref().map(|it| text(it.as_str())).into()),
+            ("reason", self.actor.reason.clone().into()),
+            ("identity_id", self.identity_id.map(|it| it.0).into()),
+            ("provider_id", self.provider_id.map(|it| it.0).into()),
+            ("user_id", self.user_id.as_ref().map(|it| text(it.as_str())).into()),
+            ("organization_id", self.organization_id.as_ref().map(|it| text(it.as_str())).into()),
+            ("before", self.before.clone().map(Value::Object).into()),
+            ("after", self.after.clone().map(Value::Object).into()),
+            ("detail", Value::Object(self.detail.clone())),
+        ];
+        entries.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
 }
 
 /// An event to be kept; the store gives it id and time.
@@ -121,6 +147,60 @@ impl NewEvent {
         let facts = IdentityProvider::facts;
         let (before, after) = changes(before.map(facts), after.map(facts));
         Self { provider_id: Some(provider.id), before, after, ..Self::new(about, actor) }
+    }
+
+    /// An event about an API key, told as in [`of_identity`](Self::of_identity); its detail names
+    /// the key.
+    ///
+    /// # Panics
+    ///
+    /// When both are absent: then there is nothing to tell.
+    #[must_use]
+    pub fn of_api_key(
+        about: EventKind,
+        actor: &Actor,
+        before: Option<&ApiKey>,
+        after: Option<&ApiKey>,
+    ) -> Self {
+        let key = after.or(before).expect("an event about a key names it");
+        let detail = [("api_key_id".to_owned(), key.id.0.into()), ("name".to_owned(), key.name.as_str().into())];
+        let (before, after) = changes(before.map(ApiKey::facts), after.map(ApiKey::facts));
+        Self { before, after, detail: Map::from_iter(detail), ..Self::new(about, actor) }
+    }
+
+    /// An event about a webhook endpoint, told as in [`of_identity`](Self::of_identity); its detail
+    /// names the endpoint.
+    ///
+    /// # Panics
+    ///
+    /// When both are absent: then there is nothing to tell.
+    #[must_use]
+    pub fn of_webhook_endpoint(
+        about: EventKind,
+        actor: &Actor,
+        before: Option<&WebhookEndpoint>,
+        after: Option<&WebhookEndpoint>,
+    ) -> Self {
+        let endpoint = after.or(before).expect("an event about an endpoint names it");
+        let detail = Map::from_iter([("endpoint_id".to_owned(), endpoint.id.0.into())]);
+        let facts = WebhookEndpoint::facts;
+        let (before, after) = changes(before.map(facts), after.map(facts));
+        Self { before, after, detail, ..Self::new(about, actor) }
+    }
+
+    /// A delivery was given up.
+    #[must_use]
+    pub fn of_failed_delivery(delivery: &WebhookDelivery, actor: &Actor) -> Self {
+        let detail = [
+            ("endpoint_id", json!(delivery.endpoint_id.0)),
+            ("delivery_id", json!(delivery.id.0)),
+            ("event_id", json!(delivery.event_id.0)),
+            ("attempts", json!(delivery.attempts)),
+            ("status", json!(delivery.last_status)),
+            ("error", json!(delivery.last_error)),
+        ];
+        let detail = detail.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        Self { detail, ..Self::new(EventKind::WebhookDeliveryFailed, actor) }
     }
 
     /// The event as it is kept.
@@ -376,8 +456,6 @@ impl Who {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
     use crate::testing::fixtures::object;
 

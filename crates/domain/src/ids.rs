@@ -35,6 +35,10 @@ row_id! {
     AuthIdentityId;
     /// Names an [`OrganizationIdentity`](crate::organization_identity::OrganizationIdentity).
     OrganizationIdentityId;
+    /// Names a [`WebhookEndpoint`](crate::webhook::WebhookEndpoint).
+    WebhookEndpointId;
+    /// Names a [`WebhookDelivery`](crate::webhook::WebhookDelivery).
+    WebhookDeliveryId;
 }
 
 /// An opaque id was empty, too long, or held a control character.

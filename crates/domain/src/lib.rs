@@ -29,6 +29,7 @@
 //!     event::Actor,
 //!     identity_provider::OptionChanges,
 //!     ids::{ExternalId, UserId},
+//!     link_evidence::{LinkEvidence, LinkMethod},
 //!     ports::{Clock, IdentityRepository, Link, LinkOutcome, LinkOwner},
 //!     services::{Identities, Providers, Tasks, TokenNeed, TokenPorts, TokenSettings, Tokens},
 //!     testing::{MemoryStore, ScriptedProvider, TestClock},
@@ -87,6 +88,7 @@
 //!         scopes: vec!["openid".to_owned()],
 //!         reattach: false,
 //!         session: None,
+//!         evidence: LinkEvidence::of(LinkMethod::Vouched),
 //!         actor: Actor::OPERATOR,
 //!     })
 //!     .await?;
@@ -114,6 +116,7 @@ pub mod event;
 pub mod identity;
 pub mod identity_provider;
 pub mod ids;
+pub mod link_evidence;
 pub mod link_session;
 pub mod organization_identity;
 pub mod page;
@@ -122,5 +125,6 @@ pub mod secret;
 pub mod services;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod webhook;
 
 pub use error::Error;

@@ -11,6 +11,7 @@ use crate::{
     event::Actor,
     identity::text_form,
     ids::{ExternalId, IdentityId, LinkSessionId, OrganizationId, ProviderId, UserId},
+    link_evidence::{LinkEvidence, LinkMethod},
     secret::{Secret, SecretHash},
 };
 
@@ -157,6 +158,8 @@ pub struct PendingLink {
     pub account: ExternalAccount,
     /// What the provider gave.
     pub credentials: Credentials,
+    /// Why it is believed.
+    pub evidence: LinkEvidence,
 }
 
 impl PendingLink {
@@ -177,6 +180,7 @@ impl PendingLink {
             name: self.account.name.clone(),
             claims: self.account.claims.clone(),
             credentials: PlainCredentials::from(&self.credentials),
+            evidence: Some(self.evidence.clone()),
         };
         Zeroizing::new(serde_json::to_vec(&form).expect("texts and times serialize"))
     }
@@ -203,12 +207,16 @@ impl PendingLink {
                 claims: form.claims,
             },
             credentials: form.credentials.try_into()?,
+            // An older version told of none; only browsers came this way then.
+            evidence: form
+                .evidence
+                .unwrap_or_else(|| LinkEvidence::of(LinkMethod::Browser)),
         })
     }
 }
 
+/// Fields that a later version adds are passed over, so that both may run at the same time.
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct PlainForm {
     v: u8,
     provider_id: i64,
@@ -222,6 +230,8 @@ struct PlainForm {
     name: Option<String>,
     claims: Map<String, Value>,
     credentials: PlainCredentials,
+    #[serde(default)]
+    evidence: Option<LinkEvidence>,
 }
 
 /// Shows that the caller may complete a session: it holds the one-time code.
@@ -231,4 +241,24 @@ pub struct CompletionClaim {
     pub id: LinkSessionId,
     /// Recognizes the code that the browser brought back.
     pub code: SecretHash,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::fixtures;
+
+    #[test]
+    fn a_link_that_an_older_version_sealed_is_read_and_a_later_one_too() {
+        let link = fixtures::pending_link();
+        let mut plain: Map<String, Value> = serde_json::from_slice(&link.to_plain()).unwrap();
+        plain.insert("of a later version".into(), 1.into());
+        let read = PendingLink::from_plain(&serde_json::to_vec(&plain).unwrap()).unwrap();
+        assert_eq!(read, link);
+
+        plain.remove("evidence");
+        let read = PendingLink::from_plain(&serde_json::to_vec(&plain).unwrap()).unwrap();
+        let evidence = LinkEvidence::of(LinkMethod::Browser);
+        assert_eq!(read, PendingLink { evidence, ..link });
+    }
 }

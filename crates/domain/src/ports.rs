@@ -17,6 +17,7 @@ mod link_sessions;
 mod organization_identities;
 mod repository_error;
 mod sealer;
+mod webhooks;
 
 pub use api_keys::*;
 pub use auth_identities::*;
@@ -31,3 +32,4 @@ pub use link_sessions::*;
 pub use organization_identities::*;
 pub use repository_error::*;
 pub use sealer::*;
+pub use webhooks::*;

@@ -8,6 +8,7 @@ mod providers;
 mod return_urls;
 mod tasks;
 mod tokens;
+mod webhooks;
 
 pub use api_keys::*;
 pub use identities::*;
@@ -16,3 +17,4 @@ pub use providers::*;
 pub use return_urls::*;
 pub use tasks::*;
 pub use tokens::*;
+pub use webhooks::*;

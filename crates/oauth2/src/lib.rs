@@ -22,6 +22,7 @@ mod profile;
 mod registry;
 mod signing_alg;
 mod token_answer;
+mod webhooks;
 
 use symbolon_domain::ports::ConnectorError;
 
@@ -32,6 +33,7 @@ pub use self::{
     metadata::{InvalidIssuer, Issuer},
     registry::{ProviderKind, Registry},
     signing_alg::SigningAlg,
+    webhooks::StandardWebhooks,
 };
 
 /// What a provider sent does not prove what it should: which thing, and which check failed, in

@@ -12,10 +12,10 @@ use symbolon_domain::{
     secret::SecretHash,
 };
 
-use super::{Conn, Db, Store, events, in_transaction, maybe_now, now, schema::api_keys};
+use super::{Db, Store, events, in_transaction, maybe_now, now, schema::api_keys};
 use crate::{
     failure::Failure,
-    values::{object, parsed, texts},
+    values::{parsed, texts},
 };
 
 #[derive(Queryable, Selectable)]
@@ -46,17 +46,6 @@ impl TryFrom<Row> for ApiKey {
     }
 }
 
-async fn log(
-    conn: &mut Conn,
-    about: EventKind,
-    key: &ApiKey,
-    actor: &Actor,
-) -> Result<(), Failure> {
-    let detail = object(json!({"api_key_id": key.id.0, "name": key.name}))?;
-    let event = NewEvent { detail, ..NewEvent::new(about, actor) };
-    Ok(events::insert(conn, &event).await?)
-}
-
 #[async_trait]
 impl ApiKeyRepository for Store {
     async fn insert(
@@ -79,7 +68,8 @@ impl ApiKeyRepository for Store {
                 .get_result(conn)
                 .await?;
             let key = ApiKey::try_from(row)?;
-            log(conn, EventKind::ApiKeyCreated, &key, actor).await?;
+            let kind = EventKind::ApiKeyCreated;
+            events::insert(conn, &NewEvent::of_api_key(kind, actor, None, Some(&key))).await?;
             Ok(key)
         });
         Ok(key?)
@@ -114,7 +104,10 @@ impl ApiKeyRepository for Store {
                 .optional()?;
             if let Some(row) = revoked {
                 let key = ApiKey::try_from(row)?;
-                log(conn, EventKind::ApiKeyRevoked, &key, actor).await?;
+                let before = ApiKey { revoked_at: None, ..key.clone() };
+                let kind = EventKind::ApiKeyRevoked;
+                let event = NewEvent::of_api_key(kind, actor, Some(&before), Some(&key));
+                events::insert(conn, &event).await?;
                 return Ok(Some(key));
             }
             let row = api_keys::table.find(id.0).select(Row::as_select());

@@ -262,6 +262,7 @@ impl Linking<'_> {
     ) -> Result<(), Failure> {
         let mut event = NewEvent::of_identity(about, &self.link.actor, before, Some(after));
         event.organization_id.clone_from(&self.organization);
+        event.detail.insert("evidence".into(), self.link.evidence.told());
         if let (EventKind::IdentityRebound, Some(before)) = (about, before) {
             event.detail.insert("previous_user_id".into(), json!(before.user_id.as_str()));
             event.detail.insert("previous_external_id".into(), json!(before.external_id.as_str()));

@@ -8,6 +8,7 @@ use crate::{
     event::Actor,
     identity::{Identity, IdentityFilter},
     ids::{ExternalId, IdentityId, ProviderId, UserId},
+    link_evidence::LinkEvidence,
     link_session::CompletionClaim,
     page::{Page, PageRequest},
 };
@@ -33,6 +34,8 @@ pub struct Link {
     pub reattach: bool,
     /// Completes this session in the same transaction.
     pub session: Option<CompletionClaim>,
+    /// Why it is believed; told in the event's detail as `evidence`.
+    pub evidence: LinkEvidence,
     /// Who does it.
     pub actor: Actor,
 }
@@ -178,7 +181,7 @@ pub trait IdentityRepository: Send + Sync {
     /// names the identity, and drops what it held.
     ///
     /// The event names identity, provider and user, with a session of an organization that
-    /// organization too, and what changed. When a row is rebound its detail has
+    /// organization too, and what changed; its detail has the link's `evidence`. When a row is rebound its detail has
     /// `previous_user_id` and `previous_external_id`. The unique keys of the database decide between callers, so of two links
     /// of one account one is kept.
     ///

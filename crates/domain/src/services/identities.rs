@@ -10,6 +10,7 @@ use crate::{
     event::{Actor, EventKind, NewEvent},
     identity::{Identity, IdentityFilter},
     ids::{ExternalId, IdentityId, ProviderId, UserId},
+    link_evidence::{LinkEvidence, LinkMethod},
     page::{Page, PageRequest},
     ports::{
         Clock, DataOutcome, DataUpdate, EventLog, IdentityRepository, Link, LinkOutcome, LinkOwner,
@@ -88,6 +89,7 @@ impl Identities {
             scopes: new.scopes,
             reattach: new.reattach,
             session: None,
+            evidence: LinkEvidence::of(LinkMethod::Vouched),
             actor,
         };
         match self.identities.link(&link).await {

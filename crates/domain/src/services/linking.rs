@@ -9,6 +9,7 @@ use crate::{
     event::Actor,
     identity_provider::IdentityProvider,
     ids::{IdentityId, LinkSessionId, OrganizationId, ProviderId, UserId},
+    link_evidence::{LinkCheck, LinkEvidence},
     link_session::{
         Attempt, AttemptProof, CompletionClaim, LinkFailure, LinkSession, LinkSessionStatus,
         NewLinkSession, PendingLink, Purpose,
@@ -335,7 +336,8 @@ impl Linking {
                 (Some(code), _) => code,
                 (None, error) => return Err(failure_of_code(error.as_deref().unwrap_or_default())),
             };
-            self.find_account(&session, &provider, connector.as_ref(), code, proof).await
+            let named = response.issuer.is_some();
+            self.find_account(&session, &provider, connector.as_ref(), code, proof, named).await
         }
         .await;
         match outcome {
@@ -355,6 +357,7 @@ impl Linking {
         connector: &dyn Connector,
         code: Secret,
         proof: AttemptProof,
+        named: bool,
     ) -> Result<PendingLink, LinkFailure> {
         let exchange = CodeExchange {
             code,
@@ -369,7 +372,9 @@ impl Linking {
         };
         let grant = connector.exchange(&exchange).await.map_err(failed)?;
         let account = connector.build_identity(&grant).await.map_err(failed)?;
-        Ok(PendingLink { provider_id: provider.id, account, credentials: grant.credentials })
+        let evidence = LinkEvidence::of_browser(&grant.credentials, &grant.claims, named);
+        let credentials = grant.credentials;
+        Ok(PendingLink { provider_id: provider.id, account, credentials, evidence })
     }
 
     /// Keeps what was found until the product completes, or completes at once where it asked to.
@@ -479,6 +484,10 @@ impl Linking {
         owner: LinkOwner,
         actor: &Actor,
     ) -> Result<LinkOutcome, Error> {
+        let mut evidence = pending.evidence.clone();
+        if !session.auto_complete {
+            evidence.checks.push(LinkCheck::Completion);
+        }
         let link = Link {
             provider_id: pending.provider_id,
             owner,
@@ -489,6 +498,7 @@ impl Linking {
             scopes: pending.credentials.scopes.clone(),
             reattach: session.reattach,
             session: Some(claim),
+            evidence,
             actor: actor.clone(),
         };
         match self.identities.link(&link).await {

@@ -354,9 +354,10 @@ macro_rules! contract_tests {
             a_link_that_races_with_a_deletion_leaves_no_orphan
             // event_log
             an_event_is_found_as_it_was_appended
-            events_are_found_by_kind_and_identity
+            events_are_found_by_what_they_concern
             events_come_in_pages
             no_event_is_lost_in_a_race
+            a_reader_who_goes_on_after_the_last_event_misses_none
             the_record_outlives_the_identity
             // api_keys
             an_api_key_is_found_by_its_hash

@@ -25,17 +25,20 @@ use crate::{
     },
     ids::{
         ApiKeyId, EventId, ExternalId, IdentityId, LinkSessionId, OrganizationId, ProviderId,
-        UserId,
+        UserId, WebhookDeliveryId, WebhookEndpointId,
     },
+    link_evidence::{LinkCheck, LinkEvidence, LinkMethod},
     link_session::{
         Attempt, AttemptProof, CompletionClaim, LinkSession, LinkSessionStatus, NewLinkSession,
         PendingLink, Purpose,
     },
     ports::{
-        AuthorizationRequest, BackOff, CodeExchange, DataUpdate, FailureClass, Grant, Lease, Link,
-        LinkOwner, NewIdentityProvider, ProviderUpdate, RefreshRequest, StoredCredentials,
+        AuthorizationRequest, BackOff, ClaimedDelivery, CodeExchange, DataUpdate, FailureClass,
+        Grant, Lease, Link, LinkOwner, NewIdentityProvider, NewWebhookEndpoint, ProviderUpdate,
+        RefreshRequest, StoredCredentials,
     },
     secret::{Secret, SecretHash},
+    webhook::{DeliveryStatus, WebhookDelivery, WebhookEndpoint},
 };
 
 /// 2026-01-01T00:00:00Z.
@@ -115,7 +118,17 @@ pub fn link() -> Link {
         scopes: vec!["openid".into(), "email".into()],
         reattach: false,
         session: None,
+        evidence: link_evidence(),
         actor: ACTOR,
+    }
+}
+
+/// Of a browser's trip to a provider that issues no ID token.
+#[must_use]
+pub fn link_evidence() -> LinkEvidence {
+    LinkEvidence {
+        checks: vec![LinkCheck::State, LinkCheck::Browser, LinkCheck::Pkce],
+        ..LinkEvidence::of(LinkMethod::Browser)
     }
 }
 
@@ -302,7 +315,12 @@ pub fn attempt_proof() -> AttemptProof {
 /// What [`link_session`] holds once the provider vouched for [`account`].
 #[must_use]
 pub fn pending_link() -> PendingLink {
-    PendingLink { provider_id: PROVIDER, account: account(), credentials: credentials() }
+    PendingLink {
+        provider_id: PROVIDER,
+        account: account(),
+        credentials: credentials(),
+        evidence: link_evidence(),
+    }
 }
 
 /// The right to complete [`link_session`], by the code `code-1`.
@@ -405,6 +423,49 @@ pub fn refresh_request() -> RefreshRequest {
         refresh_token: Secret::new("refresh-1"),
         external_id: external_id("account-1"),
     }
+}
+
+/// An endpoint that is told everything.
+#[must_use]
+pub fn webhook_endpoint() -> WebhookEndpoint {
+    let NewWebhookEndpoint { url, kinds, enabled, .. } = new_webhook_endpoint();
+    WebhookEndpoint { id: WebhookEndpointId(1), url, kinds, enabled, created_at: NOW }
+}
+
+/// What [`webhook_endpoint`] is made of. Its secret is 24 bytes in Base64.
+///
+/// # Panics
+///
+/// Never: the address is one.
+#[must_use]
+pub fn new_webhook_endpoint() -> NewWebhookEndpoint {
+    NewWebhookEndpoint {
+        url: "https://receiver.example/hook".parse().unwrap(),
+        kinds: Vec::new(),
+        enabled: true,
+        secret: Secret::new("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
+    }
+}
+
+/// The delivery of [`event`] to [`webhook_endpoint`], tried for the first time.
+#[must_use]
+pub fn claimed_delivery() -> ClaimedDelivery {
+    let event = event();
+    let delivery = WebhookDelivery {
+        id: WebhookDeliveryId(1),
+        endpoint_id: WebhookEndpointId(1),
+        event_id: event.id,
+        kind: event.about,
+        identity_id: event.identity_id,
+        status: DeliveryStatus::Pending,
+        attempts: 1,
+        next_attempt_at: NOW,
+        last_status: None,
+        last_error: None,
+        created_at: NOW,
+        settled_at: None,
+    };
+    ClaimedDelivery { delivery, event }
 }
 
 fn redirect_uri() -> Url {

@@ -6,6 +6,7 @@ mod event_log;
 mod identities;
 mod identity_providers;
 mod link_sessions;
+mod webhooks;
 
 use std::{
     collections::BTreeMap,
@@ -15,12 +16,18 @@ use std::{
 use chrono::{DateTime, SubsecRound as _, Utc};
 use tokio::sync::Notify;
 
-use self::{identities::IdentityRow, link_sessions::SessionRow};
+use self::{
+    identities::IdentityRow,
+    link_sessions::SessionRow,
+    webhooks::{DeliveryRow, EndpointRow},
+};
 use crate::{
     api_key::ApiKey,
     event::{Event, NewEvent},
     identity_provider::{IdentityProvider, ProviderSecrets},
-    ids::{EventId, IdentityId, LinkSessionId, ProviderId},
+    ids::{
+        EventId, IdentityId, LinkSessionId, ProviderId, WebhookDeliveryId, WebhookEndpointId,
+    },
     page::{Page, PageRequest},
     ports::Clock,
     secret::SecretHash,
@@ -78,6 +85,8 @@ struct Rows {
     sessions: BTreeMap<LinkSessionId, SessionRow>,
     events: Vec<Event>,
     api_keys: Vec<(ApiKey, SecretHash)>,
+    webhook_endpoints: BTreeMap<WebhookEndpointId, EndpointRow>,
+    webhook_deliveries: BTreeMap<WebhookDeliveryId, DeliveryRow>,
 }
 
 impl Rows {

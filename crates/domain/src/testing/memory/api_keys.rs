@@ -1,8 +1,6 @@
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
-use serde_json::json;
 
-use super::{MemoryStore, Rows, page_of};
+use super::{MemoryStore, page_of};
 use crate::{
     api_key::{ApiKey, KeyScope},
     event::{Actor, EventKind, NewEvent},
@@ -11,15 +9,6 @@ use crate::{
     ports::{ApiKeyRepository, RepositoryError},
     secret::SecretHash,
 };
-
-impl Rows {
-    fn log_api_key(&mut self, about: EventKind, key: &ApiKey, actor: &Actor, now: DateTime<Utc>) {
-        let detail = json!({ "api_key_id": key.id.0, "name": key.name });
-        let detail = detail.as_object().cloned().unwrap_or_default();
-        let event = NewEvent { detail, ..NewEvent::new(about, actor) };
-        self.log(event, now);
-    }
-}
 
 #[async_trait]
 impl ApiKeyRepository for MemoryStore {
@@ -42,7 +31,8 @@ impl ApiKeyRepository for MemoryStore {
                 revoked_at: None,
             };
             rows.api_keys.push((key.clone(), *hash));
-            rows.log_api_key(EventKind::ApiKeyCreated, &key, actor, now);
+            let kind = EventKind::ApiKeyCreated;
+            rows.log(NewEvent::of_api_key(kind, actor, None, Some(&key)), now);
             Ok(key)
         })
     }
@@ -63,7 +53,9 @@ impl ApiKeyRepository for MemoryStore {
             if key.revoked_at.is_none() {
                 key.revoked_at = Some(now);
                 let key = key.clone();
-                rows.log_api_key(EventKind::ApiKeyRevoked, &key, actor, now);
+                let before = ApiKey { revoked_at: None, ..key.clone() };
+                let kind = EventKind::ApiKeyRevoked;
+                rows.log(NewEvent::of_api_key(kind, actor, Some(&before), Some(&key)), now);
                 return Some(key);
             }
             Some(key.clone())

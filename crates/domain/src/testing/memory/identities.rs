@@ -221,6 +221,7 @@ impl Rows {
         let organization_id = session.and_then(|it| it.session.organization_id.clone());
         let mut event = NewEvent::of_identity(about, &link.actor, before, Some(after));
         event.organization_id = organization_id;
+        event.detail.insert("evidence".into(), link.evidence.told());
         if let (EventKind::IdentityRebound, Some(before)) = (about, before) {
             event.detail.insert("previous_user_id".into(), json!(before.user_id.as_str()));
             event.detail.insert("previous_external_id".into(), json!(before.external_id.as_str()));
