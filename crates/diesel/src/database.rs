@@ -6,7 +6,8 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use symbolon_domain::ports::{
     ApiKeyRepository, CredentialsRepository, EventLog, IdentityProviderRepository,
-    IdentityRepository, LinkSessionRepository, RepositoryError, Sealer,
+    IdentityRepository, LinkSessionRepository, RepositoryError, RevocationRepository, Sealer,
+    TransferRepository,
 };
 
 use crate::{
@@ -30,6 +31,10 @@ pub struct Database {
     pub events: Arc<dyn EventLog>,
     /// Keeps API keys.
     pub api_keys: Arc<dyn ApiKeyRepository>,
+    /// Keeps the grants that are to be ended.
+    pub revocations: Arc<dyn RevocationRepository>,
+    /// Moves identities and keeps the journal of it.
+    pub transfers: Arc<dyn TransferRepository>,
     engine: Arc<dyn Engine>,
 }
 
@@ -87,6 +92,8 @@ impl Database {
             + LinkSessionRepository
             + EventLog
             + ApiKeyRepository
+            + RevocationRepository
+            + TransferRepository
             + Engine
             + 'static,
     {
@@ -97,6 +104,8 @@ impl Database {
             sessions: store.clone(),
             events: store.clone(),
             api_keys: store.clone(),
+            revocations: store.clone(),
+            transfers: store.clone(),
             engine: store,
         }
     }

@@ -3,7 +3,7 @@
 //! your own adapters, or take Symbolon's.
 //!
 //! - **Entities**: [`identity`], [`identity_provider`], [`credentials`], [`link_session`],
-//!   [`event`], [`api_key`]. What must hold lives in the types of their fields.
+//!   [`transfer`], [`revocation`], [`event`], [`api_key`]. What must hold lives in the types of their fields.
 //! - **[`ports`]**: one small trait for each need. One method is one transaction, and every
 //!   promise in its documentation is a test in [`testing::contract`] that your adapter can run.
 //! - **[`services`]**: the rules, as structs over ports: [`Linking`](services::Linking) leads a
@@ -28,7 +28,9 @@
 //!     event::Actor,
 //!     ids::{ExternalId, UserId},
 //!     ports::{Clock, IdentityRepository, Link, LinkOutcome, LinkOwner},
-//!     services::{Identities, Providers, Tasks, TokenNeed, TokenPorts, TokenSettings, Tokens},
+//!     services::{
+//!         Identities, Providers, Revocations, Tasks, TokenNeed, TokenPorts, TokenSettings, Tokens,
+//!     },
 //!     testing::{MemoryStore, ScriptedProvider, TestClock},
 //! };
 //!
@@ -46,13 +48,20 @@
 //! let tasks = Tasks::default();
 //! let providers =
 //!     Arc::new(Providers { providers: store.clone(), connectors: Arc::new(provider.clone()) });
-//! let identities = Arc::new(Identities {
+//! let revocations = Arc::new(Revocations {
+//!     queue: store.clone(),
 //!     identities: store.clone(),
-//!     events: store.clone(),
+//!     credentials: store.clone(),
 //!     providers: providers.clone(),
 //!     clock: clock.clone(),
 //!     tasks: tasks.clone(),
-//!     revocation_timeout: Duration::from_secs(10),
+//!     timeout: Duration::from_secs(10),
+//! });
+//! let identities = Arc::new(Identities {
+//!     identities: store.clone(),
+//!     providers: providers.clone(),
+//!     revocations,
+//!     clock: clock.clone(),
 //! });
 //! let tokens = Tokens::new(
 //!     TokenPorts {
@@ -111,9 +120,11 @@ pub mod ids;
 pub mod link_session;
 pub mod page;
 pub mod ports;
+pub mod revocation;
 pub mod secret;
 pub mod services;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod transfer;
 
 pub use error::Error;

@@ -13,7 +13,9 @@ mod identities;
 mod identity_providers;
 mod link_sessions;
 mod repository_error;
+mod revocations;
 mod sealer;
+mod transfers;
 
 pub use api_keys::*;
 pub use clock::*;
@@ -24,4 +26,6 @@ pub use identities::*;
 pub use identity_providers::*;
 pub use link_sessions::*;
 pub use repository_error::*;
+pub use revocations::*;
 pub use sealer::*;
+pub use transfers::*;

@@ -6,13 +6,17 @@ mod identities;
 mod linking;
 mod providers;
 mod return_urls;
+mod revocations;
 mod tasks;
 mod tokens;
+mod transfers;
 
 pub use api_keys::*;
 pub use identities::*;
 pub use linking::*;
 pub use providers::*;
 pub use return_urls::*;
+pub use revocations::*;
 pub use tasks::*;
 pub use tokens::*;
+pub use transfers::*;

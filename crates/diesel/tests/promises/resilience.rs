@@ -94,7 +94,7 @@ async fn another_store_is_woken_again_after_the_listener_broke() {
                 let (here, id) = (here.clone(), identity.id);
                 async move { here.credentials().changed(id, Duration::from_mins(10)).await }
             });
-            there.identities().unlink(identity.id, &fixtures::ACTOR).await.unwrap();
+            there.identities().unlink(identity.id, false, &fixtures::ACTOR).await.unwrap();
             return waiting.await.unwrap();
         }
         tokio::time::sleep(Duration::from_millis(20)).await;

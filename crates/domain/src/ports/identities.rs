@@ -6,7 +6,7 @@ use crate::{
     credentials::Credentials,
     event::Actor,
     identity::{Identity, IdentityFilter},
-    ids::{ExternalId, IdentityId, ProviderId, UserId},
+    ids::{ExternalId, IdentityId, ProviderId, RevocationId, UserId},
     link_session::CompletionClaim,
     page::{Page, PageRequest},
 };
@@ -75,6 +75,16 @@ pub enum Taken {
     User,
 }
 
+/// A link that was removed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unlinked {
+    /// The row as it was.
+    pub identity: Identity,
+    /// What its grant is in the queue of [revocations](super::RevocationRepository); `None` when
+    /// it is not there.
+    pub revocation: Option<RevocationId>,
+}
+
 /// New values for an identity's `data`, and perhaps for its credentials.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DataUpdate {
@@ -128,15 +138,24 @@ pub trait IdentityRepository: Send + Sync {
     /// | (U, B) and (V, A), reattach | the row of U now names A; the row of V goes, with its event |
     /// | (U, B) or (V, A), no reattach | nothing: [`LinkOutcome::Taken`] |
     ///
-    /// A row found under `legacy_id` counts as a row of A where no row names A itself, if it
-    /// belongs to U or this is a sign-in, and is rewritten to A. A sign-in renews the row of A's
-    /// owner as the owner's own link would. An existing row keeps its id and `date_added`; its
-    /// status becomes valid, `date_verified` now, its scopes the link's (updated in place, they
-    /// stay where the link names none), and its version goes up by one.
+    /// Where the provider allows [several accounts](crate::identity_provider::ProviderOptions) of
+    /// one user, (U, B) stands in nobody's way: only the rows that name A count. Where it does not
+    /// any more and U has several accounts from before, they stay, another one is refused, and
+    /// with reattach the first of them by id is rebound. That option is read under a lock, so it
+    /// holds for whatever is linked after it was changed.
+    ///
+    /// A row found under `legacy_id` counts as the row of A where no row names A itself, whoever
+    /// it belongs to, and is rewritten to A. A sign-in renews the row of A's owner as the owner's
+    /// own link would. An existing row keeps its id and `date_added`; its status becomes valid,
+    /// `date_verified` now, its scopes the link's (updated in place, they stay where the link
+    /// names none), and its version goes up by one.
     ///
     /// New credentials, and their loss when they are replaced by none, are a new generation: it
     /// clears back-off and doubt and ends any lease, so that a refresh under way cannot overwrite
-    /// it. Without credentials, an update in place leaves those that are there alone.
+    /// it. Without credentials, an update in place leaves those that are there alone. What a
+    /// rebinding or the removal of the other row takes away is queued for
+    /// [revocation](super::RevocationRepository), unless the same account stays linked with new
+    /// credentials ([`is_orphaned_by`](crate::revocation::is_orphaned_by)).
     ///
     /// The session must be live, wait for completion, and have the claim's code, or the outcome is
     /// [`LinkOutcome::SessionUsed`]; that is decided first. It becomes `linked` or `signed_in`,
@@ -157,12 +176,15 @@ pub trait IdentityRepository: Send + Sync {
     /// make an invalid identity valid.
     async fn update_data(&self, update: &DataUpdate) -> Result<DataOutcome, RepositoryError>;
 
-    /// Removes the link, writes the event, and gives back what the provider might want to revoke.
+    /// Removes the link and writes the event; `revoke` queues its credentials for
+    /// [revocation](super::RevocationRepository), due at once. Credentials that do not open keep
+    /// no link alive: they are told of with `grant.revocation_failed` instead.
     ///
     /// `None` when there is no such identity.
     async fn unlink(
         &self,
         id: IdentityId,
+        revoke: bool,
         actor: &Actor,
-    ) -> Result<Option<(Identity, Option<Credentials>)>, RepositoryError>;
+    ) -> Result<Option<Unlinked>, RepositoryError>;
 }

@@ -6,6 +6,8 @@ mod event_log;
 mod identities;
 mod identity_providers;
 mod link_sessions;
+mod revocations;
+mod transfers;
 
 use std::{
     collections::BTreeMap,
@@ -15,16 +17,17 @@ use std::{
 use chrono::{DateTime, SubsecRound as _, Utc};
 use tokio::sync::Notify;
 
-use self::{identities::IdentityRow, link_sessions::SessionRow};
+use self::{identities::IdentityRow, link_sessions::SessionRow, revocations::RevocationRow};
 use crate::{
     api_key::ApiKey,
     event::{Event, NewEvent},
     identity_provider::{IdentityProvider, ProviderSecrets},
-    ids::{EventId, IdentityId, LinkSessionId, ProviderId},
+    ids::{EventId, IdentityId, LinkSessionId, ProviderId, RevocationId, TransferId},
     page::{Page, PageRequest},
     ports::Clock,
     secret::SecretHash,
     testing::RunningClock,
+    transfer::Transfer,
 };
 
 /// Every repository, in memory. Keeps the [contract](super::contract); seals nothing.
@@ -78,6 +81,8 @@ struct Rows {
     sessions: BTreeMap<LinkSessionId, SessionRow>,
     events: Vec<Event>,
     api_keys: Vec<(ApiKey, SecretHash)>,
+    revocations: BTreeMap<RevocationId, RevocationRow>,
+    transfers: BTreeMap<TransferId, Transfer>,
 }
 
 impl Rows {

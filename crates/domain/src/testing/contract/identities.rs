@@ -4,14 +4,16 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::{Store, credentials_of, end_invalid, events, identity, kinds, lease, link, linked};
-use super::{provider, race};
+use super::{
+    ALL, Store, credentials_of, end_invalid, events, identity, kinds, lease, link, linked,
+};
+use super::race;
 use crate::{
     credentials::Credentials,
     event::EventKind,
     identity::{Identity, IdentityStatus},
     ids::IdentityId,
-    ports::{DataOutcome, DataUpdate, Link},
+    ports::{DataOutcome, DataUpdate, Unlinked},
     secret::Secret,
     testing::fixtures,
 };
@@ -22,7 +24,7 @@ pub async fn an_identity_that_is_not_there_is_absent(store: &Arc<dyn Store>) {
     assert_eq!(store.identities().find(nobody).await.unwrap(), None);
     let update = DataUpdate { id: nobody, if_version: Some(1), ..fixtures::data_update() };
     assert_eq!(store.identities().update_data(&update).await.unwrap(), DataOutcome::Absent);
-    assert_eq!(store.identities().unlink(nobody, &fixtures::ACTOR).await.unwrap(), None);
+    assert_eq!(store.identities().unlink(nobody, false, &fixtures::ACTOR).await.unwrap(), None);
     assert_eq!(kinds(store).await, []);
 }
 
@@ -133,49 +135,43 @@ pub async fn credentials_with_new_data_make_an_invalid_identity_valid(store: &Ar
     assert_eq!((updated.status, updated.invalid), (IdentityStatus::Valid, None));
 }
 
-/// Unlinking gives back the identity and its credentials, is told of, and leaves nothing.
-pub async fn unlinking_gives_back_what_might_be_revoked(store: &Arc<dyn Store>) {
+/// Unlinking gives back the identity, is told of, and leaves nothing, not even in the queue.
+pub async fn unlinking_leaves_nothing(store: &Arc<dyn Store>) {
     let identity = identity(store).await;
-    let gone = store.identities().unlink(identity.id, &fixtures::ACTOR).await.unwrap();
+    let gone = store.identities().unlink(identity.id, false, &fixtures::ACTOR).await.unwrap();
 
-    assert_eq!(gone, Some((identity.clone(), Some(fixtures::credentials()))));
+    assert_eq!(gone, Some(Unlinked { identity: identity.clone(), revocation: None }));
     assert_eq!(store.identities().find(identity.id).await.unwrap(), None);
     assert_eq!(store.credentials().find(identity.id).await.unwrap(), None);
+    assert_eq!(store.revocations().list(ALL).await.unwrap().items, []);
     let event = events(store).await.pop().unwrap();
     assert_eq!(event.about, EventKind::IdentityUnlinked);
     assert_eq!((event.identity_id, event.provider_id), (Some(identity.id), Some(identity.idp_id)));
     assert_eq!((event.user_id, event.actor), (Some(identity.user_id), fixtures::ACTOR));
 
-    let again = store.identities().unlink(identity.id, &fixtures::ACTOR).await.unwrap();
+    let again = store.identities().unlink(identity.id, true, &fixtures::ACTOR).await.unwrap();
     assert_eq!(again, None);
     assert_eq!(kinds(store).await, [EventKind::IdentityLinked, EventKind::IdentityUnlinked]);
 }
 
-/// Unlinking an identity without credentials gives back none.
-pub async fn unlinking_without_credentials_gives_back_none(store: &Arc<dyn Store>) {
-    let provider = provider(store, "p").await;
-    let asked = Link { credentials: None, ..link(provider, "u", "a") };
-    let identity = linked(store, &asked).await;
-    let gone = store.identities().unlink(identity.id, &fixtures::ACTOR).await.unwrap();
-    assert_eq!(gone, Some((identity, None)));
-}
-
-/// Of racing unlinks, exactly one gets the credentials.
-pub async fn of_racing_unlinks_one_gets_the_credentials(store: &Arc<dyn Store>) {
+/// Of racing unlinks, exactly one finds the identity.
+pub async fn of_racing_unlinks_one_finds_it(store: &Arc<dyn Store>) {
     let id = identity(store).await.id;
     let outcomes = race(16, |_| {
         let store = store.clone();
-        async move { store.identities().unlink(id, &fixtures::ACTOR).await.unwrap() }
+        async move { store.identities().unlink(id, true, &fixtures::ACTOR).await.unwrap() }
     })
     .await;
     assert_eq!(outcomes.iter().flatten().count(), 1, "{outcomes:?}");
-    assert_eq!(kinds(store).await, [EventKind::IdentityLinked, EventKind::IdentityUnlinked]);
+    assert_eq!(store.revocations().list(ALL).await.unwrap().items.len(), 1);
+    let told = kinds(store).await;
+    assert_eq!(told.iter().filter(|it| **it == EventKind::IdentityUnlinked).count(), 1);
 }
 
 /// An account that was unlinked can be linked again, as another identity.
 pub async fn an_unlinked_account_can_be_linked_again(store: &Arc<dyn Store>) {
     let first = identity(store).await;
-    store.identities().unlink(first.id, &fixtures::ACTOR).await.unwrap();
+    store.identities().unlink(first.id, false, &fixtures::ACTOR).await.unwrap();
     let second = linked(store, &link(first.idp_id, "user-2", "account-1")).await;
     assert!(second.id > first.id, "an id is not given twice");
     assert_eq!(second.version, 1);
