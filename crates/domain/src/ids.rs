@@ -33,6 +33,12 @@ row_id! {
     RevocationId;
     /// Names a [`Transfer`](crate::transfer::Transfer).
     TransferId;
+    /// Names an [`AuthProvider`](crate::auth_provider::AuthProvider).
+    AuthProviderId;
+    /// Names an [`AuthIdentity`](crate::auth_identity::AuthIdentity).
+    AuthIdentityId;
+    /// Names an [`OrganizationIdentity`](crate::organization_identity::OrganizationIdentity).
+    OrganizationIdentityId;
 }
 
 /// An opaque id was empty, too long, or held a control character.

@@ -4,13 +4,14 @@ use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use serde_json::{Value, json};
 use symbolon_domain::{
+    disconnection::{Disconnection, Guard, WaysIn},
     event::{Actor, EventKind, NewEvent},
     identity::{Identity, IdentityFilter, IdentityStatus},
     ids::{ExternalId, IdentityId, OrganizationId, ProviderId, UserId},
     page::{Page, PageRequest},
     ports::{
         DataOutcome, DataUpdate, IdentityRepository, Link, LinkOutcome, LinkOwner, RepositoryError,
-        Sealer, Taken, Unlinked,
+        Sealer, Taken, Unlink, UnlinkOutcome,
     },
     revocation::is_orphaned_by,
 };
@@ -82,6 +83,59 @@ async fn remove(conn: &mut Conn, id: i64, actor: &Actor) -> Result<Option<Row>, 
 async fn tell_of_removal(conn: &mut Conn, row: &Row, actor: &Actor) -> Result<(), Failure> {
     ring(conn, row.id).await?;
     log(conn, EventKind::IdentityUnlinked, actor, Some(&row.identity()?), None).await
+}
+
+async fn remove_guarded(
+    conn: &mut Conn,
+    sealer: &dyn Sealer,
+    unlink: &Unlink,
+) -> Result<UnlinkOutcome, Failure> {
+    let Unlink { id, user_id, guard, revoke, actor } = unlink;
+    let meant = identities::table.find(id.0).select((identities::user_id, identities::idp_id));
+    let found: Option<(String, i64)> = meant.first(conn).await.optional()?;
+    let found = found.filter(|(user, _)| user_id.as_ref().is_none_or(|it| it.as_str() == user));
+    let Some((user, idp)) = found else { return Ok(UnlinkOutcome::Absent) };
+    if let Guard::LastWayIn { has_password } = *guard {
+        let login = login_identities(conn, &user).await?;
+        let ways = WaysIn { has_password, login_identities: login.len() as u64 };
+        let needed = ways.without_identity(is_login(conn, idp).await?);
+        if needed != Disconnection::CanDisconnect {
+            // Only one of them is ever needed. Who waited for another's unlink may find it gone.
+            let still = login.contains(&id.0);
+            return Ok(if still { UnlinkOutcome::Needed(needed) } else { UnlinkOutcome::Absent });
+        }
+    }
+    // Since the look, the row may have been given to somebody else: then it is looked at again.
+    let meant = identities::table.find(id.0).filter(identities::user_id.eq(&user));
+    let locked: Option<i64> = locked!(meant.select(identities::id)).first(conn).await.optional()?;
+    if locked.is_none() {
+        return Err(Failure::Changed);
+    }
+    let Some(row) = remove(conn, id.0, actor).await? else { return Ok(UnlinkOutcome::Absent) };
+    let mut revocation = None;
+    if *revoke {
+        revocation = revocations::queue_row(conn, sealer, &row, actor).await?;
+    }
+    Ok(UnlinkOutcome::Unlinked(row.identity()?, revocation))
+}
+
+async fn is_login(conn: &mut Conn, provider: i64) -> QueryResult<bool> {
+    let login = identity_providers::table.find(provider).select(identity_providers::login);
+    Ok(login.first(conn).await.optional()?.unwrap_or(false))
+}
+
+/// The identities that a user signs in with, locked in the order of their ids: whoever takes one
+/// away waits for whoever takes another.
+pub(crate) async fn login_identities(conn: &mut Conn, user: &str) -> QueryResult<Vec<i64>> {
+    let login = identity_providers::table
+        .filter(identity_providers::login.eq(true))
+        .select(identity_providers::id);
+    let query = identities::table
+        .filter(identities::user_id.eq(user.to_owned()))
+        .filter(identities::idp_id.eq_any(login))
+        .order(identities::id)
+        .select(identities::id);
+    locked!(query).load(conn).await
 }
 
 /// One link under way, in its transaction.
@@ -326,22 +380,20 @@ impl IdentityRepository for Store {
         Ok(outcome?)
     }
 
-    async fn unlink(
-        &self,
-        id: IdentityId,
-        revoke: bool,
-        actor: &Actor,
-    ) -> Result<Option<Unlinked>, RepositoryError> {
-        let unlinked = in_transaction!(self, async |conn| {
-            let Some(row) = remove(conn, id.0, actor).await? else { return Ok(None) };
-            let mut revocation = None;
-            if revoke {
-                revocation = revocations::queue_row(conn, &*self.sealer, &row, actor).await?;
+    async fn unlink(&self, unlink: &Unlink) -> Result<UnlinkOutcome, RepositoryError> {
+        for _ in 0..RACES {
+            let unlinked = in_transaction!(self, async |conn| {
+                remove_guarded(conn, &*self.sealer, unlink).await
+            });
+            match unlinked {
+                Err(failure) if failure.is_race() => {}
+                outcome => {
+                    self.rung();
+                    return Ok(outcome?);
+                }
             }
-            Ok(Some(Unlinked { identity: row.identity()?, revocation }))
-        });
-        self.rung();
-        Ok(unlinked?)
+        }
+        Err(Failure::Changed.into())
     }
 }
 

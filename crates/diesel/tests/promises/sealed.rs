@@ -14,7 +14,7 @@ use symbolon_domain::{
     page::PageRequest,
     ports::{
         DataOutcome, DataUpdate, EventFilter, Link, LinkOutcome, LinkOwner, NewIdentityProvider,
-        ProviderDeletion, RepositoryError, RevocationEnd,
+        ProviderDeletion, RepositoryError, RevocationEnd, Unlink, UnlinkOutcome,
     },
     secret::{Secret, SecretHash},
     testing::{RunningClock, contract::Store, fixtures},
@@ -173,8 +173,12 @@ async fn sealed_credentials_open_in_no_other_row(Bench { store, raw }: Bench) {
     let relinked = store.identities().link(&link(at, "one")).await;
     assert_unsealable(relinked, "identities", first.0);
     // It does not keep the link alive: it goes, and that its grant cannot be ended is on record.
-    let unlinked = store.identities().unlink(first, true, &fixtures::ACTOR).await.unwrap();
-    assert_eq!(unlinked.unwrap().revocation, None);
+    let unlinked = store
+        .identities()
+        .unlink(&Unlink::unguarded(first, &fixtures::ACTOR).revoking())
+        .await
+        .unwrap();
+    assert!(matches!(unlinked, UnlinkOutcome::Unlinked(_, None)), "{unlinked:?}");
     let page = PageRequest { limit: 200, after: None };
     let told = store.events().list(&EventFilter::default(), page).await.unwrap().items;
     let last = told.last().unwrap();
@@ -189,8 +193,13 @@ async fn a_queued_grant_is_sealed_and_wiped_when_it_has_ended(Bench { store, raw
         (linked(&store, &link(at, "one")).await, linked(&store, &link(at, "two")).await);
     let mut queued = Vec::new();
     for id in [first, second] {
-        let unlinked = store.identities().unlink(id, true, &fixtures::ACTOR).await.unwrap();
-        queued.push(unlinked.unwrap().revocation.unwrap());
+        let unlinked = store
+            .identities()
+            .unlink(&Unlink::unguarded(id, &fixtures::ACTOR).revoking())
+            .await
+            .unwrap();
+        let UnlinkOutcome::Unlinked(_, Some(id)) = unlinked else { panic!("{unlinked:?}") };
+        queued.push(id);
     }
     let everything = raw.everything().await;
     assert!(!everything.windows(CANARY.len()).any(|it| it == CANARY.as_bytes()));

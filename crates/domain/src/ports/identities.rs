@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 use super::RepositoryError;
 use crate::{
     credentials::Credentials,
+    disconnection::{Disconnection, Guard},
     event::Actor,
     identity::{Identity, IdentityFilter},
     ids::{ExternalId, IdentityId, ProviderId, RevocationId, UserId},
@@ -75,16 +76,6 @@ pub enum Taken {
     User,
 }
 
-/// A link that was removed.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Unlinked {
-    /// The row as it was.
-    pub identity: Identity,
-    /// What its grant is in the queue of [revocations](super::RevocationRepository); `None` when
-    /// it is not there.
-    pub revocation: Option<RevocationId>,
-}
-
 /// New values for an identity's `data`, and perhaps for its credentials.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DataUpdate {
@@ -108,6 +99,47 @@ pub enum DataOutcome {
     /// The version is another; nothing was changed.
     VersionConflict,
     /// There is no such identity.
+    Absent,
+}
+
+/// An identity that is to be unlinked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unlink {
+    /// Which one.
+    pub id: IdentityId,
+    /// Only if it is this user's.
+    pub user_id: Option<UserId>,
+    /// What keeps a user's last way in.
+    pub guard: Guard,
+    /// Whether the grant is to be ended at the provider.
+    pub revoke: bool,
+    /// Who does it.
+    pub actor: Actor,
+}
+
+impl Unlink {
+    /// Whosever it is, and whatever it leaves; the grant stays as it is.
+    #[must_use]
+    pub fn unguarded(id: IdentityId, actor: &Actor) -> Self {
+        Self { id, user_id: None, guard: Guard::Off, revoke: false, actor: actor.clone() }
+    }
+
+    /// The same, and the grant is to be ended at the provider.
+    #[must_use]
+    pub fn revoking(self) -> Self {
+        Self { revoke: true, ..self }
+    }
+}
+
+/// What became of an [`Unlink`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum UnlinkOutcome {
+    /// It is gone, and its grant waits under this name to be ended, if there is one and that was
+    /// asked for.
+    Unlinked(Identity, Option<RevocationId>),
+    /// The guard kept it, and this is why. Nothing was changed.
+    Needed(Disconnection),
+    /// There is no such identity, or it is another user's.
     Absent,
 }
 
@@ -176,15 +208,13 @@ pub trait IdentityRepository: Send + Sync {
     /// make an invalid identity valid.
     async fn update_data(&self, update: &DataUpdate) -> Result<DataOutcome, RepositoryError>;
 
-    /// Removes the link and writes the event; `revoke` queues its credentials for
-    /// [revocation](super::RevocationRepository), due at once. Credentials that do not open keep
-    /// no link alive: they are told of with `grant.revocation_failed` instead.
+    /// Removes the link with the [organization
+    /// identities](crate::organization_identity::OrganizationIdentity) that name it, and writes the
+    /// event of each; unless the guard keeps it. Where that was asked for, its credentials are
+    /// queued for [revocation](super::RevocationRepository), due at once. Credentials that do not
+    /// open keep no link alive: they are told of with `grant.revocation_failed` instead.
     ///
-    /// `None` when there is no such identity.
-    async fn unlink(
-        &self,
-        id: IdentityId,
-        revoke: bool,
-        actor: &Actor,
-    ) -> Result<Option<Unlinked>, RepositoryError>;
+    /// The guard decides on the rows as they are while they are locked, so of a user's last ways
+    /// in one stays, however many callers unlink at the same time.
+    async fn unlink(&self, unlink: &Unlink) -> Result<UnlinkOutcome, RepositoryError>;
 }

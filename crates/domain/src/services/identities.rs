@@ -14,7 +14,7 @@ use crate::{
     page::{Page, PageRequest},
     ports::{
         Clock, DataOutcome, DataUpdate, IdentityRepository, Link, LinkOutcome, LinkOwner,
-        RepositoryError, Taken,
+        RepositoryError, Taken, Unlink, UnlinkOutcome,
     },
     secret::Secret,
 };
@@ -132,9 +132,11 @@ impl Identities {
     ///
     /// [`Error::NotFound`].
     pub async fn unlink(&self, id: IdentityId, revoke: bool, actor: Actor) -> Result<(), Error> {
-        let unlinked = self.identities.unlink(id, revoke, &actor).await?;
-        let unlinked = unlinked.ok_or(Error::NotFound("identity"))?;
-        if let Some(revocation) = unlinked.revocation {
+        let unlink = Unlink { revoke, ..Unlink::unguarded(id, &actor) };
+        let UnlinkOutcome::Unlinked(_, revocation) = self.identities.unlink(&unlink).await? else {
+            return Err(Error::NotFound("identity"));
+        };
+        if let Some(revocation) = revocation {
             self.revocations.try_now(revocation).await;
         }
         Ok(())

@@ -33,13 +33,13 @@ use super::{RunningClock, fixtures};
 use crate::{
     event::{Event, EventKind},
     identity::{Identity, InvalidReason},
-    ids::{IdentityId, ProviderId},
+    ids::{IdentityId, ProviderId, RevocationId},
     page::PageRequest,
     ports::{
         ApiKeyRepository, Clock as _, CredentialsRepository, EventFilter, EventLog,
         IdentityProviderRepository, IdentityRepository, Lease, LeaseOutcome, Link, LinkOutcome,
         LinkSessionRepository, NewIdentityProvider, RefreshEnd, RevocationRepository,
-        StoredCredentials, TransferRepository,
+        StoredCredentials, TransferRepository, Unlink, UnlinkOutcome,
     },
 };
 
@@ -167,6 +167,30 @@ async fn linked(store: &Arc<dyn Store>, link: &Link) -> Identity {
 async fn identity(store: &Arc<dyn Store>) -> Identity {
     let provider = provider(store, "the identity's").await;
     linked(store, &link(provider, "user-1", "account-1")).await
+}
+
+/// Removes a link, whatever it leaves: what went, if it was there.
+async fn unlink(store: &Arc<dyn Store>, id: IdentityId) -> Option<Identity> {
+    unlinked(store, &Unlink::unguarded(id, &fixtures::ACTOR)).await.map(|(identity, _)| identity)
+}
+
+/// The same, and its grant waits to be ended.
+async fn unlink_revoking(
+    store: &Arc<dyn Store>,
+    id: IdentityId,
+) -> Option<(Identity, Option<RevocationId>)> {
+    unlinked(store, &Unlink::unguarded(id, &fixtures::ACTOR).revoking()).await
+}
+
+async fn unlinked(
+    store: &Arc<dyn Store>,
+    unlink: &Unlink,
+) -> Option<(Identity, Option<RevocationId>)> {
+    match store.identities().unlink(unlink).await.unwrap() {
+        UnlinkOutcome::Unlinked(identity, revocation) => Some((identity, revocation)),
+        UnlinkOutcome::Absent => None,
+        kept @ UnlinkOutcome::Needed(_) => panic!("{kept:?}"),
+    }
 }
 
 /// The lease on the credentials as they are, for as long as a test runs.

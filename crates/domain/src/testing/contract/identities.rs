@@ -7,13 +7,13 @@ use serde_json::json;
 use super::{
     ALL, Store, credentials_of, end_invalid, events, identity, kinds, lease, link, linked,
 };
-use super::race;
+use super::{race, unlink, unlink_revoking};
 use crate::{
     credentials::Credentials,
     event::EventKind,
     identity::{Identity, IdentityStatus},
     ids::IdentityId,
-    ports::{DataOutcome, DataUpdate, Unlinked},
+    ports::{DataOutcome, DataUpdate},
     secret::Secret,
     testing::fixtures,
 };
@@ -24,7 +24,7 @@ pub async fn an_identity_that_is_not_there_is_absent(store: &Arc<dyn Store>) {
     assert_eq!(store.identities().find(nobody).await.unwrap(), None);
     let update = DataUpdate { id: nobody, if_version: Some(1), ..fixtures::data_update() };
     assert_eq!(store.identities().update_data(&update).await.unwrap(), DataOutcome::Absent);
-    assert_eq!(store.identities().unlink(nobody, false, &fixtures::ACTOR).await.unwrap(), None);
+    assert_eq!(unlink(store, nobody).await, None);
     assert_eq!(kinds(store).await, []);
 }
 
@@ -138,9 +138,9 @@ pub async fn credentials_with_new_data_make_an_invalid_identity_valid(store: &Ar
 /// Unlinking gives back the identity, is told of, and leaves nothing, not even in the queue.
 pub async fn unlinking_leaves_nothing(store: &Arc<dyn Store>) {
     let identity = identity(store).await;
-    let gone = store.identities().unlink(identity.id, false, &fixtures::ACTOR).await.unwrap();
+    let gone = unlink(store, identity.id).await;
 
-    assert_eq!(gone, Some(Unlinked { identity: identity.clone(), revocation: None }));
+    assert_eq!(gone.as_ref(), Some(&identity));
     assert_eq!(store.identities().find(identity.id).await.unwrap(), None);
     assert_eq!(store.credentials().find(identity.id).await.unwrap(), None);
     assert_eq!(store.revocations().list(ALL).await.unwrap().items, []);
@@ -149,7 +149,7 @@ pub async fn unlinking_leaves_nothing(store: &Arc<dyn Store>) {
     assert_eq!((event.identity_id, event.provider_id), (Some(identity.id), Some(identity.idp_id)));
     assert_eq!((event.user_id, event.actor), (Some(identity.user_id), fixtures::ACTOR));
 
-    let again = store.identities().unlink(identity.id, true, &fixtures::ACTOR).await.unwrap();
+    let again = unlink_revoking(store, identity.id).await;
     assert_eq!(again, None);
     assert_eq!(kinds(store).await, [EventKind::IdentityLinked, EventKind::IdentityUnlinked]);
 }
@@ -159,7 +159,7 @@ pub async fn of_racing_unlinks_one_finds_it(store: &Arc<dyn Store>) {
     let id = identity(store).await.id;
     let outcomes = race(16, |_| {
         let store = store.clone();
-        async move { store.identities().unlink(id, true, &fixtures::ACTOR).await.unwrap() }
+        async move { unlink_revoking(&store, id).await }
     })
     .await;
     assert_eq!(outcomes.iter().flatten().count(), 1, "{outcomes:?}");
@@ -171,7 +171,7 @@ pub async fn of_racing_unlinks_one_finds_it(store: &Arc<dyn Store>) {
 /// An account that was unlinked can be linked again, as another identity.
 pub async fn an_unlinked_account_can_be_linked_again(store: &Arc<dyn Store>) {
     let first = identity(store).await;
-    store.identities().unlink(first.id, false, &fixtures::ACTOR).await.unwrap();
+    unlink(store, first.id).await;
     let second = linked(store, &link(first.idp_id, "user-2", "account-1")).await;
     assert!(second.id > first.id, "an id is not given twice");
     assert_eq!(second.version, 1);

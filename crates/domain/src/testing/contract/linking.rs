@@ -278,7 +278,7 @@ pub async fn several_accounts_stay_when_only_one_is_allowed(store: &Arc<dyn Stor
         let LinkOutcome::Rebound(it) = outcome else { panic!("{outcome:?}") };
         assert_eq!((it.id, it.external_id.as_str()), (rows[first].id, account));
     }
-    store.identities().unlink(rows[0].id, false, &fixtures::ACTOR).await.unwrap();
+    super::unlink(store, rows[0].id).await;
     let asked = Link { reattach: true, ..link(provider, "u", "f") };
     assert_eq!(linked(store, &asked).await.id, rows[1].id);
     let left: Vec<_> = identities_at(store, provider).await;

@@ -2,7 +2,9 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use super::{ALL, LONG, Store, events, identity, kinds, link, linked, provider, race};
+use super::{
+    ALL, LONG, Store, events, identity, kinds, link, linked, provider, race, unlink_revoking,
+};
 use crate::{
     credentials::Credentials,
     event::EventKind,
@@ -15,8 +17,8 @@ use crate::{
 /// An identity is unlinked, and its grant waits.
 async fn queued(store: &Arc<dyn Store>) -> RevocationId {
     let identity = identity(store).await;
-    let unlinked = store.identities().unlink(identity.id, true, &fixtures::ACTOR).await.unwrap();
-    unlinked.unwrap().revocation.unwrap()
+    let unlinked = unlink_revoking(store, identity.id).await;
+    unlinked.unwrap().1.unwrap()
 }
 
 async fn claimed(store: &Arc<dyn Store>, id: RevocationId) -> ClaimedRevocation {
@@ -32,8 +34,8 @@ async fn find(store: &Arc<dyn Store>, id: RevocationId) -> QueuedRevocation {
 /// same breath.
 pub async fn an_unlinked_grant_waits_for_its_revocation(store: &Arc<dyn Store>) {
     let identity = identity(store).await;
-    let unlinked = store.identities().unlink(identity.id, true, &fixtures::ACTOR).await.unwrap();
-    let id = unlinked.unwrap().revocation.unwrap();
+    let unlinked = unlink_revoking(store, identity.id).await;
+    let id = unlinked.unwrap().1.unwrap();
 
     let found = find(store, id).await;
     assert_eq!(found.status, RevocationStatus::Waiting);
@@ -63,8 +65,8 @@ pub async fn an_unlinked_grant_waits_for_its_revocation(store: &Arc<dyn Store>) 
 pub async fn nothing_is_queued_for_an_identity_without_credentials(store: &Arc<dyn Store>) {
     let provider = provider(store, "p").await;
     let identity = linked(store, &Link { credentials: None, ..link(provider, "u", "a") }).await;
-    let unlinked = store.identities().unlink(identity.id, true, &fixtures::ACTOR).await.unwrap();
-    assert_eq!(unlinked.unwrap().revocation, None);
+    let unlinked = unlink_revoking(store, identity.id).await;
+    assert_eq!(unlinked.unwrap().1, None);
     assert_eq!(store.revocations().list(ALL).await.unwrap().items, []);
     assert_eq!(kinds(store).await, [EventKind::IdentityLinked, EventKind::IdentityUnlinked]);
 }
@@ -84,8 +86,8 @@ pub async fn of_racing_claims_one_gets_the_revocation(store: &Arc<dyn Store>) {
     let mut all = HashSet::new();
     for name in 0..8 {
         let row = linked(store, &link(provider, &format!("u{name}"), &format!("a{name}"))).await;
-        let unlinked = store.identities().unlink(row.id, true, &fixtures::ACTOR).await.unwrap();
-        all.insert(unlinked.unwrap().revocation.unwrap());
+        let unlinked = unlink_revoking(store, row.id).await;
+        all.insert(unlinked.unwrap().1.unwrap());
     }
     let claims = race(16, |_| {
         let store = store.clone();
@@ -128,8 +130,8 @@ pub async fn a_revocation_that_ended_is_over(store: &Arc<dyn Store>) {
     ] {
         let provider = provider(store, status.as_str()).await;
         let row = linked(store, &link(provider, "u", "a")).await;
-        let unlinked = store.identities().unlink(row.id, true, &fixtures::ACTOR).await.unwrap();
-        let id = unlinked.unwrap().revocation.unwrap();
+        let unlinked = unlink_revoking(store, row.id).await;
+        let id = unlinked.unwrap().1.unwrap();
         let claimed = store.revocations().claim(id, Duration::ZERO).await.unwrap().unwrap();
         let told = kinds(store).await.len();
         assert!(store.revocations().settle(&claimed.queued, &end).await.unwrap());
@@ -172,8 +174,8 @@ pub async fn what_is_due_longest_is_claimed_first(store: &Arc<dyn Store>) {
     let mut ids = Vec::new();
     for name in ["a", "b", "c"] {
         let row = linked(store, &link(provider, name, name)).await;
-        let unlinked = store.identities().unlink(row.id, true, &fixtures::ACTOR).await.unwrap();
-        ids.push(unlinked.unwrap().revocation.unwrap());
+        let unlinked = unlink_revoking(store, row.id).await;
+        ids.push(unlinked.unwrap().1.unwrap());
     }
     for id in ids {
         let due = store.revocations().claim_due(1, LONG).await.unwrap();
@@ -210,10 +212,10 @@ pub async fn a_deleted_provider_leaves_what_its_revocations_need(store: &Arc<dyn
         linked(store, &link(provider, name, name)).await;
     }
     let early = linked(store, &link(provider, "w", "w")).await;
-    store.identities().unlink(early.id, true, &fixtures::ACTOR).await.unwrap();
+    unlink_revoking(store, early.id).await;
     let ended = linked(store, &link(provider, "x", "x")).await;
-    let ended = store.identities().unlink(ended.id, true, &fixtures::ACTOR).await.unwrap();
-    let ended = claimed(store, ended.unwrap().revocation.unwrap()).await;
+    let ended = unlink_revoking(store, ended.id).await;
+    let ended = claimed(store, ended.unwrap().1.unwrap()).await;
     store.revocations().settle(&ended.queued, &RevocationEnd::Revoked).await.unwrap();
 
     let deleted = store.providers().delete(provider, true, &fixtures::ACTOR).await.unwrap();

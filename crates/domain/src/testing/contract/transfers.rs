@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     ALL, Store, credentials_of, events, identity, kinds, lease, link, linked,
-    linking::provider_for, provider, race,
+    linking::provider_for, provider, race, unlink, unlink_revoking,
 };
 use crate::{
     event::EventKind,
@@ -204,7 +204,7 @@ pub async fn an_undone_transfer_gives_back_what_it_can(store: &Arc<dyn Store>) {
         rows.push(linked(store, &link(at, "u", "a")).await);
     }
     let transfer = done(store, &of_user("u", "v")).await;
-    store.identities().unlink(rows[1].id, false, &fixtures::ACTOR).await.unwrap();
+    unlink(store, rows[1].id).await;
     done(store, &of_identity(rows[2].id, "w")).await;
     linked(store, &Link { reattach: true, ..link(rows[3].idp_id, "v", "b") }).await;
     linked(store, &link(rows[4].idp_id, "u", "c")).await;
@@ -282,16 +282,14 @@ pub async fn of_a_transfer_and_an_unlink_both_are_whole(store: &Arc<dyn Store>) 
         let identity = linked(store, &link(provider, &from, "a")).await;
         let unlinking = {
             let store = store.clone();
-            tokio::spawn(async move {
-                store.identities().unlink(identity.id, true, &fixtures::ACTOR).await.unwrap()
-            })
+            tokio::spawn(async move { unlink_revoking(&store, identity.id).await })
         };
         let outcome = if round % 2 == 0 {
             store.transfers().transfer(&of_user(&from, &to)).await.unwrap()
         } else {
             store.transfers().transfer(&of_identity(identity.id, &to)).await.unwrap()
         };
-        let unlinked = unlinking.await.unwrap().unwrap().identity;
+        let unlinked = unlinking.await.unwrap().unwrap().0;
         match outcome {
             TransferOutcome::Done(transfer) if transfer.moved() == 1 => {
                 assert_eq!(unlinked.user_id.as_str(), to);

@@ -5,6 +5,7 @@ use serde_json::json;
 use super::{MemoryStore, Rows, page_of, to_microseconds};
 use crate::{
     credentials::Credentials,
+    disconnection::{Disconnection, Guard, WaysIn},
     event::{Actor, EventKind, NewEvent},
     identity::{Identity, IdentityFilter, IdentityStatus},
     ids::{ExternalId, IdentityId, ProviderId, UserId},
@@ -12,7 +13,7 @@ use crate::{
     page::{Page, PageRequest},
     ports::{
         BackOff, DataOutcome, DataUpdate, IdentityRepository, Link, LinkOutcome, LinkOwner,
-        RepositoryError, Taken, Unlinked,
+        RepositoryError, Taken, Unlink, UnlinkOutcome,
     },
     revocation::is_orphaned_by,
 };
@@ -232,6 +233,18 @@ impl Rows {
         self.log(event, now);
     }
 
+    /// Whether the identity's user can sign in with it.
+    pub(super) fn is_login(&self, identity: &Identity) -> bool {
+        self.providers[&identity.idp_id].0.options.login
+    }
+
+    /// The ways in that a user has.
+    pub(super) fn ways_in(&self, user: &UserId, has_password: bool) -> WaysIn {
+        let identities = self.identities.values().map(|row| &row.identity);
+        let login = identities.filter(|it| it.user_id == *user && self.is_login(it));
+        WaysIn { has_password, login_identities: login.count() as u64 }
+    }
+
     /// Whether a user may have several accounts at this provider.
     pub(super) fn allows_several(&self, provider: ProviderId) -> bool {
         self.providers[&provider].0.options.multiple_accounts
@@ -349,16 +362,27 @@ impl IdentityRepository for MemoryStore {
         }))
     }
 
-    async fn unlink(
-        &self,
-        id: IdentityId,
-        revoke: bool,
-        actor: &Actor,
-    ) -> Result<Option<Unlinked>, RepositoryError> {
+    async fn unlink(&self, unlink: &Unlink) -> Result<UnlinkOutcome, RepositoryError> {
+        let Unlink { id, user_id, guard, revoke, actor } = unlink;
         Ok(self.write(|rows, now| {
-            let row = rows.remove_identity(id, actor, now)?;
-            let revocation = if revoke { rows.queue_credentials(&row, actor, now) } else { None };
-            Some(Unlinked { identity: row.identity, revocation })
+            let row = rows.identities.get(id);
+            let Some(row) =
+                row.filter(|row| user_id.as_ref().is_none_or(|user| *user == row.identity.user_id))
+            else {
+                return UnlinkOutcome::Absent;
+            };
+            let (is_login, user) = (rows.is_login(&row.identity), row.identity.user_id.clone());
+            if let Guard::LastWayIn { has_password } = *guard {
+                let needed = rows.ways_in(&user, has_password).without_identity(is_login);
+                if needed != Disconnection::CanDisconnect {
+                    return UnlinkOutcome::Needed(needed);
+                }
+            }
+            let Some(row) = rows.remove_identity(*id, actor, now) else {
+                return UnlinkOutcome::Absent;
+            };
+            let revocation = if *revoke { rows.queue_credentials(&row, actor, now) } else { None };
+            UnlinkOutcome::Unlinked(row.identity, revocation)
         }))
     }
 }
