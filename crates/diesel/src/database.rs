@@ -6,7 +6,8 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use symbolon_domain::ports::{
     ApiKeyRepository, CredentialsRepository, EventLog, IdentityProviderRepository,
-    IdentityRepository, LinkSessionRepository, RepositoryError, Sealer, WebhookRepository,
+    IdentityRepository, LinkSessionRepository, RepositoryError, RevocationRepository, Sealer,
+    TransferRepository, WebhookRepository,
 };
 
 use crate::{
@@ -30,6 +31,10 @@ pub struct Database {
     pub events: Arc<dyn EventLog>,
     /// Keeps API keys.
     pub api_keys: Arc<dyn ApiKeyRepository>,
+    /// Keeps the grants that are to be ended.
+    pub revocations: Arc<dyn RevocationRepository>,
+    /// Moves identities and keeps the journal of it.
+    pub transfers: Arc<dyn TransferRepository>,
     /// Keeps webhook endpoints and what is on its way to them.
     pub webhooks: Arc<dyn WebhookRepository>,
     engine: Arc<dyn Engine>,
@@ -89,6 +94,8 @@ impl Database {
             + LinkSessionRepository
             + EventLog
             + ApiKeyRepository
+            + RevocationRepository
+            + TransferRepository
             + WebhookRepository
             + Engine
             + 'static,
@@ -100,6 +107,8 @@ impl Database {
             sessions: store.clone(),
             events: store.clone(),
             api_keys: store.clone(),
+            revocations: store.clone(),
+            transfers: store.clone(),
             webhooks: store.clone(),
             engine: store,
         }

@@ -68,6 +68,10 @@ mod identity_providers;
 mod identity_row;
 #[path = "queries/link_sessions.rs"]
 mod link_sessions;
+#[path = "queries/revocations.rs"]
+mod revocations;
+#[path = "queries/transfers.rs"]
+mod transfers;
 #[path = "queries/webhooks.rs"]
 mod webhooks;
 
@@ -108,6 +112,22 @@ macro_rules! locked {
 }
 use locked;
 
+/// Locks rows against change, not against others who read them like this.
+macro_rules! shared {
+    ($query:expr) => {
+        $query.for_share()
+    };
+}
+use shared;
+
+/// Locks the rows that a query reads, and leaves out those that somebody else has locked.
+macro_rules! unlocked_ones {
+    ($query:expr) => {
+        $query.for_update().skip_locked()
+    };
+}
+use unlocked_ones;
+
 /// A read on a shared connection; once more on a new one when it turns out to be broken.
 macro_rules! hot_read {
     ($store:expr, |$conn:ident| $query:expr) => {{
@@ -134,6 +154,11 @@ fn now() -> SqlLiteral<Timestamptz> {
     sql("now()")
 }
 
+/// That much later.
+fn now_plus(time: Duration) -> SqlLiteral<Timestamptz> {
+    sql(&later(time))
+}
+
 /// The same where a column may be empty.
 fn maybe_now() -> SqlLiteral<Nullable<Timestamptz>> {
     sql("now()")
@@ -141,9 +166,13 @@ fn maybe_now() -> SqlLiteral<Nullable<Timestamptz>> {
 
 /// That much later.
 fn maybe_now_plus(time: Duration) -> SqlLiteral<Nullable<Timestamptz>> {
+    sql(&later(time))
+}
+
+fn later(time: Duration) -> String {
     // A number of ours, not a text of somebody's.
     let milliseconds = time.as_millis().min(1_000_000_000_000);
-    sql(&format!("now() + interval '1 millisecond' * {milliseconds}"))
+    format!("now() + interval '1 millisecond' * {milliseconds}")
 }
 
 async fn time(conn: &mut Conn) -> QueryResult<DateTime<Utc>> {

@@ -65,6 +65,10 @@ mod identity_providers;
 mod identity_row;
 #[path = "queries/link_sessions.rs"]
 mod link_sessions;
+#[path = "queries/revocations.rs"]
+mod revocations;
+#[path = "queries/transfers.rs"]
+mod transfers;
 #[path = "queries/webhooks.rs"]
 mod webhooks;
 
@@ -94,6 +98,9 @@ macro_rules! locked {
     };
 }
 use locked;
+// The same goes for both.
+use locked as shared;
+use locked as unlocked_ones;
 
 /// The process's clock: it is the database's too.
 #[expect(clippy::disallowed_methods, reason = "SQLite decides by the machine's clock")]
@@ -106,9 +113,13 @@ fn maybe_now() -> DateTime<Utc> {
 }
 
 /// That much later.
-fn maybe_now_plus(time: Duration) -> DateTime<Utc> {
+fn now_plus(time: Duration) -> DateTime<Utc> {
     let time = TimeDelta::from_std(time).ok();
     time.and_then(|it| now().checked_add_signed(it)).unwrap_or(DateTime::<Utc>::MAX_UTC)
+}
+
+fn maybe_now_plus(time: Duration) -> DateTime<Utc> {
+    now_plus(time)
 }
 
 async fn time(_conn: &mut Conn) -> QueryResult<DateTime<Utc>> {

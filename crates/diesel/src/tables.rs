@@ -43,6 +43,7 @@ macro_rules! tables {
                 failures -> Integer,
                 failure_class -> Nullable<Text>,
                 failure_detail -> Nullable<Text>,
+                user_slot -> Text,
             }
         }
 
@@ -133,6 +134,40 @@ macro_rules! tables {
                 hash -> Binary,
                 created_at -> $time,
                 revoked_at -> Nullable<$time>,
+            }
+        }
+
+        diesel::table! {
+            revocations (id) {
+                id -> BigInt,
+                identity_id -> BigInt,
+                provider_id -> BigInt,
+                user_id -> Text,
+                external_id -> Text,
+                actor -> Text,
+                acting_user -> Nullable<Text>,
+                reason -> Nullable<Text>,
+                status -> Text,
+                attempts -> Integer,
+                queued_at -> $time,
+                due_at -> $time,
+                last_error -> Nullable<Text>,
+                sealed -> Nullable<Binary>,
+                generation -> BigInt,
+            }
+        }
+
+        diesel::table! {
+            transfers (id) {
+                id -> BigInt,
+                from_user_id -> Text,
+                to_user_id -> Text,
+                items -> $json,
+                actor -> Text,
+                acting_user -> Nullable<Text>,
+                reason -> Nullable<Text>,
+                created_at -> $time,
+                undone_at -> Nullable<$time>,
             }
         }
 

@@ -2,7 +2,8 @@
 
 use serde_json::{Map, Value};
 use symbolon_domain::{
-    ids::{OrganizationId, UserId},
+    event::{Actor, Who},
+    ids::{ExternalId, OrganizationId, UserId},
     secret::SecretHash,
 };
 
@@ -26,6 +27,20 @@ pub(crate) fn user(text: String) -> Result<UserId, Failure> {
 
 pub(crate) fn organization(text: String) -> Result<OrganizationId, Failure> {
     OrganizationId::new(text).map_err(|error| Failure::unreadable(error.to_string()))
+}
+
+pub(crate) fn external_id(text: String) -> Result<ExternalId, Failure> {
+    ExternalId::new(text).map_err(|error| Failure::unreadable(error.to_string()))
+}
+
+/// Who did something, from its three columns.
+pub(crate) fn actor(
+    who: &str,
+    acting_user: Option<String>,
+    reason: Option<String>,
+) -> Result<Actor, Failure> {
+    let acting_user = acting_user.map(user).transpose()?;
+    Ok(Actor { who: parsed(who, Who::parse)?, acting_user, reason })
 }
 
 pub(crate) fn hash(bytes: &[u8]) -> Result<SecretHash, Failure> {

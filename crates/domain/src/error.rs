@@ -47,6 +47,22 @@ pub enum Error {
     /// The user: the account belongs to somebody else.
     #[error("{0}")]
     IdentityAlreadyLinked(&'static str),
+    /// The caller: several identities match where one is meant.
+    #[error(
+        "the user has several accounts there; choose one with `identity_id`, or with `provider_id` and `external_id`"
+    )]
+    IdentityAmbiguous,
+    /// The caller: the new user has another account where one is allowed.
+    #[error("the user has other accounts at the providers of the identities {identities}; {what}")]
+    TransferConflict {
+        /// Which identities cannot be moved.
+        identities: String,
+        /// What to do.
+        what: &'static str,
+    },
+    /// The caller: the transfer was undone before.
+    #[error("the transfer was undone already")]
+    AlreadyUndone,
     /// The user: must link again.
     #[error("{detail}; start a link session so that the user links the account again")]
     IdentityNotValid {

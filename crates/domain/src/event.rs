@@ -163,7 +163,10 @@ impl NewEvent {
         after: Option<&ApiKey>,
     ) -> Self {
         let key = after.or(before).expect("an event about a key names it");
-        let detail = [("api_key_id".to_owned(), key.id.0.into()), ("name".to_owned(), key.name.as_str().into())];
+        let detail = [
+            ("api_key_id".to_owned(), key.id.0.into()),
+            ("name".to_owned(), key.name.as_str().into()),
+        ];
         let (before, after) = changes(before.map(ApiKey::facts), after.map(ApiKey::facts));
         Self { before, after, detail: Map::from_iter(detail), ..Self::new(about, actor) }
     }

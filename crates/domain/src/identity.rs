@@ -8,7 +8,8 @@ use crate::ids::{ExternalId, IdentityId, ProviderId, UserId};
 /// A user's account at an identity provider.
 ///
 /// Within one provider instance an account belongs to at most one user, and a user has at most
-/// one account. Holds no credential: those are read through
+/// one account, unless the instance allows [several](crate::identity_provider::ProviderOptions).
+/// Holds no credential: those are read through
 /// [`CredentialsRepository`](crate::ports::CredentialsRepository).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Identity {

@@ -29,6 +29,10 @@ row_id! {
     EventId;
     /// Names an [`ApiKey`](crate::api_key::ApiKey).
     ApiKeyId;
+    /// Names a [`QueuedRevocation`](crate::revocation::QueuedRevocation).
+    RevocationId;
+    /// Names a [`Transfer`](crate::transfer::Transfer).
+    TransferId;
     /// Names an [`AuthProvider`](crate::auth_provider::AuthProvider).
     AuthProviderId;
     /// Names an [`AuthIdentity`](crate::auth_identity::AuthIdentity).

@@ -3,8 +3,9 @@
 //! your own adapters, or take Symbolon's.
 //!
 //! - **Entities**: [`identity`], [`identity_provider`], [`credentials`], [`link_session`],
-//!   [`event`], [`api_key`]; for single sign-on [`auth_provider`], [`auth_identity`],
-//!   [`organization_identity`]. What must hold lives in the types of their fields.
+//!   [`transfer`], [`revocation`], [`event`], [`api_key`]; for single sign-on [`auth_provider`],
+//!   [`auth_identity`], [`organization_identity`]. What must hold lives in the types of their
+//!   fields.
 //! - **[`ports`]**: one small trait for each need. One method is one transaction, and every
 //!   promise in its documentation is a test in [`testing::contract`] that your adapter can run.
 //! - **[`services`]**: the rules, as structs over ports: [`Linking`](services::Linking) leads a
@@ -31,7 +32,9 @@
 //!     ids::{ExternalId, UserId},
 //!     link_evidence::{LinkEvidence, LinkMethod},
 //!     ports::{Clock, IdentityRepository, Link, LinkOutcome, LinkOwner},
-//!     services::{Identities, Providers, Tasks, TokenNeed, TokenPorts, TokenSettings, Tokens},
+//!     services::{
+//!         Identities, Providers, Revocations, Tasks, TokenNeed, TokenPorts, TokenSettings, Tokens,
+//!     },
 //!     testing::{MemoryStore, ScriptedProvider, TestClock},
 //! };
 //!
@@ -49,13 +52,20 @@
 //! let tasks = Tasks::default();
 //! let providers =
 //!     Arc::new(Providers { providers: store.clone(), connectors: Arc::new(provider.clone()) });
-//! let identities = Arc::new(Identities {
+//! let revocations = Arc::new(Revocations {
+//!     queue: store.clone(),
 //!     identities: store.clone(),
-//!     events: store.clone(),
+//!     credentials: store.clone(),
 //!     providers: providers.clone(),
 //!     clock: clock.clone(),
 //!     tasks: tasks.clone(),
-//!     revocation_timeout: Duration::from_secs(10),
+//!     timeout: Duration::from_secs(10),
+//! });
+//! let identities = Arc::new(Identities {
+//!     identities: store.clone(),
+//!     providers: providers.clone(),
+//!     revocations,
+//!     clock: clock.clone(),
 //! });
 //! let tokens = Tokens::new(
 //!     TokenPorts {
@@ -121,10 +131,12 @@ pub mod link_session;
 pub mod organization_identity;
 pub mod page;
 pub mod ports;
+pub mod revocation;
 pub mod secret;
 pub mod services;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod transfer;
 pub mod webhook;
 
 pub use error::Error;

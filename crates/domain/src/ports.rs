@@ -16,7 +16,9 @@ mod identity_providers;
 mod link_sessions;
 mod organization_identities;
 mod repository_error;
+mod revocations;
 mod sealer;
+mod transfers;
 mod webhooks;
 
 pub use api_keys::*;
@@ -31,5 +33,7 @@ pub use identity_providers::*;
 pub use link_sessions::*;
 pub use organization_identities::*;
 pub use repository_error::*;
+pub use revocations::*;
 pub use sealer::*;
+pub use transfers::*;
 pub use webhooks::*;

@@ -13,20 +13,21 @@ use symbolon_domain::{
         DataOutcome, DataUpdate, IdentityRepository, Link, LinkOutcome, LinkOwner, RepositoryError,
         Sealer, Taken, Unlink, UnlinkOutcome,
     },
+    revocation::is_orphaned_by,
 };
 
 use super::{
     Conn, Db, RACES, Store, events,
-    identity_providers::exists,
+    identity_providers::allows_several,
     identity_row::{Row, Shown},
-    in_transaction, link_sessions, locked, ring,
+    in_transaction, link_sessions, locked, revocations, ring,
     schema::{identities, identity_providers},
     time,
 };
 use crate::{failure::Failure, values};
 
 /// Writes a row back as a whole; it was read under its lock.
-async fn save(conn: &mut Conn, row: &Row) -> Result<(), Failure> {
+pub(crate) async fn save(conn: &mut Conn, row: &Row) -> Result<(), Failure> {
     let written = diesel::update(identities::table.find(row.id)).set(row).execute(conn).await?;
     if written == 0 { Err(Failure::Changed) } else { Ok(ring(conn, row.id).await?) }
 }
@@ -49,54 +50,51 @@ pub(crate) async fn count_at(conn: &mut Conn, provider: ProviderId) -> Result<u6
     Ok(u64::try_from(count).unwrap_or(0))
 }
 
-/// Deletes a provider's identities, each with its event.
+/// Deletes a provider's identities, each with its event, and queues their grants.
 pub(crate) async fn delete_at(
     conn: &mut Conn,
+    sealer: &dyn Sealer,
     provider: ProviderId,
     actor: &Actor,
 ) -> Result<u64, Failure> {
     let at = identities::table.filter(identities::idp_id.eq(provider.0));
-    let rows: Vec<Shown> =
-        diesel::delete(at).returning(Shown::as_returning()).get_results(conn).await?;
+    let rows: Vec<Row> =
+        diesel::delete(at).returning(Row::as_returning()).get_results(conn).await?;
     let count = rows.len() as u64;
     for row in rows {
-        let identity = Identity::try_from(row)?;
-        ring(conn, identity.id.0).await?;
-        log(conn, EventKind::IdentityUnlinked, actor, Some(&identity), None).await?;
+        tell_of_removal(conn, &row, actor).await?;
+        revocations::queue_row(conn, sealer, &row, actor).await?;
     }
     Ok(count)
 }
 
-async fn remove(
-    conn: &mut Conn,
-    id: i64,
-    actor: &Actor,
-) -> Result<Option<(Identity, Row)>, Failure> {
+async fn remove(conn: &mut Conn, id: i64, actor: &Actor) -> Result<Option<Row>, Failure> {
     let row: Option<Row> = diesel::delete(identities::table.find(id))
         .returning(Row::as_returning())
         .get_result(conn)
         .await
         .optional()?;
-    let Some(row) = row else { return Ok(None) };
-    let identity = row.identity()?;
-    ring(conn, id).await?;
-    log(conn, EventKind::IdentityUnlinked, actor, Some(&identity), None).await?;
-    Ok(Some((identity, row)))
+    if let Some(row) = &row {
+        tell_of_removal(conn, row, actor).await?;
+    }
+    Ok(row)
 }
 
-/// What became of the row of an [`Unlink`].
-enum Removed {
-    Gone(Identity, Box<Row>),
-    Needed(Disconnection),
-    Absent,
+async fn tell_of_removal(conn: &mut Conn, row: &Row, actor: &Actor) -> Result<(), Failure> {
+    ring(conn, row.id).await?;
+    log(conn, EventKind::IdentityUnlinked, actor, Some(&row.identity()?), None).await
 }
 
-async fn remove_guarded(conn: &mut Conn, unlink: &Unlink) -> Result<Removed, Failure> {
-    let Unlink { id, user_id, guard, actor } = unlink;
+async fn remove_guarded(
+    conn: &mut Conn,
+    sealer: &dyn Sealer,
+    unlink: &Unlink,
+) -> Result<UnlinkOutcome, Failure> {
+    let Unlink { id, user_id, guard, revoke, actor } = unlink;
     let meant = identities::table.find(id.0).select((identities::user_id, identities::idp_id));
     let found: Option<(String, i64)> = meant.first(conn).await.optional()?;
     let found = found.filter(|(user, _)| user_id.as_ref().is_none_or(|it| it.as_str() == user));
-    let Some((user, idp)) = found else { return Ok(Removed::Absent) };
+    let Some((user, idp)) = found else { return Ok(UnlinkOutcome::Absent) };
     if let Guard::LastWayIn { has_password } = *guard {
         let login = login_identities(conn, &user).await?;
         let ways = WaysIn { has_password, login_identities: login.len() as u64 };
@@ -104,17 +102,21 @@ async fn remove_guarded(conn: &mut Conn, unlink: &Unlink) -> Result<Removed, Fai
         if needed != Disconnection::CanDisconnect {
             // Only one of them is ever needed. Who waited for another's unlink may find it gone.
             let still = login.contains(&id.0);
-            return Ok(if still { Removed::Needed(needed) } else { Removed::Absent });
+            return Ok(if still { UnlinkOutcome::Needed(needed) } else { UnlinkOutcome::Absent });
         }
     }
-    // Since the look, the row may have been given to somebody else: then it is not the one meant.
+    // Since the look, the row may have been given to somebody else: then it is looked at again.
     let meant = identities::table.find(id.0).filter(identities::user_id.eq(&user));
     let locked: Option<i64> = locked!(meant.select(identities::id)).first(conn).await.optional()?;
     if locked.is_none() {
-        return Ok(Removed::Absent);
+        return Err(Failure::Changed);
     }
-    let removed = remove(conn, id.0, actor).await?;
-    Ok(removed.map_or(Removed::Absent, |(identity, row)| Removed::Gone(identity, Box::new(row))))
+    let Some(row) = remove(conn, id.0, actor).await? else { return Ok(UnlinkOutcome::Absent) };
+    let mut revocation = None;
+    if *revoke {
+        revocation = revocations::queue_row(conn, sealer, &row, actor).await?;
+    }
+    Ok(UnlinkOutcome::Unlinked(row.identity()?, revocation))
 }
 
 async fn is_login(conn: &mut Conn, provider: i64) -> QueryResult<bool> {
@@ -142,6 +144,8 @@ struct Linking<'a> {
     sealer: &'a dyn Sealer,
     link: &'a Link,
     now: DateTime<Utc>,
+    /// Whether a user may have several accounts there.
+    several: bool,
     /// The organization of the session that the link came from.
     organization: Option<OrganizationId>,
 }
@@ -149,42 +153,63 @@ struct Linking<'a> {
 impl Linking<'_> {
     /// The rules of [`IdentityRepository::link`], row by row.
     async fn link_to(&mut self, user: &UserId) -> Result<LinkOutcome, Failure> {
-        let rows = self.candidates(Some(user)).await?;
-        let (mut own, mut account) = (None, None);
-        let mut both = None;
-        for row in rows {
-            let is_own = row.user_id == user.as_str();
-            let is_account = row.external_id == self.link.external_id.as_str();
-            match (is_own, is_account) {
-                (true, true) => both = Some(row),
-                (true, false) => own = Some(row),
-                (false, true) => account = Some(row),
-                // Another user's row under the legacy name is not ours to touch.
-                (false, false) => {}
+        let mut rows = self.candidates(Some(user)).await?;
+        let account = self.take_account(&mut rows);
+        if let Some(row) = account {
+            if row.user_id == user.as_str() {
+                return self.renew(row).await;
             }
+            rows.push(row);
+            return self.link_taken(user, rows).await;
         }
-        if let Some(row) = both {
-            return self.renew(row).await;
+        // Where several accounts are allowed, another one of the user's stands in nobody's way.
+        let own = rows.into_iter().find(|it| !self.several && it.user_id == user.as_str());
+        match own {
+            None => self.create(user).await,
+            Some(_) if !self.link.reattach => Ok(LinkOutcome::Taken(Taken::User)),
+            Some(own) => self.rebind(own, user).await,
         }
-        let legacy = self.link.legacy_id.as_ref().map(ExternalId::as_str);
-        match (own, account) {
-            (None, None) => self.create(user).await,
-            (Some(own), None) if Some(own.external_id.as_str()) == legacy => self.renew(own).await,
-            (_, Some(_)) if !self.link.reattach => Ok(LinkOutcome::Taken(Taken::Account)),
-            (Some(_), None) if !self.link.reattach => Ok(LinkOutcome::Taken(Taken::User)),
-            (Some(row), None) | (None, Some(row)) => self.rebind(row, user).await,
-            (Some(own), Some(account)) => {
-                remove(self.conn, account.id, &self.link.actor).await?;
-                self.rebind(own, user).await
-            }
+    }
+
+    /// The account belongs to another user: its row is the last of these.
+    async fn link_taken(
+        &mut self,
+        user: &UserId,
+        mut rows: Vec<Row>,
+    ) -> Result<LinkOutcome, Failure> {
+        let Some(account) = rows.pop().filter(|_| self.link.reattach) else {
+            return Ok(LinkOutcome::Taken(Taken::Account));
+        };
+        let own = rows.into_iter().find(|it| !self.several && it.user_id == user.as_str());
+        let Some(own) = own else { return self.rebind(account, user).await };
+        if let Some(row) = remove(self.conn, account.id, &self.link.actor).await? {
+            self.queue(&row).await?;
         }
+        self.rebind(own, user).await
+    }
+
+    /// The row that counts as the account: the one that names it, else the one under its legacy
+    /// name.
+    fn take_account(&self, rows: &mut Vec<Row>) -> Option<Row> {
+        let mut names = vec![self.link.external_id.as_str()];
+        names.extend(self.link.legacy_id.as_ref().map(ExternalId::as_str));
+        let at = names.iter().find_map(|name| rows.iter().position(|it| it.external_id == *name));
+        at.map(|at| rows.remove(at))
+    }
+
+    /// Queues what a row held, unless its account stays linked with new credentials.
+    async fn queue(&mut self, row: &Row) -> Result<(), Failure> {
+        if is_orphaned_by(&row.identity()?, self.link) {
+            revocations::queue_row(self.conn, self.sealer, row, &self.link.actor).await?;
+        }
+        Ok(())
     }
 
     async fn sign_in(&mut self) -> Result<LinkOutcome, Failure> {
         let mut rows = self.candidates(None).await?;
-        // A row that names the account itself goes before one under its legacy name.
-        rows.sort_by_key(|row| row.external_id != self.link.external_id.as_str());
-        let Some(mut row) = rows.into_iter().next() else { return Ok(LinkOutcome::NobodyLinked) };
+        let Some(mut row) = self.take_account(&mut rows) else {
+            return Ok(LinkOutcome::NobodyLinked);
+        };
         let before = row.identity()?;
         row.renew(self.sealer, self.link, self.now)?;
         save(self.conn, &row).await?;
@@ -208,7 +233,7 @@ impl Linking<'_> {
     }
 
     async fn create(&mut self, user: &UserId) -> Result<LinkOutcome, Failure> {
-        let mut row = Row::new(user, self.link, self.now);
+        let mut row = Row::new(user, self.link, self.several, self.now);
         row.id = diesel::insert_into(identities::table)
             .values((
                 identities::idp_id.eq(row.idp_id),
@@ -224,6 +249,7 @@ impl Linking<'_> {
                 identities::attempt.eq(row.attempt),
                 identities::unanswered.eq(row.unanswered),
                 identities::failures.eq(row.failures),
+                identities::user_slot.eq(&row.user_slot),
             ))
             .returning(identities::id)
             .get_result(self.conn)
@@ -247,7 +273,8 @@ impl Linking<'_> {
 
     async fn rebind(&mut self, mut row: Row, user: &UserId) -> Result<LinkOutcome, Failure> {
         let before = row.identity()?;
-        row.rebind(self.sealer, user, self.link, self.now)?;
+        self.queue(&row).await?;
+        row.rebind(self.sealer, user, self.link, self.several, self.now)?;
         save(self.conn, &row).await?;
         let identity = row.identity()?;
         self.log(EventKind::IdentityRebound, Some(&before), &identity).await?;
@@ -272,9 +299,8 @@ impl Linking<'_> {
 }
 
 async fn link(conn: &mut Conn, sealer: &dyn Sealer, link: &Link) -> Result<LinkOutcome, Failure> {
-    if !exists(conn, link.provider_id).await? {
-        return Err(diesel::result::Error::NotFound.into());
-    }
+    let several = allows_several(conn, link.provider_id).await?;
+    let several = several.ok_or(diesel::result::Error::NotFound)?;
     let mut organization = None;
     if let Some(claim) = &link.session {
         match link_sessions::find_waiting(conn, claim).await? {
@@ -283,7 +309,7 @@ async fn link(conn: &mut Conn, sealer: &dyn Sealer, link: &Link) -> Result<LinkO
         }
     }
     let now = time(conn).await?;
-    let mut linking = Linking { conn, sealer, link, now, organization };
+    let mut linking = Linking { conn, sealer, link, now, several, organization };
     let outcome = match &link.owner {
         LinkOwner::User(user) => linking.link_to(user).await?,
         LinkOwner::Whoever => linking.sign_in().await?,
@@ -354,18 +380,14 @@ impl IdentityRepository for Store {
 
     async fn unlink(&self, unlink: &Unlink) -> Result<UnlinkOutcome, RepositoryError> {
         for _ in 0..RACES {
-            let removed = in_transaction!(self, async |conn| remove_guarded(conn, unlink).await);
-            match removed {
-                Err(failure) if failure.is_race() => continue,
-                Err(failure) => return Err(failure.into()),
-                Ok(Removed::Needed(why)) => return Ok(UnlinkOutcome::Needed(why)),
-                Ok(Removed::Absent) => return Ok(UnlinkOutcome::Absent),
-                Ok(Removed::Gone(identity, row)) => {
+            let unlinked = in_transaction!(self, async |conn| {
+                remove_guarded(conn, &*self.sealer, unlink).await
+            });
+            match unlinked {
+                Err(failure) if failure.is_race() => {}
+                outcome => {
                     self.rung();
-                    // A credential that does not open must not keep a link alive: it goes
-                    // unrevoked.
-                    let credentials = row.open(&*self.sealer).unwrap_or_default();
-                    return Ok(UnlinkOutcome::Unlinked(identity, credentials));
+                    return Ok(outcome?);
                 }
             }
         }

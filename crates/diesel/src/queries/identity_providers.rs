@@ -19,7 +19,8 @@ use symbolon_domain::{
 use zeroize::Zeroizing;
 
 use super::{
-    Conn, Db, Store, events, identities, in_transaction, link_sessions, locked, now, schema,
+    Conn, Db, Store, events, identities, in_transaction, link_sessions, locked, now, revocations,
+    schema, shared,
 };
 use crate::{
     failure::Failure,
@@ -97,9 +98,11 @@ async fn find(conn: &mut Conn, id: ProviderId) -> QueryResult<Option<Row>> {
     table::table.find(id.0).select(Row::as_select()).first(conn).await.optional()
 }
 
-/// Whether there is such a provider.
-pub(crate) async fn exists(conn: &mut Conn, id: ProviderId) -> QueryResult<bool> {
-    diesel::select(diesel::dsl::exists(table::table.find(id.0))).get_result(conn).await
+/// Whether a user may have several accounts at this provider; `None` when there is no such
+/// provider. Locked, so that it stays so until the transaction ends.
+pub(crate) async fn allows_several(conn: &mut Conn, id: ProviderId) -> QueryResult<Option<bool>> {
+    let query = table::table.find(id.0).select(table::multiple_accounts);
+    shared!(query).first(conn).await.optional()
 }
 
 async fn log(
@@ -326,19 +329,25 @@ impl IdentityProviderRepository for Store {
     ) -> Result<ProviderDeletion, RepositoryError> {
         for _ in 0..super::RACES {
             let done = in_transaction!(self, async |conn| {
-                let Some(provider) = find(conn, id).await? else {
-                    return Ok(ProviderDeletion::Absent);
-                };
+                // Locked before its identities are, in the order that a link takes them.
+                let query = table::table.find(id.0).select(Row::as_select());
+                let row: Option<Row> = locked!(query).first(conn).await.optional()?;
+                let Some(row) = row else { return Ok(ProviderDeletion::Absent) };
+                // What does not open must not stand in the way: its grants go unrevoked, and are
+                // told of.
+                let secrets = open(&*self.sealer, &row).ok();
+                let provider = IdentityProvider::try_from(row)?;
                 if !cascade {
                     let count = identities::count_at(conn, id).await?;
                     if count > 0 {
                         return Ok(ProviderDeletion::InUse(count));
                     }
                 }
-                let count = identities::delete_at(conn, id, actor).await?;
+                let count = identities::delete_at(conn, &*self.sealer, id, actor).await?;
+                revocations::keep_provider(conn, &*self.sealer, &provider, secrets).await?;
                 diesel::delete(table::table.find(id.0)).execute(conn).await?;
                 let (kind, detail) = (EventKind::ProviderDeleted, json!({ "identities": count }));
-                log(conn, kind, actor, Some(&provider.try_into()?), None, detail).await?;
+                log(conn, kind, actor, Some(&provider), None, detail).await?;
                 Ok(ProviderDeletion::Deleted(count))
             });
             match done {

@@ -43,6 +43,8 @@ pub(crate) struct Row {
     pub(crate) failures: i32,
     pub(crate) failure_class: Option<String>,
     pub(crate) failure_detail: Option<String>,
+    /// Empty, or the same as `external_id`: a user has one row in each slot of a provider.
+    pub(crate) user_slot: String,
 }
 
 /// The columns that an [`Identity`] shows.
@@ -123,8 +125,9 @@ pub(crate) fn open(
 
 impl Row {
     /// A row that is not written yet: it has no id, and so no credentials.
-    pub(crate) fn new(user: &UserId, link: &Link, now: DateTime<Utc>) -> Self {
+    pub(crate) fn new(user: &UserId, link: &Link, several: bool, now: DateTime<Utc>) -> Self {
         Self {
+            user_slot: if several { link.external_id.as_str() } else { "" }.to_owned(),
             id: 0,
             idp_id: link.provider_id.0,
             user_id: user.as_str().to_owned(),
@@ -229,10 +232,19 @@ impl Row {
         self.invalid_at = None;
     }
 
+    /// Gives the row to a user who may have several accounts there, or has no other.
+    pub(crate) fn give_to(&mut self, user: &UserId, several: bool) {
+        user.as_str().clone_into(&mut self.user_id);
+        self.user_slot = if several { self.external_id.clone() } else { String::new() };
+    }
+
     /// The link was proved (again): the account may have got a newer name.
     fn verify(&mut self, link: &Link, now: DateTime<Utc>) {
         self.make_valid();
         link.external_id.as_str().clone_into(&mut self.external_id);
+        if !self.user_slot.is_empty() {
+            self.user_slot.clone_from(&self.external_id);
+        }
         self.date_verified = now;
         self.version += 1;
     }
@@ -265,10 +277,13 @@ impl Row {
         sealer: &dyn Sealer,
         user: &UserId,
         link: &Link,
+        several: bool,
         now: DateTime<Utc>,
     ) -> Result<(), Failure> {
         self.verify(link, now);
-        user.as_str().clone_into(&mut self.user_id);
+        if self.user_id != user.as_str() {
+            self.give_to(user, several);
+        }
         self.data = Value::Object(link.data.clone());
         self.scopes = json!(link.scopes);
         self.replace_credentials(sealer, link.credentials.as_ref())

@@ -1,18 +1,20 @@
 //! What lies in the database, and what is made of it by somebody who can write there.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use chrono::TimeDelta;
 use symbolon_domain::{
     credentials::Credentials,
+    event::EventKind,
     ids::{IdentityId, LinkSessionId, ProviderId},
     link_session::{
         Attempt, AttemptProof, CompletionClaim, LinkFailure, LinkSession, NewLinkSession,
         PendingLink,
     },
+    page::PageRequest,
     ports::{
-        DataOutcome, DataUpdate, Link, LinkOutcome, LinkOwner, NewIdentityProvider,
-        RepositoryError, Unlink, UnlinkOutcome,
+        DataOutcome, DataUpdate, EventFilter, Link, LinkOutcome, LinkOwner, NewIdentityProvider,
+        ProviderDeletion, RepositoryError, RevocationEnd, Unlink, UnlinkOutcome,
     },
     secret::{Secret, SecretHash},
     testing::{RunningClock, contract::Store, fixtures},
@@ -29,6 +31,8 @@ on_both! {
     sealed_provider_secrets_open_in_no_other_row_and_no_older_ones
     what_a_session_holds_opens_in_no_other_session
     a_session_that_ended_holds_nothing
+    a_queued_grant_is_sealed_and_wiped_when_it_has_ended
+    a_provider_whose_secrets_do_not_open_can_be_deleted
 }
 
 /// In every secret of these tests.
@@ -167,10 +171,66 @@ async fn sealed_credentials_open_in_no_other_row(Bench { store, raw }: Bench) {
     .await;
 
     assert_unsealable(store.credentials().find(first).await, "identities", first.0);
-    // It does not keep the link alive: it goes, and there is nothing to revoke.
-    let unlinked = store.identities().unlink(&Unlink::unguarded(first, &fixtures::ACTOR)).await;
-    assert!(matches!(unlinked, Ok(UnlinkOutcome::Unlinked(_, None))), "{unlinked:?}");
+    // It does not keep the link alive: it goes, and that its grant cannot be ended is on record.
+    let unlinked = store
+        .identities()
+        .unlink(&Unlink::unguarded(first, &fixtures::ACTOR).revoking())
+        .await
+        .unwrap();
+    assert!(matches!(unlinked, UnlinkOutcome::Unlinked(_, None)), "{unlinked:?}");
+    let page = PageRequest { limit: 200, after: None };
+    let told = store.events().list(&EventFilter::default(), page).await.unwrap().items;
+    let last = told.last().unwrap();
+    assert_eq!((last.about, last.identity_id), (EventKind::GrantRevocationFailed, Some(first)));
+    assert!(last.detail["detail"].as_str().unwrap().contains("do not open"));
     assert!(store.credentials().find(second).await.unwrap().is_some());
+}
+
+async fn a_queued_grant_is_sealed_and_wiped_when_it_has_ended(Bench { store, raw }: Bench) {
+    let at = provider(&store, "one").await;
+    let (first, second) =
+        (linked(&store, &link(at, "one")).await, linked(&store, &link(at, "two")).await);
+    let mut queued = Vec::new();
+    for id in [first, second] {
+        let unlinked = store
+            .identities()
+            .unlink(&Unlink::unguarded(id, &fixtures::ACTOR).revoking())
+            .await
+            .unwrap();
+        let UnlinkOutcome::Unlinked(_, Some(id)) = unlinked else { panic!("{unlinked:?}") };
+        queued.push(id);
+    }
+    let everything = raw.everything().await;
+    assert!(!everything.windows(CANARY.len()).any(|it| it == CANARY.as_bytes()));
+    assert!(!everything.windows(CANARY.len() * 2).any(|it| it == hex::encode(CANARY).as_bytes()));
+
+    // It opens in no other row, and the claimant is told.
+    raw.execute(&format!(
+        "UPDATE revocations SET sealed = (SELECT sealed FROM revocations WHERE id = {}) \
+         WHERE id = {}",
+        queued[1], queued[0]
+    ))
+    .await;
+    for (id, opens) in [(queued[0], false), (queued[1], true)] {
+        let claimed = store.revocations().claim(id, Duration::from_mins(1)).await.unwrap();
+        let claimed = claimed.unwrap();
+        assert_eq!(claimed.grant.is_some(), opens);
+        let end = RevocationEnd::Failed("no".to_owned());
+        assert!(store.revocations().settle(&claimed.queued, &end).await.unwrap());
+    }
+    let left = raw.texts("SELECT 'x' AS value FROM revocations WHERE sealed IS NOT NULL").await;
+    assert_eq!(left, [""; 0]);
+}
+
+async fn a_provider_whose_secrets_do_not_open_can_be_deleted(Bench { store, raw }: Bench) {
+    let at = provider(&store, "one").await;
+    linked(&store, &link(at, "one")).await;
+    raw.execute(&format!("UPDATE identity_providers SET secrets = {}", raw.bytes("x"))).await;
+    let deleted = store.providers().delete(at, true, &fixtures::ACTOR).await.unwrap();
+    assert_eq!(deleted, ProviderDeletion::Deleted(1));
+    let due = store.revocations().claim_due(10, Duration::from_mins(1)).await.unwrap();
+    assert_eq!(due.len(), 1);
+    assert_eq!(due[0].grant.as_ref().unwrap().provider, None);
 }
 
 async fn credentials_that_do_not_open_are_replaced_by_new_ones(Bench { store, raw }: Bench) {

@@ -7,7 +7,7 @@ use crate::{
     disconnection::{Disconnection, Guard},
     event::Actor,
     identity::{Identity, IdentityFilter},
-    ids::{ExternalId, IdentityId, ProviderId, UserId},
+    ids::{ExternalId, IdentityId, ProviderId, RevocationId, UserId},
     link_evidence::LinkEvidence,
     link_session::CompletionClaim,
     page::{Page, PageRequest},
@@ -114,23 +114,32 @@ pub struct Unlink {
     pub user_id: Option<UserId>,
     /// What keeps a user's last way in.
     pub guard: Guard,
+    /// Whether the grant is to be ended at the provider.
+    pub revoke: bool,
     /// Who does it.
     pub actor: Actor,
 }
 
 impl Unlink {
-    /// Whosever it is, and whatever it leaves.
+    /// Whosever it is, and whatever it leaves; the grant stays as it is.
     #[must_use]
     pub fn unguarded(id: IdentityId, actor: &Actor) -> Self {
-        Self { id, user_id: None, guard: Guard::Off, actor: actor.clone() }
+        Self { id, user_id: None, guard: Guard::Off, revoke: false, actor: actor.clone() }
+    }
+
+    /// The same, and the grant is to be ended at the provider.
+    #[must_use]
+    pub fn revoking(self) -> Self {
+        Self { revoke: true, ..self }
     }
 }
 
 /// What became of an [`Unlink`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum UnlinkOutcome {
-    /// It is gone; with it, what the provider might want to revoke.
-    Unlinked(Identity, Option<Credentials>),
+    /// It is gone, and its grant waits under this name to be ended, if there is one and that was
+    /// asked for.
+    Unlinked(Identity, Option<RevocationId>),
     /// The guard kept it, and this is why. Nothing was changed.
     Needed(Disconnection),
     /// There is no such identity, or it is another user's.
@@ -164,17 +173,25 @@ pub trait IdentityRepository: Send + Sync {
     /// | (U, B) and (V, A), reattach | the row of U now names A; the row of V goes, with its event |
     /// | (U, B) or (V, A), no reattach | nothing: [`LinkOutcome::Taken`] |
     ///
-    /// A row found under `legacy_id` counts as a row of A where no row names A itself, if it
-    /// belongs to U or this is a sign-in, and is rewritten to A. A sign-in renews the row of A's
-    /// owner as the owner's own link would. An existing row keeps its id and `date_added`; its
-    /// status becomes valid, `date_verified` now, its scopes the link's (updated in place, they
-    /// stay where the link names none), and its version goes up by one.
+    /// Where the provider allows [several accounts](crate::identity_provider::ProviderOptions) of
+    /// one user, (U, B) stands in nobody's way: only the rows that name A count. Where it does not
+    /// any more and U has several accounts from before, they stay, another one is refused, and
+    /// with reattach the first of them by id is rebound. That option is read under a lock, so it
+    /// holds for whatever is linked after it was changed.
+    ///
+    /// A row found under `legacy_id` counts as the row of A where no row names A itself, whoever
+    /// it belongs to, and is rewritten to A. A sign-in renews the row of A's owner as the owner's
+    /// own link would. An existing row keeps its id and `date_added`; its status becomes valid,
+    /// `date_verified` now, its scopes the link's (updated in place, they stay where the link
+    /// names none), and its version goes up by one.
     ///
     /// New credentials, and their loss when they are replaced by none, are a new generation: it
     /// clears back-off and doubt and ends any lease, so that a refresh under way cannot overwrite
     /// it. Without credentials, an update in place leaves those that are there alone, unless the
     /// identity was invalid: then they are dead, and go. Nor are new ones put over dead ones: all
-    /// that stays are the scopes.
+    /// that stays are the scopes. What a rebinding or the removal of the other row takes away is
+    /// queued for [revocation](super::RevocationRepository), unless the same account stays linked
+    /// with new credentials ([`is_orphaned_by`](crate::revocation::is_orphaned_by)).
     ///
     /// The session must be live, wait for completion, and have the claim's code, or the outcome is
     /// [`LinkOutcome::SessionUsed`]; that is decided first. It becomes `linked` or `signed_in`,
@@ -196,9 +213,10 @@ pub trait IdentityRepository: Send + Sync {
     async fn update_data(&self, update: &DataUpdate) -> Result<DataOutcome, RepositoryError>;
 
     /// Removes the link with the [organization
-    /// identities](crate::organization_identity::OrganizationIdentity) that name it, writes the
-    /// event of each, and gives back what the provider might want to revoke; unless the guard
-    /// keeps it.
+    /// identities](crate::organization_identity::OrganizationIdentity) that name it, and writes the
+    /// event of each; unless the guard keeps it. Where that was asked for, its credentials are
+    /// queued for [revocation](super::RevocationRepository), due at once. Credentials that do not
+    /// open keep no link alive: they are told of with `grant.revocation_failed` instead.
     ///
     /// The guard decides on the rows as they are while they are locked, so of a user's last ways
     /// in one stays, however many callers unlink at the same time.

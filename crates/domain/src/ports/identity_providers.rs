@@ -136,7 +136,9 @@ pub trait IdentityProviderRepository: Send + Sync {
     async fn record_issuer_named(&self, id: ProviderId) -> Result<(), RepositoryError>;
 
     /// Deletes an instance, with `cascade` its identities too, each with its event. The detail of
-    /// the instance's own event has in `identities` how many went with it.
+    /// the instance's own event has in `identities` how many went with it. Their credentials are
+    /// queued for [revocation](super::RevocationRepository) together with a copy of the instance,
+    /// which grants of it that wait there already get too.
     async fn delete(
         &self,
         id: ProviderId,

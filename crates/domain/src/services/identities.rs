@@ -1,20 +1,21 @@
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
-use super::{Providers, Tasks};
+use super::{Providers, Revocations};
 use crate::{
     Error,
     credentials::Credentials,
-    event::{Actor, EventKind, NewEvent},
+    event::Actor,
     identity::{Identity, IdentityFilter},
+    identity_provider::{IdentityProvider, ProviderType},
     ids::{ExternalId, IdentityId, ProviderId, UserId},
     link_evidence::{LinkEvidence, LinkMethod},
     page::{Page, PageRequest},
     ports::{
-        Clock, DataOutcome, DataUpdate, EventLog, IdentityRepository, Link, LinkOutcome, LinkOwner,
-        RepositoryError, Revocation, Taken, Unlink, UnlinkOutcome,
+        Clock, DataOutcome, DataUpdate, IdentityRepository, Link, LinkOutcome, LinkOwner,
+        RepositoryError, Taken, Unlink, UnlinkOutcome,
     },
     secret::Secret,
 };
@@ -24,16 +25,12 @@ use crate::{
 pub struct Identities {
     /// Where identities are kept.
     pub identities: Arc<dyn IdentityRepository>,
-    /// Where what happened is written down.
-    pub events: Arc<dyn EventLog>,
     /// How providers are reached.
     pub providers: Arc<Providers>,
+    /// Ends the grants of what is unlinked.
+    pub revocations: Arc<Revocations>,
     /// Now.
     pub clock: Arc<dyn Clock>,
-    /// Keeps revocations going when the caller leaves.
-    pub tasks: Tasks,
-    /// How long a provider may take to end a grant.
-    pub revocation_timeout: Duration,
 }
 
 /// An account that a trusted caller vouches for.
@@ -49,6 +46,8 @@ pub struct NewIdentity {
     pub data: Map<String, Value>,
     /// What the provider granted.
     pub scopes: Vec<String>,
+    /// An older name of the account: a row under it is rewritten to `external_id`.
+    pub legacy_id: Option<ExternalId>,
     /// Whether an existing link may be rebound.
     pub reattach: bool,
 }
@@ -83,7 +82,7 @@ impl Identities {
             provider_id: new.provider_id,
             owner: LinkOwner::User(new.user_id),
             external_id: new.external_id,
-            legacy_id: None,
+            legacy_id: new.legacy_id,
             data,
             credentials,
             scopes: new.scopes,
@@ -127,64 +126,94 @@ impl Identities {
     }
 
     /// Removes a link, and with `revoke` ends the grant at the provider where it can. The link
-    /// is gone whether or not the provider plays along; the event log says which.
+    /// is gone whether or not the provider plays along: the grant is tried once before this comes
+    /// back, and waits in the queue of [`Revocations`] when that fails. The event log says how it
+    /// ended.
     ///
     /// # Errors
     ///
     /// [`Error::NotFound`].
     pub async fn unlink(&self, id: IdentityId, revoke: bool, actor: Actor) -> Result<(), Error> {
-        let unlink = Unlink::unguarded(id, &actor);
-        let UnlinkOutcome::Unlinked(identity, credentials) =
-            self.identities.unlink(&unlink).await?
-        else {
+        let unlink = Unlink { revoke, ..Unlink::unguarded(id, &actor) };
+        let UnlinkOutcome::Unlinked(_, revocation) = self.identities.unlink(&unlink).await? else {
             return Err(Error::NotFound("identity"));
         };
-        if let (true, Some(credentials)) = (revoke, credentials) {
-            let this = self.clone();
-            let work = self.tasks.spawn(async move {
-                this.revoke(identity.id, identity.idp_id, &credentials, actor).await;
-            });
-            // The link is gone; how the revocation went is in the event log.
-            let _ = work.await;
+        if let Some(revocation) = revocation {
+            self.revocations.try_now(revocation).await;
         }
         Ok(())
     }
 
-    /// Ends a grant that no identity owns any more, and writes down how it went.
-    pub(super) async fn revoke(
+    /// The first identity that is meant, by id order, and whether more are; `None` when none is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::FilterRequired`] when nothing narrows the result.
+    pub async fn first(&self, filter: &IdentityFilter) -> Result<Option<Found>, Error> {
+        let page = self.list(filter, PageRequest { limit: 1, after: None }).await?;
+        let others = page.next.is_some();
+        Ok(page.items.into_iter().next().map(|identity| Found { identity, others }))
+    }
+
+    /// Every identity of a user at any instance of a provider type, in ascending id order.
+    ///
+    /// With `exclude_matching_external_ids` those are left out whose account name is their
+    /// instance's external id; instances without an external id leave nothing out. An unknown
+    /// user or type has none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Repository`] when the store fails.
+    pub async fn of_user_by_provider_type(
         &self,
-        id: IdentityId,
-        provider_id: ProviderId,
-        credentials: &Credentials,
-        actor: Actor,
-    ) {
-        let attempt = async {
-            let (_, connector) = self.providers.connect(provider_id).await?;
-            connector.revoke(credentials).await.map_err(Error::from)
+        user_id: &UserId,
+        provider_type: &str,
+        exclude_matching_external_ids: bool,
+    ) -> Result<Vec<Identity>, Error> {
+        let filter = IdentityFilter {
+            user_id: Some(user_id.clone()),
+            provider_type: Some(provider_type.to_owned()),
+            exclude_matching_external_ids,
+            ..IdentityFilter::default()
         };
-        let (about, detail) = match tokio::time::timeout(self.revocation_timeout, attempt).await {
-            Ok(Ok(Revocation::Revoked)) => (EventKind::GrantRevoked, Map::new()),
-            Ok(Ok(Revocation::Unsupported)) => (
-                EventKind::GrantRevocationFailed,
-                detail("the provider offers no revocation; end the grant there by hand"),
-            ),
-            Ok(Err(error)) => (EventKind::GrantRevocationFailed, detail(&error.to_string())),
-            Err(_) => (EventKind::GrantRevocationFailed, detail("the provider did not answer")),
-        };
-        let event = NewEvent {
-            identity_id: Some(id),
-            provider_id: Some(provider_id),
-            detail,
-            ..NewEvent::new(about, &actor)
-        };
-        if let Err(error) = self.events.append(&event).await {
-            tracing::error!(%error, identity = %id, "could not write down a revocation");
+        let (mut all, mut page) = (Vec::new(), PageRequest { limit: 200, after: None });
+        loop {
+            let Page { items, next } = self.list(&filter, page).await?;
+            all.extend(items);
+            match next {
+                Some(after) => page.after = Some(after),
+                None => return Ok(all),
+            }
         }
+    }
+
+    /// The provider instance of an identity, and its type.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when the instance is gone; [`Error::ProviderMisconfigured`] when this
+    /// version does not know its type.
+    pub async fn provider_of(
+        &self,
+        identity: &Identity,
+    ) -> Result<(IdentityProvider, ProviderType), Error> {
+        let provider = self.providers.providers.find(identity.idp_id).await?;
+        let provider = provider.ok_or(Error::NotFound("identity provider"))?;
+        let kind = self.providers.connectors.find_type(&provider.provider_type);
+        let kind = kind.ok_or_else(|| Error::ProviderMisconfigured {
+            detail: format!("the provider type {:?} is not known", provider.provider_type),
+        })?;
+        Ok((provider, kind))
     }
 }
 
-fn detail(text: &str) -> Map<String, Value> {
-    Map::from_iter([("detail".to_owned(), json!(text))])
+/// An identity that a filter found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    /// The first, by id order.
+    pub identity: Identity,
+    /// Whether others match too, so that the filter does not tell which is meant.
+    pub others: bool,
 }
 
 /// What the caller is told when a link is taken.
@@ -257,6 +286,8 @@ fn take_credentials(
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn object(value: Value) -> Map<String, Value> {

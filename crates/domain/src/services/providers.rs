@@ -30,6 +30,20 @@ pub struct Providers {
     pub connectors: Arc<dyn Connectors>,
 }
 
+/// Which provider instance is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProviderKey<'a> {
+    /// The one of this id.
+    Id(ProviderId),
+    /// The one of this type and external id.
+    Name {
+        /// The key of its type.
+        provider_type: &'a str,
+        /// Which instance; `None` means the one without an external id, not any.
+        external_id: Option<&'a str>,
+    },
+}
+
 impl Providers {
     /// Adds an instance. `config` holds its secrets too.
     ///
@@ -214,8 +228,22 @@ impl Providers {
         }
     }
 
-    /// Deletes an instance, with `cascade` its identities too. Their grants are not revoked at
-    /// the provider.
+    /// The instance that is meant; `None` when there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Repository`] when the store fails.
+    pub async fn get(&self, key: ProviderKey<'_>) -> Result<Option<IdentityProvider>, Error> {
+        Ok(match key {
+            ProviderKey::Id(id) => self.providers.find(id).await?,
+            ProviderKey::Name { provider_type, external_id } => {
+                self.providers.find_by_key(provider_type, external_id).await?
+            }
+        })
+    }
+
+    /// Deletes an instance, with `cascade` its identities too. Their grants are queued to be ended
+    /// at the provider.
     ///
     /// # Errors
     ///
@@ -238,6 +266,15 @@ impl Providers {
         &self,
         id: ProviderId,
     ) -> Result<(IdentityProvider, Arc<dyn Connector>), Error> {
+        let ((provider, _), connector) = self.reach(id).await?;
+        Ok((provider, connector))
+    }
+
+    /// The same with the instance's secrets, for what must reach it when its row is gone.
+    pub(super) async fn reach(
+        &self,
+        id: ProviderId,
+    ) -> Result<((IdentityProvider, ProviderSecrets), Arc<dyn Connector>), Error> {
         let (provider, secrets) = self
             .providers
             .find_with_secrets(id)
@@ -247,7 +284,7 @@ impl Providers {
             .connectors
             .connect(&provider, &secrets)
             .map_err(|error| Error::ProviderMisconfigured { detail: error.to_string() })?;
-        Ok((provider, connector))
+        Ok(((provider, secrets), connector))
     }
 
     fn find_type(&self, name: &str) -> Result<ProviderType, Error> {

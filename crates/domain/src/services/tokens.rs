@@ -12,7 +12,7 @@ use self::{
     flight::{Flights, Urgency},
     freshness::{Freshness, freshness},
 };
-use super::{Identities, Providers, Tasks};
+use super::{Identities, Providers, Revocations, Tasks};
 use crate::{
     Error,
     error::DEFAULT_RETRY,
@@ -31,8 +31,9 @@ use crate::{
 pub struct Tokens {
     credentials: Arc<dyn CredentialsRepository>,
     providers: Arc<Providers>,
-    /// Revokes a fresh token whose identity went away meanwhile.
     identities: Arc<Identities>,
+    /// Ends a fresh grant whose identity went away meanwhile.
+    revocations: Arc<Revocations>,
     clock: Arc<dyn Clock>,
     tasks: Tasks,
     settings: Arc<TokenSettings>,
@@ -95,7 +96,7 @@ pub struct TokenPorts {
     pub credentials: Arc<dyn CredentialsRepository>,
     /// How providers are reached.
     pub providers: Arc<Providers>,
-    /// Revokes a fresh token whose identity went away meanwhile.
+    /// Whose accounts are refreshed; ends a fresh grant whose identity went away meanwhile.
     pub identities: Arc<Identities>,
     /// Now.
     pub clock: Arc<dyn Clock>,
@@ -112,6 +113,7 @@ impl Tokens {
         Self {
             credentials,
             providers,
+            revocations: Arc::clone(&identities.revocations),
             identities,
             clock,
             tasks,

@@ -16,6 +16,8 @@ mod leases;
 mod link_sessions;
 mod linking;
 mod linking_sessions;
+mod revocations;
+mod transfers;
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,19 +27,19 @@ use self::link_sessions::{claim, live_session, pending_link, sign_in, status, us
 pub use self::{
     api_keys::*, credentials::*, event_log::*, identities::*, identity_lists::*,
     identity_providers::*, leases::*, link_sessions::*, linking::*, linking_sessions::*,
+    revocations::*, transfers::*,
 };
 use super::{RunningClock, fixtures};
 use crate::{
-    credentials::Credentials,
     event::{Event, EventKind},
     identity::{Identity, InvalidReason},
-    ids::{IdentityId, ProviderId},
+    ids::{IdentityId, ProviderId, RevocationId},
     page::PageRequest,
     ports::{
         ApiKeyRepository, Clock as _, CredentialsRepository, EventFilter, EventLog,
         IdentityProviderRepository, IdentityRepository, Lease, LeaseOutcome, Link, LinkOutcome,
-        LinkSessionRepository, NewIdentityProvider, RefreshEnd, StoredCredentials, Unlink,
-        UnlinkOutcome,
+        LinkSessionRepository, NewIdentityProvider, RefreshEnd, RevocationRepository,
+        StoredCredentials, TransferRepository, Unlink, UnlinkOutcome,
     },
 };
 
@@ -49,6 +51,8 @@ pub trait Store:
     + IdentityProviderRepository
     + IdentityRepository
     + LinkSessionRepository
+    + RevocationRepository
+    + TransferRepository
     + 'static
 {
 }
@@ -60,6 +64,8 @@ impl<T> Store for T where
         + IdentityProviderRepository
         + IdentityRepository
         + LinkSessionRepository
+        + RevocationRepository
+        + TransferRepository
         + 'static
 {
 }
@@ -99,6 +105,18 @@ impl dyn Store {
     /// The link sessions.
     #[must_use]
     pub fn sessions(&self) -> &dyn LinkSessionRepository {
+        self
+    }
+
+    /// The queue of revocations.
+    #[must_use]
+    pub fn revocations(&self) -> &dyn RevocationRepository {
+        self
+    }
+
+    /// The transfers.
+    #[must_use]
+    pub fn transfers(&self) -> &dyn TransferRepository {
         self
     }
 }
@@ -152,10 +170,24 @@ async fn identity(store: &Arc<dyn Store>) -> Identity {
 }
 
 /// Removes a link, whatever it leaves: what went, if it was there.
-async fn unlink(store: &Arc<dyn Store>, id: IdentityId) -> Option<(Identity, Option<Credentials>)> {
-    let asked = Unlink::unguarded(id, &fixtures::ACTOR);
-    match store.identities().unlink(&asked).await.unwrap() {
-        UnlinkOutcome::Unlinked(identity, credentials) => Some((identity, credentials)),
+async fn unlink(store: &Arc<dyn Store>, id: IdentityId) -> Option<Identity> {
+    unlinked(store, &Unlink::unguarded(id, &fixtures::ACTOR)).await.map(|(identity, _)| identity)
+}
+
+/// The same, and its grant waits to be ended.
+async fn unlink_revoking(
+    store: &Arc<dyn Store>,
+    id: IdentityId,
+) -> Option<(Identity, Option<RevocationId>)> {
+    unlinked(store, &Unlink::unguarded(id, &fixtures::ACTOR).revoking()).await
+}
+
+async fn unlinked(
+    store: &Arc<dyn Store>,
+    unlink: &Unlink,
+) -> Option<(Identity, Option<RevocationId>)> {
+    match store.identities().unlink(unlink).await.unwrap() {
+        UnlinkOutcome::Unlinked(identity, revocation) => Some((identity, revocation)),
         UnlinkOutcome::Absent => None,
         kept @ UnlinkOutcome::Needed(_) => panic!("{kept:?}"),
     }
@@ -241,8 +273,10 @@ macro_rules! contract_tests {
         $crate::contract_tests!(@each $empty_store;
             // linking
             a_link_follows_the_table
-            a_legacy_name_counts_only_for_the_users_own_row
-            a_sign_in_finds_the_owner_and_links_nobody
+            several_accounts_stay_when_only_one_is_allowed
+            of_racing_accounts_of_one_user_all_are_kept_where_several_are_allowed
+            an_option_that_is_taken_back_holds_for_racing_links
+            racing_links_rewrite_a_legacy_name_once
             a_linked_account_is_found_as_it_was_linked
             names_are_compared_character_by_character
             a_link_at_no_provider_is_not_found
@@ -265,6 +299,7 @@ macro_rules! contract_tests {
             a_sign_in_completes_its_session
             a_sign_in_of_nobody_can_be_completed_with_a_user
             of_racing_completions_one_is_done
+            of_racing_completions_of_one_account_one_user_gets_it
             of_a_completion_and_a_failure_one_happens
             the_organization_of_the_session_is_on_record
             // identities
@@ -274,9 +309,8 @@ macro_rules! contract_tests {
             of_racing_updates_for_one_version_one_is_done
             credentials_with_new_data_go_over_the_old_ones
             credentials_with_new_data_make_an_invalid_identity_valid
-            unlinking_gives_back_what_might_be_revoked
-            unlinking_without_credentials_gives_back_none
-            of_racing_unlinks_one_gets_the_credentials
+            unlinking_leaves_nothing
+            of_racing_unlinks_one_finds_it
             an_unlinked_account_can_be_linked_again
             // identity_lists
             each_condition_narrows_the_list
@@ -352,6 +386,32 @@ macro_rules! contract_tests {
             a_provider_is_deleted_with_its_identities_only_when_asked
             the_key_of_a_deleted_provider_is_free
             a_link_that_races_with_a_deletion_leaves_no_orphan
+            // revocations
+            an_unlinked_grant_waits_for_its_revocation
+            nothing_is_queued_for_an_identity_without_credentials
+            a_claimed_revocation_is_nobody_elses
+            of_racing_claims_one_gets_the_revocation
+            a_claim_that_ran_out_is_claimed_again_and_its_old_holder_fenced_off
+            a_revocation_that_ended_is_over
+            a_revocation_that_is_put_off_is_not_due
+            what_is_due_longest_is_claimed_first
+            a_grant_can_be_queued_when_its_identity_is_gone
+            a_deleted_provider_leaves_what_its_revocations_need
+            a_row_rebound_without_credentials_gives_up_its_grant
+            // transfers
+            a_transfer_changes_the_user_and_nothing_else
+            a_refresh_under_way_survives_a_transfer
+            a_transfer_of_a_user_takes_all_that_is_theirs
+            an_identity_is_not_moved_where_the_user_has_another
+            a_transfer_of_nobody_or_to_the_same_user_does_nothing
+            several_accounts_are_moved_where_they_are_allowed
+            an_undone_transfer_gives_back_what_it_can
+            a_transfer_is_undone_once
+            transfers_are_listed_by_user
+            of_a_transfer_and_an_unlink_both_are_whole
+            of_a_transfer_and_a_link_of_its_place_one_happens
+            of_racing_transfers_of_one_identity_each_is_whole
+            crossing_transfers_of_two_users_end
             // event_log
             an_event_is_found_as_it_was_appended
             events_are_found_by_what_they_concern
@@ -394,6 +454,8 @@ mod tests {
             include_str!("contract/link_sessions.rs"),
             include_str!("contract/linking.rs"),
             include_str!("contract/linking_sessions.rs"),
+            include_str!("contract/revocations.rs"),
+            include_str!("contract/transfers.rs"),
         ];
         assert_eq!(ports.len(), list.lines().filter(|it| it.starts_with("mod ")).count() - 1);
         for port in ports {

@@ -6,6 +6,8 @@ mod event_log;
 mod identities;
 mod identity_providers;
 mod link_sessions;
+mod revocations;
+mod transfers;
 mod webhooks;
 
 use std::{
@@ -19,6 +21,7 @@ use tokio::sync::Notify;
 use self::{
     identities::IdentityRow,
     link_sessions::SessionRow,
+    revocations::RevocationRow,
     webhooks::{DeliveryRow, EndpointRow},
 };
 use crate::{
@@ -26,12 +29,14 @@ use crate::{
     event::{Event, NewEvent},
     identity_provider::{IdentityProvider, ProviderSecrets},
     ids::{
-        EventId, IdentityId, LinkSessionId, ProviderId, WebhookDeliveryId, WebhookEndpointId,
+        EventId, IdentityId, LinkSessionId, ProviderId, RevocationId, TransferId,
+        WebhookDeliveryId, WebhookEndpointId,
     },
     page::{Page, PageRequest},
     ports::Clock,
     secret::SecretHash,
     testing::RunningClock,
+    transfer::Transfer,
 };
 
 /// Every repository, in memory. Keeps the [contract](super::contract); seals nothing.
@@ -87,6 +92,8 @@ struct Rows {
     api_keys: Vec<(ApiKey, SecretHash)>,
     webhook_endpoints: BTreeMap<WebhookEndpointId, EndpointRow>,
     webhook_deliveries: BTreeMap<WebhookDeliveryId, DeliveryRow>,
+    revocations: BTreeMap<RevocationId, RevocationRow>,
+    transfers: BTreeMap<TransferId, Transfer>,
 }
 
 impl Rows {

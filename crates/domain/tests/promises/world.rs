@@ -12,7 +12,7 @@ use symbolon_domain::{
         Clock, CredentialsRepository, EventFilter, EventLog, IdentityProviderRepository,
         IdentityRepository, Link, LinkOutcome, NewIdentityProvider, StoredCredentials,
     },
-    services::{Identities, Providers, Tasks, TokenPorts, TokenSettings, Tokens},
+    services::{Identities, Providers, Revocations, Tasks, TokenPorts, TokenSettings, Tokens},
     testing::{MemoryStore, ScriptedProvider, TestClock, fixtures},
 };
 
@@ -24,6 +24,7 @@ pub(crate) struct World {
     pub(crate) provider_id: ProviderId,
     pub(crate) providers: Arc<Providers>,
     pub(crate) identities: Arc<Identities>,
+    pub(crate) revocations: Arc<Revocations>,
     pub(crate) tasks: Tasks,
 }
 
@@ -49,15 +50,22 @@ impl World {
         let provider_id =
             IdentityProviderRepository::insert(&*store, &new, &Actor::OPERATOR).await.unwrap().id;
         let tasks = Tasks::default();
-        let identities = Arc::new(Identities {
+        let revocations = Arc::new(Revocations {
+            queue: store.clone(),
             identities: store.clone(),
-            events: store.clone(),
+            credentials: store.clone(),
             providers: providers.clone(),
             clock: clock.clone(),
             tasks: tasks.clone(),
-            revocation_timeout: CALL_TIMEOUT,
+            timeout: CALL_TIMEOUT,
         });
-        Self { clock, store, provider, provider_id, providers, identities, tasks }
+        let identities = Arc::new(Identities {
+            identities: store.clone(),
+            providers: providers.clone(),
+            revocations: revocations.clone(),
+            clock: clock.clone(),
+        });
+        Self { clock, store, provider, provider_id, providers, identities, revocations, tasks }
     }
 
     pub(crate) fn replica(&self, name: &str) -> Tokens {

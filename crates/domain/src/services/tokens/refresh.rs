@@ -15,13 +15,14 @@ use crate::{
     credentials::Credentials,
     error::DEFAULT_RETRY,
     event::Actor,
-    identity::{Invalid, InvalidReason},
-    identity_provider::Rotation,
+    identity::{Identity, Invalid, InvalidReason},
+    identity_provider::{IdentityProvider, ProviderSecrets, Rotation},
     ids::IdentityId,
     ports::{
         BackOff, Connector, ConnectorError, FailureClass, Lease, LeaseOutcome, LeasedWrite,
-        RefreshEnd, RefreshRequest, RepositoryError, Sent, StoredCredentials,
+        NewRevocation, RefreshEnd, RefreshRequest, RepositoryError, Sent, StoredCredentials,
     },
+    revocation::OrphanedGrant,
 };
 
 /// Longest that a holder waits before it looks again whether the lease is free; a notification
@@ -40,6 +41,13 @@ enum Part {
     LookAgain,
     /// Over: this failure is for everybody who waits.
     Failed(Error),
+}
+
+/// What is refreshed, and all that is needed to end the new grant should nobody want it.
+struct Refreshed {
+    identity: Identity,
+    provider: (IdentityProvider, ProviderSecrets),
+    request: RefreshRequest,
 }
 
 impl From<RepositoryError> for Part {
@@ -164,8 +172,8 @@ impl Tokens {
         else {
             return self.without_refresh_token(&lease, &stored).await;
         };
-        let connector = match self.providers.connect(stored.provider_id).await {
-            Ok((_, connector)) => connector,
+        let (provider, connector) = match self.providers.reach(stored.provider_id).await {
+            Ok(reached) => reached,
             Err(error) => return self.give_back(&lease, error).await,
         };
         let identity = match self.identities.identities.find(lease.identity_id).await {
@@ -173,8 +181,10 @@ impl Tokens {
             Ok(None) => return Part::Failed(Error::NotFound("identity")),
             Err(error) => return self.give_back(&lease, error.into()).await,
         };
-        let request = RefreshRequest { refresh_token, external_id: identity.external_id };
-        self.call(lease, &stored, connector.as_ref(), &request).await
+        let external_id = identity.external_id.clone();
+        let request = RefreshRequest { refresh_token, external_id };
+        let of = Refreshed { identity, provider, request };
+        self.call(lease, &stored, connector.as_ref(), &of).await
     }
 
     /// Sends the refresh token: once, and once more with care when no answer came.
@@ -183,7 +193,7 @@ impl Tokens {
         lease: Lease,
         stored: &StoredCredentials,
         connector: &dyn Connector,
-        request: &RefreshRequest,
+        of: &Refreshed,
     ) -> Part {
         let may_rotate = connector.capabilities().rotation == Rotation::MayRotate;
         let mut unanswered = if may_rotate { lease.unanswered } else { 0 };
@@ -206,16 +216,16 @@ impl Tokens {
             }
             unanswered += 1;
 
-            let error = match timeout(self.settings.call_timeout, connector.refresh(request)).await
-            {
-                Ok(Ok(answer)) => return self.commit(&lease, stored, answer).await,
-                Ok(Err(error)) => error,
-                Err(_) => ConnectorError::Unavailable {
-                    detail: "it did not answer in time".to_owned(),
-                    retry_after: None,
-                    sent: Sent::Unknown,
-                },
-            };
+            let error =
+                match timeout(self.settings.call_timeout, connector.refresh(&of.request)).await {
+                    Ok(Ok(answer)) => return self.commit(&lease, stored, of, answer).await,
+                    Ok(Err(error)) => error,
+                    Err(_) => ConnectorError::Unavailable {
+                        detail: "it did not answer in time".to_owned(),
+                        retry_after: None,
+                        sent: Sent::Unknown,
+                    },
+                };
             match &error {
                 ConnectorError::GrantRejected { code } => {
                     return self.rejected(&lease, code, unanswered > 1).await;
@@ -252,8 +262,10 @@ impl Tokens {
         &self,
         lease: &Lease,
         stored: &StoredCredentials,
+        of: &Refreshed,
         mut answer: Credentials,
     ) -> Part {
+        let Refreshed { identity, provider, .. } = of;
         answer.obtained_at.get_or_insert_with(|| self.clock.now());
         let renewed = stored.credentials.clone().unwrap_or_default().renewed_by(answer);
         let mut pause = COMMIT_AGAIN.0;
@@ -266,13 +278,14 @@ impl Tokens {
                 Ok(LeasedWrite::Superseded) => {
                     Self::count(stored, "superseded");
                     tracing::warn!(identity = %lease.identity_id, attempt = lease.attempt, "refreshed too late: newer credentials are there");
+                    if self.lost_its_account(identity).await {
+                        self.revoke_late(identity, provider, renewed).await;
+                    }
                     return Part::LookAgain;
                 }
                 Ok(LeasedWrite::Gone) => {
                     Self::count(stored, "unlinked");
-                    let actor = Actor::replica(self.settings.replica.clone());
-                    let id = lease.identity_id;
-                    self.identities.revoke(id, stored.provider_id, &renewed, actor).await;
+                    self.revoke_late(identity, provider, renewed).await;
                     return Part::Failed(Error::NotFound("identity"));
                 }
                 Err(error) => {
@@ -283,6 +296,39 @@ impl Tokens {
                 }
             }
         }
+    }
+
+    /// Whether the row names another account by now, or the same without a grant: then nobody
+    /// owns what the refresh of the old one brought.
+    async fn lost_its_account(&self, identity: &Identity) -> bool {
+        match self.identities.identities.find(identity.id).await {
+            Ok(Some(now)) if now.external_id == identity.external_id => {
+                let stored = self.credentials.find(identity.id).await;
+                stored.is_ok_and(|it| it.is_none_or(|it| it.credentials.is_none()))
+            }
+            Ok(_) => true,
+            // The grant may be in use: what is not known to be orphaned is left alone.
+            Err(_) => false,
+        }
+    }
+
+    /// Hands what came too late over to the queue, with all that is needed to end it.
+    async fn revoke_late(
+        &self,
+        identity: &Identity,
+        provider: &(IdentityProvider, ProviderSecrets),
+        credentials: Credentials,
+    ) {
+        let grant = OrphanedGrant { credentials, provider: Some(provider.clone()) };
+        let new = NewRevocation {
+            identity_id: identity.id,
+            provider_id: identity.idp_id,
+            user_id: identity.user_id.clone(),
+            external_id: identity.external_id.clone(),
+            grant,
+            actor: Actor::replica(self.settings.replica.clone()),
+        };
+        self.revocations.revoke_late(new).await;
     }
 
     /// The provider refuses the refresh token. Another attempt may have replaced it meanwhile:

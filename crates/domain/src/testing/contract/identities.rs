@@ -4,14 +4,16 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::{Store, credentials_of, end_invalid, events, identity, kinds, lease, link, linked};
-use super::{provider, race, unlink};
+use super::{
+    ALL, Store, credentials_of, end_invalid, events, identity, kinds, lease, link, linked,
+};
+use super::{race, unlink, unlink_revoking};
 use crate::{
     credentials::Credentials,
     event::EventKind,
     identity::{Identity, IdentityStatus},
     ids::IdentityId,
-    ports::{DataOutcome, DataUpdate, Link},
+    ports::{DataOutcome, DataUpdate},
     secret::Secret,
     testing::fixtures,
 };
@@ -133,43 +135,37 @@ pub async fn credentials_with_new_data_make_an_invalid_identity_valid(store: &Ar
     assert_eq!((updated.status, updated.invalid), (IdentityStatus::Valid, None));
 }
 
-/// Unlinking gives back the identity and its credentials, is told of, and leaves nothing.
-pub async fn unlinking_gives_back_what_might_be_revoked(store: &Arc<dyn Store>) {
+/// Unlinking gives back the identity, is told of, and leaves nothing, not even in the queue.
+pub async fn unlinking_leaves_nothing(store: &Arc<dyn Store>) {
     let identity = identity(store).await;
     let gone = unlink(store, identity.id).await;
 
-    assert_eq!(gone, Some((identity.clone(), Some(fixtures::credentials()))));
+    assert_eq!(gone.as_ref(), Some(&identity));
     assert_eq!(store.identities().find(identity.id).await.unwrap(), None);
     assert_eq!(store.credentials().find(identity.id).await.unwrap(), None);
+    assert_eq!(store.revocations().list(ALL).await.unwrap().items, []);
     let event = events(store).await.pop().unwrap();
     assert_eq!(event.about, EventKind::IdentityUnlinked);
     assert_eq!((event.identity_id, event.provider_id), (Some(identity.id), Some(identity.idp_id)));
     assert_eq!((event.user_id, event.actor), (Some(identity.user_id), fixtures::ACTOR));
 
-    let again = unlink(store, identity.id).await;
+    let again = unlink_revoking(store, identity.id).await;
     assert_eq!(again, None);
     assert_eq!(kinds(store).await, [EventKind::IdentityLinked, EventKind::IdentityUnlinked]);
 }
 
-/// Unlinking an identity without credentials gives back none.
-pub async fn unlinking_without_credentials_gives_back_none(store: &Arc<dyn Store>) {
-    let provider = provider(store, "p").await;
-    let asked = Link { credentials: None, ..link(provider, "u", "a") };
-    let identity = linked(store, &asked).await;
-    let gone = unlink(store, identity.id).await;
-    assert_eq!(gone, Some((identity, None)));
-}
-
-/// Of racing unlinks, exactly one gets the credentials.
-pub async fn of_racing_unlinks_one_gets_the_credentials(store: &Arc<dyn Store>) {
+/// Of racing unlinks, exactly one finds the identity.
+pub async fn of_racing_unlinks_one_finds_it(store: &Arc<dyn Store>) {
     let id = identity(store).await.id;
     let outcomes = race(16, |_| {
         let store = store.clone();
-        async move { unlink(&store, id).await }
+        async move { unlink_revoking(&store, id).await }
     })
     .await;
     assert_eq!(outcomes.iter().flatten().count(), 1, "{outcomes:?}");
-    assert_eq!(kinds(store).await, [EventKind::IdentityLinked, EventKind::IdentityUnlinked]);
+    assert_eq!(store.revocations().list(ALL).await.unwrap().items.len(), 1);
+    let told = kinds(store).await;
+    assert_eq!(told.iter().filter(|it| **it == EventKind::IdentityUnlinked).count(), 1);
 }
 
 /// An account that was unlinked can be linked again, as another identity.

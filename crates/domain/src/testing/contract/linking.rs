@@ -4,101 +4,233 @@ use std::{collections::HashSet, sync::Arc};
 
 use serde_json::json;
 
-use super::{ALL, Store, credentials_of, end_invalid, events, identity, kinds, lease, link};
-use super::{linked, provider, race};
+use super::{
+    ALL, LONG, Store, credentials_of, end_invalid, events, identity, kinds, lease, link, linked,
+    provider, race,
+};
 use crate::{
     credentials::Credentials,
     event::EventKind,
     identity::{Identity, IdentityFilter, IdentityStatus},
+    identity_provider::ProviderOptions,
     ids::ProviderId,
     ports::{
-        DataOutcome, DataUpdate, Link, LinkOutcome, LinkOwner, RefreshEnd, RepositoryError, Taken,
+        DataOutcome, DataUpdate, Link, LinkOutcome, LinkOwner, NewIdentityProvider, ProviderUpdate,
+        RefreshEnd, RepositoryError, Taken,
     },
     secret::Secret,
     testing::fixtures,
 };
 
-/// A link of the account `a`, and what becomes of it.
-struct Case {
-    /// User and account of the rows that are there.
-    there: &'static [(&'static str, &'static str)],
-    /// `None` for whoever has linked it.
-    user: Option<&'static str>,
-    legacy: Option<&'static str>,
+/// Every link of the account `a` to the user `u`, and every sign-in with it: the rules of
+/// [`link`](crate::ports::IdentityRepository::link) and of `docs/linking.md`.
+///
+/// - `mode`: whether the provider allows one account per user (`single`) or several; `*` is both.
+/// - `there`: user and account of the rows before, numbered from 0.
+/// - `asked`: the account, `a~old` with `old` for its legacy name; `*` is with and without reattach.
+/// - `left`: number, user, account and tokens of each row afterwards. Row 0 began with the access
+///   token `a0` and the refresh token `r0`; the link brings the access token `A` and no refresh
+///   token, so `A+r0` is a refresh token that was kept.
+/// - `queued`: whose refresh tokens wait for revocation.
+const TABLE: &str = "
+mode     | there         | asked            | becomes       | left                                | events                   | queued
+*        |               | a *              | created       | 0:u/a=A                             | linked                   |
+*        | w/c           | a *              | created       | 0:w/c=a0+r0 1:u/a=A                 | linked                   |
+*        | u/a           | a *              | updated 0     | 0:u/a=A+r0                          | relinked                 |
+single   | u/b           | a                | taken user    | 0:u/b=a0+r0                         |                          |
+single   | u/b           | a reattach       | rebound 0     | 0:u/a=A                             | rebound queued           | r0
+several  | u/b           | a *              | created       | 0:u/b=a0+r0 1:u/a=A                 | linked                   |
+*        | v/a           | a                | taken account | 0:v/a=a0+r0                         |                          |
+*        | v/a           | a reattach       | rebound 0     | 0:u/a=A                             | rebound                  |
+*        | u/b v/a       | a                | taken account | 0:u/b=a0+r0 1:v/a=a1+r1             |                          |
+single   | u/b v/a       | a reattach       | rebound 0     | 0:u/a=A                             | unlinked rebound queued  | r0
+single   | v/a u/b       | a reattach       | rebound 1     | 1:u/a=A                             | unlinked rebound queued  | r1
+single   | u/b v/a w/c   | a reattach       | rebound 0     | 0:u/a=A 2:w/c=a2+r2                 | unlinked rebound queued  | r0
+several  | u/b v/a       | a reattach       | rebound 1     | 0:u/b=a0+r0 1:u/a=A                 | rebound                  |
+several  | u/a u/b       | a *              | updated 0     | 0:u/a=A+r0 1:u/b=a1+r1              | relinked                 |
+
+*        |               | a~old *          | created       | 0:u/a=A                             | linked                   |
+*        | u/a           | a~old *          | updated 0     | 0:u/a=A+r0                          | relinked                 |
+*        | u/old         | a~old *          | updated 0     | 0:u/a=A+r0                          | relinked                 |
+single   | u/b           | a~old            | taken user    | 0:u/b=a0+r0                         |                          |
+single   | u/b           | a~old reattach   | rebound 0     | 0:u/a=A                             | rebound queued           | r0
+several  | u/b           | a~old *          | created       | 0:u/b=a0+r0 1:u/a=A                 | linked                   |
+*        | v/a           | a~old            | taken account | 0:v/a=a0+r0                         |                          |
+*        | v/a           | a~old reattach   | rebound 0     | 0:u/a=A                             | rebound                  |
+*        | v/old         | a~old            | taken account | 0:v/old=a0+r0                       |                          |
+*        | v/old         | a~old reattach   | rebound 0     | 0:u/a=A                             | rebound                  |
+*        | u/b v/a       | a~old            | taken account | 0:u/b=a0+r0 1:v/a=a1+r1             |                          |
+single   | u/b v/a       | a~old reattach   | rebound 0     | 0:u/a=A                             | unlinked rebound queued  | r0
+*        | u/b v/old     | a~old            | taken account | 0:u/b=a0+r0 1:v/old=a1+r1           |                          |
+single   | u/b v/old     | a~old reattach   | rebound 0     | 0:u/a=A                             | unlinked rebound queued  | r0
+several  | u/b v/old     | a~old reattach   | rebound 1     | 0:u/b=a0+r0 1:u/a=A                 | rebound                  |
+*        | u/old v/a     | a~old            | taken account | 0:u/old=a0+r0 1:v/a=a1+r1           |                          |
+single   | u/old v/a     | a~old reattach   | rebound 0     | 0:u/a=A                             | unlinked rebound         |
+several  | u/old v/a     | a~old reattach   | rebound 1     | 0:u/old=a0+r0 1:u/a=A               | rebound                  |
+*        | u/a v/old     | a~old *          | updated 0     | 0:u/a=A+r0 1:v/old=a1+r1            | relinked                 |
+several  | u/old u/a     | a~old *          | updated 1     | 0:u/old=a0+r0 1:u/a=A+r1            | relinked                 |
+
+*        |               | sign in a *      | nobody        |                                     |                          |
+*        | u/b           | sign in a *      | nobody        | 0:u/b=a0+r0                         |                          |
+*        | v/a           | sign in a *      | signed in 0   | 0:v/a=A+r0                          | signed_in                |
+*        |               | sign in a~old *  | nobody        |                                     |                          |
+*        | v/old         | sign in a~old *  | signed in 0   | 0:v/a=A+r0                          | signed_in                |
+*        | v/old u/a     | sign in a~old *  | signed in 1   | 0:v/old=a0+r0 1:u/a=A+r1            | signed_in                |
+";
+
+/// One line of the table, for one mode.
+struct Case<'a> {
+    line: &'a str,
+    several: bool,
+    there: Vec<(&'a str, &'a str)>,
+    asked: Asked<'a>,
+    becomes: &'a str,
+    left: &'a str,
+    events: &'a str,
+    queued: &'a str,
+}
+
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    signs_in: bool,
+    account: &'a str,
+    legacy: Option<&'a str>,
     reattach: bool,
-    becomes: Becomes,
-    /// Row, user and account of the rows that are there then; a new row has the next number.
-    left: &'static [(usize, &'static str, &'static str)],
-    events: &'static [EventKind],
 }
 
-/// A [`LinkOutcome`], its row by the number it has in `there`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Becomes {
-    Created,
-    Updated(usize),
-    Rebound(usize),
-    SignedIn(usize),
-    NobodyLinked,
-    Taken(Taken),
-}
-use Becomes::{Created, NobodyLinked, Rebound, SignedIn, Updated};
-
-const TAKEN_ACCOUNT: Becomes = Becomes::Taken(Taken::Account);
-const TAKEN_USER: Becomes = Becomes::Taken(Taken::User);
-
-/// `u` links `a`, without more.
-const LINK: Case = Case {
-    there: &[],
-    user: Some("u"),
-    legacy: None,
-    reattach: false,
-    becomes: Created,
-    left: &[],
-    events: &[],
-};
-
-async fn check(store: &Arc<dyn Store>, number: usize, case: &Case) {
-    let provider = provider(store, &format!("case {number}")).await;
-    let mut before = Vec::new();
-    for (user, account) in case.there {
-        before.push(linked(store, &link(provider, user, account)).await);
+fn cases() -> Vec<Case<'static>> {
+    let mut cases = Vec::new();
+    for line in TABLE.lines().skip(2).filter(|it| !it.is_empty()) {
+        let columns: Vec<_> = line.split('|').map(str::trim).collect();
+        let [mode, there, asked, becomes, left, events, queued] = columns.as_slice() else {
+            panic!("seven columns: {line}");
+        };
+        let there: Vec<_> =
+            there.split_whitespace().map(|it| it.split_once('/').unwrap()).collect();
+        let (signs_in, rest) = match asked.strip_prefix("sign in ") {
+            Some(rest) => (true, rest),
+            None => (false, *asked),
+        };
+        let (names, how) = rest.split_once(' ').unwrap_or((rest, ""));
+        let (account, legacy) = match names.split_once('~') {
+            Some((account, legacy)) => (account, Some(legacy)),
+            None => (names, None),
+        };
+        let reattach: &[bool] = match how {
+            "" => &[false],
+            "reattach" => &[true],
+            "*" => &[false, true],
+            other => panic!("{other}"),
+        };
+        let several: &[bool] = match *mode {
+            "single" => &[false],
+            "several" => &[true],
+            "*" => &[false, true],
+            other => panic!("{other}"),
+        };
+        for (&several, &reattach) in
+            several.iter().flat_map(|it| reattach.iter().map(move |r| (it, r)))
+        {
+            let asked = Asked { signs_in, account, legacy, reattach };
+            let there = there.clone();
+            cases.push(Case { line, several, there, asked, becomes, left, events, queued });
+        }
     }
-    let told = kinds(store).await.len();
+    cases
+}
 
-    let owner = case.user.map_or(LinkOwner::Whoever, fixtures::owner);
+/// The credentials that row number so began with.
+fn first_credentials(number: usize) -> Credentials {
+    Credentials {
+        access_token: Some(Secret::new(format!("a{number}"))),
+        refresh_token: Some(Secret::new(format!("r{number}"))),
+        ..fixtures::credentials()
+    }
+}
+
+fn tokens(credentials: &Credentials) -> String {
+    let tokens = [&credentials.access_token, &credentials.refresh_token];
+    tokens.into_iter().flatten().map(Secret::expose).collect::<Vec<_>>().join("+")
+}
+
+async fn check(store: &Arc<dyn Store>, number: usize, case: &Case<'_>) {
+    let name = format!("case {number}");
+    let provider = provider_for(store, &name, case.several).await;
+    let mut before = Vec::new();
+    for (user, account) in &case.there {
+        let credentials = Some(first_credentials(before.len()));
+        let asked = Link { credentials, ..link(provider, user, account) };
+        before.push(linked(store, &asked).await);
+    }
+    let told = events(store).await.len();
+
+    let Asked { signs_in, account, legacy, reattach } = case.asked;
     let asked = Link {
-        owner,
-        legacy_id: case.legacy.map(fixtures::external_id),
-        reattach: case.reattach,
-        ..link(provider, "u", "a")
+        owner: if signs_in { LinkOwner::Whoever } else { fixtures::owner("u") },
+        legacy_id: legacy.map(fixtures::external_id),
+        credentials: Some(Credentials {
+            access_token: Some(Secret::new("A")),
+            ..Credentials::default()
+        }),
+        reattach,
+        ..link(provider, "u", account)
     };
     let outcome = store.identities().link(&asked).await.unwrap();
 
-    let there = |identity: &Identity| before.iter().position(|it| it.id == identity.id);
+    let number_of = |it: &Identity| before.iter().position(|row| row.id == it.id);
     let (becomes, row) = match outcome {
-        LinkOutcome::Created(it) => (Created, Some(it)),
-        LinkOutcome::Updated(it) => (Updated(there(&it).unwrap()), Some(it)),
-        LinkOutcome::Rebound(it) => (Rebound(there(&it).unwrap()), Some(it)),
-        LinkOutcome::SignedIn(it) => (SignedIn(there(&it).unwrap()), Some(it)),
-        LinkOutcome::NobodyLinked => (NobodyLinked, None),
-        LinkOutcome::Taken(it) => (Becomes::Taken(it), None),
-        LinkOutcome::SessionUsed => panic!("case {number} has no session"),
+        LinkOutcome::Created(it) => ("created".to_owned(), Some(it)),
+        LinkOutcome::Updated(it) => (format!("updated {}", number_of(&it).unwrap()), Some(it)),
+        LinkOutcome::Rebound(it) => (format!("rebound {}", number_of(&it).unwrap()), Some(it)),
+        LinkOutcome::SignedIn(it) => (format!("signed in {}", number_of(&it).unwrap()), Some(it)),
+        LinkOutcome::NobodyLinked => ("nobody".to_owned(), None),
+        LinkOutcome::Taken(Taken::Account) => ("taken account".to_owned(), None),
+        LinkOutcome::Taken(Taken::User) => ("taken user".to_owned(), None),
+        LinkOutcome::SessionUsed => panic!("no case has a session"),
     };
     let after = identities_at(store, provider).await;
-    let left: Vec<_> = after
-        .iter()
-        .map(|it| (there(it).unwrap_or(before.len()), it.user_id.as_str(), it.external_id.as_str()))
-        .collect();
-    assert_eq!((becomes, left.as_slice()), (case.becomes, case.left), "case {number}");
-    match row {
-        Some(row) => assert!(after.contains(&row), "case {number} answers the row as it is"),
-        None => assert_eq!(after, before, "case {number} changes nothing"),
+    let mut left = Vec::new();
+    for it in &after {
+        let stored = credentials_of(store, it.id).await.credentials.unwrap();
+        let number = number_of(it).unwrap_or(before.len());
+        left.push(format!("{number}:{}/{}={}", it.user_id, it.external_id, tokens(&stored)));
     }
-    let told = kinds(store).await.split_off(told);
-    assert_eq!(told.len(), case.events.len(), "case {number}: {told:?}");
-    let (told, meant) = (HashSet::<_>::from_iter(&told), HashSet::from_iter(case.events));
-    assert_eq!(told, meant, "case {number}");
+    let mut told: Vec<_> = events(store)
+        .await
+        .split_off(told)
+        .iter()
+        .map(|it| it.about.as_str().trim_start_matches("identity.").to_owned())
+        .map(|it| it.replace("grant.revocation_queued", "queued"))
+        .collect();
+    told.sort();
+    let mut meant: Vec<_> = case.events.split_whitespace().collect();
+    meant.sort_unstable();
+    let mut queued = Vec::new();
+    for claimed in store.revocations().claim_due(100, LONG).await.unwrap() {
+        let credentials = claimed.grant.unwrap().credentials;
+        queued.push(credentials.refresh_token.unwrap().expose().to_owned());
+    }
+    let mode = if case.several { "several" } else { "single" };
+    assert_eq!(
+        [&becomes, &left.join(" "), &told.join(" "), &queued.join(" ")],
+        [case.becomes, case.left, &meant.join(" "), case.queued],
+        "{mode}, reattach {reattach}: {}",
+        case.line
+    );
+    match row {
+        Some(row) => assert!(after.contains(&row), "the row is answered as it is: {}", case.line),
+        None => assert_eq!(after, before, "nothing is changed: {}", case.line),
+    }
+}
+
+/// A provider where a user may have one account, or several.
+pub(super) async fn provider_for(store: &Arc<dyn Store>, name: &str, several: bool) -> ProviderId {
+    let new = NewIdentityProvider {
+        external_id: Some(name.to_owned()),
+        options: ProviderOptions { multiple_accounts: several, ..ProviderOptions::default() },
+        ..fixtures::new_identity_provider()
+    };
+    store.providers().insert(&new, &fixtures::ACTOR).await.unwrap().id
 }
 
 async fn identities_at(store: &Arc<dyn Store>, provider: ProviderId) -> Vec<Identity> {
@@ -106,173 +238,110 @@ async fn identities_at(store: &Arc<dyn Store>, provider: ProviderId) -> Vec<Iden
     store.identities().list(&filter, ALL).await.unwrap().items
 }
 
-/// A link follows the table, with and without reattach, and tells of each change.
+/// A link and a sign-in follow the table: what becomes of it, which rows keep their ids, who owns
+/// what afterwards, what is told, and which credentials are there and which are to be revoked.
 pub async fn a_link_follows_the_table(store: &Arc<dyn Store>) {
-    use EventKind::{IdentityLinked, IdentityRebound, IdentityRelinked, IdentityUnlinked};
-    let cases = [
-        Case { left: &[(0, "u", "a")], events: &[IdentityLinked], ..LINK },
-        Case { reattach: true, left: &[(0, "u", "a")], events: &[IdentityLinked], ..LINK },
-        Case {
-            there: &[("w", "c")],
-            left: &[(0, "w", "c"), (1, "u", "a")],
-            events: &[IdentityLinked],
-            ..LINK
-        },
-        Case {
-            there: &[("u", "a")],
-            becomes: Updated(0),
-            left: &[(0, "u", "a")],
-            events: &[IdentityRelinked],
-            ..LINK
-        },
-        Case {
-            there: &[("u", "a")],
-            reattach: true,
-            becomes: Updated(0),
-            left: &[(0, "u", "a")],
-            events: &[IdentityRelinked],
-            ..LINK
-        },
-        Case { there: &[("u", "b")], becomes: TAKEN_USER, left: &[(0, "u", "b")], ..LINK },
-        Case {
-            there: &[("u", "b")],
-            reattach: true,
-            becomes: Rebound(0),
-            left: &[(0, "u", "a")],
-            events: &[IdentityRebound],
-            ..LINK
-        },
-        Case { there: &[("v", "a")], becomes: TAKEN_ACCOUNT, left: &[(0, "v", "a")], ..LINK },
-        Case {
-            there: &[("v", "a")],
-            reattach: true,
-            becomes: Rebound(0),
-            left: &[(0, "u", "a")],
-            events: &[IdentityRebound],
-            ..LINK
-        },
-        Case {
-            there: &[("u", "b"), ("v", "a")],
-            becomes: TAKEN_ACCOUNT,
-            left: &[(0, "u", "b"), (1, "v", "a")],
-            ..LINK
-        },
-        Case {
-            there: &[("u", "b"), ("v", "a"), ("w", "c")],
-            reattach: true,
-            becomes: Rebound(0),
-            left: &[(0, "u", "a"), (2, "w", "c")],
-            events: &[IdentityUnlinked, IdentityRebound],
-            ..LINK
-        },
-        Case {
-            there: &[("v", "a"), ("u", "b")],
-            reattach: true,
-            becomes: Rebound(1),
-            left: &[(1, "u", "a")],
-            events: &[IdentityUnlinked, IdentityRebound],
-            ..LINK
-        },
-    ];
-    for (number, case) in cases.iter().enumerate() {
+    for (number, case) in cases().iter().enumerate() {
         check(store, number, case).await;
     }
 }
 
-/// A row found under the legacy name counts as the account's where no row names the account
-/// itself, if it belongs to the user, and is rewritten.
-pub async fn a_legacy_name_counts_only_for_the_users_own_row(store: &Arc<dyn Store>) {
-    use EventKind::{IdentityLinked, IdentityRebound, IdentityRelinked, IdentityUnlinked};
-    const LEGACY: Case = Case { legacy: Some("old"), ..LINK };
-    let cases = [
-        Case {
-            there: &[("u", "old")],
-            becomes: Updated(0),
-            left: &[(0, "u", "a")],
-            events: &[IdentityRelinked],
-            ..LEGACY
-        },
-        Case {
-            there: &[("v", "old")],
-            left: &[(0, "v", "old"), (1, "u", "a")],
-            events: &[IdentityLinked],
-            ..LEGACY
-        },
-        Case {
-            there: &[("v", "old")],
-            reattach: true,
-            left: &[(0, "v", "old"), (1, "u", "a")],
-            events: &[IdentityLinked],
-            ..LEGACY
-        },
-        Case {
-            there: &[("u", "old"), ("v", "a")],
-            becomes: TAKEN_ACCOUNT,
-            left: &[(0, "u", "old"), (1, "v", "a")],
-            ..LEGACY
-        },
-        Case {
-            there: &[("u", "old"), ("v", "a")],
-            reattach: true,
-            becomes: Rebound(0),
-            left: &[(0, "u", "a")],
-            events: &[IdentityUnlinked, IdentityRebound],
-            ..LEGACY
-        },
-        Case {
-            there: &[("u", "a"), ("v", "old")],
-            becomes: Updated(0),
-            left: &[(0, "u", "a"), (1, "v", "old")],
-            events: &[IdentityRelinked],
-            ..LEGACY
-        },
-        Case {
-            there: &[("u", "b"), ("v", "old")],
-            becomes: TAKEN_USER,
-            left: &[(0, "u", "b"), (1, "v", "old")],
-            ..LEGACY
-        },
-    ];
-    for (number, case) in cases.iter().enumerate() {
-        check(store, number, case).await;
+/// Allows several accounts of one user, or one.
+async fn allow_several(store: &Arc<dyn Store>, id: ProviderId, several: bool) {
+    let (provider, secrets) = store.providers().find_with_secrets(id).await.unwrap().unwrap();
+    let update = ProviderUpdate {
+        options: ProviderOptions { multiple_accounts: several, ..provider.options },
+        ..fixtures::provider_update(id, provider.version, &provider.config, &secrets)
+    };
+    store.providers().update(&update, &fixtures::ACTOR).await.unwrap().unwrap();
+}
+
+/// Accounts that were linked while several were allowed stay when only one is: they are renewed
+/// and unlinked as ever, another one is refused, and with reattach the first by id is rebound.
+pub async fn several_accounts_stay_when_only_one_is_allowed(store: &Arc<dyn Store>) {
+    let provider = provider_for(store, "p", false).await;
+    let mut rows = vec![linked(store, &link(provider, "u", "a")).await];
+    allow_several(store, provider, true).await;
+    for account in ["b", "c"] {
+        rows.push(linked(store, &link(provider, "u", account)).await);
+    }
+    allow_several(store, provider, false).await;
+
+    let refused = store.identities().link(&link(provider, "u", "d")).await.unwrap();
+    assert_eq!(refused, LinkOutcome::Taken(Taken::User));
+    for row in &rows {
+        assert_eq!(linked(store, &link_of(row)).await.id, row.id);
+    }
+    for (account, first) in [("d", 0), ("e", 0)] {
+        let asked = Link { reattach: true, ..link(provider, "u", account) };
+        let outcome = store.identities().link(&asked).await.unwrap();
+        let LinkOutcome::Rebound(it) = outcome else { panic!("{outcome:?}") };
+        assert_eq!((it.id, it.external_id.as_str()), (rows[first].id, account));
+    }
+    super::unlink(store, rows[0].id).await;
+    let asked = Link { reattach: true, ..link(provider, "u", "f") };
+    assert_eq!(linked(store, &asked).await.id, rows[1].id);
+    let left: Vec<_> = identities_at(store, provider).await;
+    let left: Vec<_> = left.iter().map(|it| (it.id, it.external_id.as_str())).collect();
+    assert_eq!(left, [(rows[1].id, "f"), (rows[2].id, "c")]);
+}
+
+/// Racing links of different accounts of one user are all kept where several are allowed, and one
+/// of them where one is.
+pub async fn of_racing_accounts_of_one_user_all_are_kept_where_several_are_allowed(
+    store: &Arc<dyn Store>,
+) {
+    let provider = provider_for(store, "p", true).await;
+    let outcomes = race(64, |racer| {
+        let (store, account) = (store.clone(), format!("account-{}", racer / 2));
+        async move { store.identities().link(&link(provider, "u", &account)).await.unwrap() }
+    })
+    .await;
+    let created = outcomes.iter().filter(|it| matches!(it, LinkOutcome::Created(_))).count();
+    let updated = outcomes.iter().filter(|it| matches!(it, LinkOutcome::Updated(_))).count();
+    assert_eq!((created, updated), (32, 32), "{outcomes:?}");
+    assert_eq!(identities_at(store, provider).await.len(), 32);
+}
+
+/// Of links that race with the option's being taken back, none comes through after it besides the
+/// first.
+pub async fn an_option_that_is_taken_back_holds_for_racing_links(store: &Arc<dyn Store>) {
+    for round in 0..8 {
+        let provider = provider_for(store, &format!("round {round}"), true).await;
+        let taking_back = {
+            let store = store.clone();
+            tokio::spawn(async move {
+                allow_several(&store, provider, false).await;
+                let page = identities_at(&store, provider).await;
+                (page.len(), page.first().map(|it| it.id))
+            })
+        };
+        race(8, |racer| {
+            let (store, account) = (store.clone(), format!("account-{racer}"));
+            async move { store.identities().link(&link(provider, "u", &account)).await.unwrap() }
+        })
+        .await;
+        let (then, _) = taking_back.await.unwrap();
+        let now = identities_at(store, provider).await.len();
+        assert!(now <= then.max(1), "{then} were there when it was taken back, and now {now}");
     }
 }
 
-/// A sign-in finds the account's owner, by its legacy name if by no other, and links nobody.
-pub async fn a_sign_in_finds_the_owner_and_links_nobody(store: &Arc<dyn Store>) {
-    use EventKind::IdentitySignedIn;
-    const SIGN_IN: Case = Case { user: None, becomes: NobodyLinked, ..LINK };
-    const LEGACY: Case = Case { legacy: Some("old"), ..SIGN_IN };
-    let cases = [
-        Case { ..SIGN_IN },
-        Case { reattach: true, ..SIGN_IN },
-        Case { there: &[("u", "b")], left: &[(0, "u", "b")], ..SIGN_IN },
-        Case {
-            there: &[("u", "a")],
-            becomes: SignedIn(0),
-            left: &[(0, "u", "a")],
-            events: &[IdentitySignedIn],
-            ..SIGN_IN
-        },
-        Case { ..LEGACY },
-        Case {
-            there: &[("v", "old")],
-            becomes: SignedIn(0),
-            left: &[(0, "v", "a")],
-            events: &[IdentitySignedIn],
-            ..LEGACY
-        },
-        Case {
-            there: &[("v", "old"), ("u", "a")],
-            becomes: SignedIn(1),
-            left: &[(0, "v", "old"), (1, "u", "a")],
-            events: &[IdentitySignedIn],
-            ..LEGACY
-        },
-    ];
-    for (number, case) in cases.iter().enumerate() {
-        check(store, number, case).await;
-    }
+/// Of racing links that rewrite a legacy name, all find the one row.
+pub async fn racing_links_rewrite_a_legacy_name_once(store: &Arc<dyn Store>) {
+    let provider = provider(store, "p").await;
+    let first = linked(store, &link(provider, "u", "old")).await;
+    let outcomes = race(16, |_| {
+        let store = store.clone();
+        let legacy_id = Some(fixtures::external_id("old"));
+        let asked = Link { legacy_id, ..link(provider, "u", "a") };
+        async move { store.identities().link(&asked).await.unwrap() }
+    })
+    .await;
+    let updated = |it: &LinkOutcome| matches!(it, LinkOutcome::Updated(row) if row.id == first.id);
+    assert!(outcomes.iter().all(updated), "{outcomes:?}");
+    let rows = identities_at(store, provider).await;
+    assert_eq!((rows.len(), rows[0].external_id.as_str(), rows[0].version), (1, "a", 17));
 }
 
 /// A linked account is found as it was linked: valid, in its first version, dated to the

@@ -170,6 +170,40 @@ pub async fn of_racing_completions_one_is_done(store: &Arc<dyn Store>) {
     assert_eq!(kinds(store).await, [EventKind::IdentityLinked]);
 }
 
+/// Of racing completions that would link one account to two users, one user gets it; the sessions
+/// of the other wait still.
+pub async fn of_racing_completions_of_one_account_one_user_gets_it(store: &Arc<dyn Store>) {
+    let provider = provider(store, "p").await;
+    let mut claims = Vec::new();
+    for racer in 0..64 {
+        claims.push(waiting(store, &format!("s{racer}"), live_session(provider)).await);
+    }
+    let outcomes = race(64, |racer| {
+        let (store, user) = (store.clone(), format!("user-{}", racer % 2));
+        let asked = Link { session: Some(claims[racer]), ..link(provider, &user, "a") };
+        async move { store.identities().link(&asked).await.unwrap() }
+    })
+    .await;
+    let at = IdentityFilter { provider_id: Some(provider), ..IdentityFilter::default() };
+    let rows = store.identities().list(&at, super::ALL).await.unwrap().items;
+    let [row] = rows.as_slice() else { panic!("{rows:?}") };
+    let mut won = 0;
+    for (outcome, claim) in outcomes.into_iter().zip(claims) {
+        let status = status(store, claim.id).await;
+        match outcome {
+            LinkOutcome::Created(it) | LinkOutcome::Updated(it) if it.user_id == row.user_id => {
+                assert_eq!(status, LinkSessionStatus::Linked);
+                won += 1;
+            }
+            LinkOutcome::Taken(Taken::Account) => {
+                assert_eq!(status, LinkSessionStatus::AwaitingCompletion);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(won, 32);
+}
+
 /// Of a completion and a failure that race, one happens.
 pub async fn of_a_completion_and_a_failure_one_happens(store: &Arc<dyn Store>) {
     let provider = provider(store, "p").await;

@@ -15,8 +15,10 @@ use crate::{
         BackOff, DataOutcome, DataUpdate, IdentityRepository, Link, LinkOutcome, LinkOwner,
         RepositoryError, Taken, Unlink, UnlinkOutcome,
     },
+    revocation::is_orphaned_by,
 };
 
+#[derive(Clone)]
 pub(super) struct IdentityRow {
     pub(super) identity: Identity,
     pub(super) credentials: Option<Credentials>,
@@ -113,29 +115,36 @@ impl IdentityRow {
 impl Rows {
     /// The rules of [`IdentityRepository::link`], row by row.
     fn link_to(&mut self, user: &UserId, link: &Link, now: DateTime<Utc>) -> LinkOutcome {
-        let own = self.identity_of_user(link.provider_id, user);
-        let account = self.identity_of_account(link.provider_id, &link.external_id);
-        let own_is_legacy =
-            own.is_some_and(|id| link.legacy_id.as_ref() == Some(self.account_of(id)));
+        let account = self.account_of(link);
+        if let Some(id) = account
+            && self.identities[&id].identity.user_id == *user
+        {
+            return self.renew(id, link, now);
+        }
+        // Where several accounts are allowed, another one of the user's stands in nobody's way.
+        let own = if self.allows_several(link.provider_id) {
+            None
+        } else {
+            self.identity_of_user(link.provider_id, user)
+        };
         match (own, account) {
             (None, None) => LinkOutcome::Created(self.create_identity(user, link, now)),
-            (Some(own), Some(account)) if own == account => self.renew(own, link, now),
-            (Some(own), None) if own_is_legacy => self.renew(own, link, now),
             (_, Some(_)) if !link.reattach => LinkOutcome::Taken(Taken::Account),
             (Some(_), None) if !link.reattach => LinkOutcome::Taken(Taken::User),
-            (Some(own), None) => self.rebind(own, user, link, now),
-            (None, Some(account)) => self.rebind(account, user, link, now),
+            (Some(id), None) | (None, Some(id)) => self.rebind(id, user, link, now),
             (Some(own), Some(account)) => {
-                self.remove_identity(account, &link.actor, now);
+                if let Some(row) = self.remove_identity(account, &link.actor, now)
+                    && is_orphaned_by(&row.identity, link)
+                {
+                    self.queue_credentials(&row, &link.actor, now);
+                }
                 self.rebind(own, user, link, now)
             }
         }
     }
 
     fn sign_in(&mut self, link: &Link, now: DateTime<Utc>) -> LinkOutcome {
-        let by_name = |name| self.identity_of_account(link.provider_id, name);
-        let found =
-            by_name(&link.external_id).or_else(|| link.legacy_id.as_ref().and_then(by_name));
+        let found = self.account_of(link);
         let Some(id) = found else { return LinkOutcome::NobodyLinked };
         let before = self.identity_mut(id).identity.clone();
         let identity = self.identity_mut(id).renew(link, now);
@@ -189,7 +198,12 @@ impl Rows {
         link: &Link,
         now: DateTime<Utc>,
     ) -> LinkOutcome {
-        let before = self.identity_mut(id).identity.clone();
+        let row = &self.identities[&id];
+        let before = row.identity.clone();
+        if is_orphaned_by(&before, link) {
+            let row = row.clone();
+            self.queue_credentials(&row, &link.actor, now);
+        }
         let identity = self.identity_mut(id).rebind(user, link, now);
         self.log_link(EventKind::IdentityRebound, link, Some(&before), &identity, now);
         LinkOutcome::Rebound(identity)
@@ -241,7 +255,23 @@ impl Rows {
         WaysIn { has_password, login_identities: login.count() as u64 }
     }
 
-    fn identity_of_user(&self, provider: ProviderId, user: &UserId) -> Option<IdentityId> {
+    /// Whether a user may have several accounts at this provider.
+    pub(super) fn allows_several(&self, provider: ProviderId) -> bool {
+        self.providers[&provider].0.options.multiple_accounts
+    }
+
+    /// The row that counts as the link's account: the one that names it, else the one under its
+    /// legacy name.
+    fn account_of(&self, link: &Link) -> Option<IdentityId> {
+        let by_name = |name| self.identity_of_account(link.provider_id, name);
+        by_name(&link.external_id).or_else(|| link.legacy_id.as_ref().and_then(by_name))
+    }
+
+    pub(super) fn identity_of_user(
+        &self,
+        provider: ProviderId,
+        user: &UserId,
+    ) -> Option<IdentityId> {
         self.identity_where(|it| it.idp_id == provider && it.user_id == *user)
     }
 
@@ -253,11 +283,7 @@ impl Rows {
         self.identities.values().find(|row| is_meant(&row.identity)).map(|row| row.identity.id)
     }
 
-    fn account_of(&self, id: IdentityId) -> &ExternalId {
-        &self.identities[&id].identity.external_id
-    }
-
-    fn identity_mut(&mut self, id: IdentityId) -> &mut IdentityRow {
+    pub(super) fn identity_mut(&mut self, id: IdentityId) -> &mut IdentityRow {
         self.identities.get_mut(&id).expect("found under the same lock")
     }
 
@@ -344,7 +370,7 @@ impl IdentityRepository for MemoryStore {
     }
 
     async fn unlink(&self, unlink: &Unlink) -> Result<UnlinkOutcome, RepositoryError> {
-        let Unlink { id, user_id, guard, actor } = unlink;
+        let Unlink { id, user_id, guard, revoke, actor } = unlink;
         Ok(self.write(|rows, now| {
             let row = rows.identities.get(id);
             let Some(row) =
@@ -359,10 +385,11 @@ impl IdentityRepository for MemoryStore {
                     return UnlinkOutcome::Needed(needed);
                 }
             }
-            match rows.remove_identity(*id, actor, now) {
-                Some(row) => UnlinkOutcome::Unlinked(row.identity, row.credentials),
-                None => UnlinkOutcome::Absent,
-            }
+            let Some(row) = rows.remove_identity(*id, actor, now) else {
+                return UnlinkOutcome::Absent;
+            };
+            let revocation = if *revoke { rows.queue_credentials(&row, actor, now) } else { None };
+            UnlinkOutcome::Unlinked(row.identity, revocation)
         }))
     }
 }

@@ -208,9 +208,15 @@ impl IdentityProviderRepository for MemoryStore {
                 return ProviderDeletion::InUse(count);
             }
             for identity in identities {
-                rows.remove_identity(identity, actor, now);
+                if let Some(row) = rows.remove_identity(identity, actor, now) {
+                    rows.queue_credentials(&row, actor, now);
+                }
             }
-            let provider = rows.providers.remove(&id).map(|(provider, _)| provider);
+            let removed = rows.providers.remove(&id);
+            if let Some(copy) = &removed {
+                rows.keep_provider_for_revocations(copy);
+            }
+            let provider = removed.map(|(provider, _)| provider);
             let detail = Map::from_iter([("identities".to_owned(), json!(count))]);
             let kind = EventKind::ProviderDeleted;
             rows.log_provider(kind, actor, provider.as_ref(), None, detail, now);
