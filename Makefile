@@ -21,9 +21,11 @@ help: ## Lists what can be made
 demo: ## Runs the whole product on this machine, with nothing set up
 	cargo run -p symbolon -- demo
 
-# The doc tests come first, so that the last line says how many tests passed.
+# The doc tests come first, so that the last line says how many tests passed. So does the domain
+# crate without the others, whose features would hide what it lacks.
 test: setup ## Runs every test; installs what it needs first
 	cargo test --workspace --doc --quiet
+	cargo nextest run -p symbolon-domain
 	$(WITH_POSTGRES) cargo nextest run --workspace
 
 test-unit: $(NEXTEST) ## Runs the tests beside the code, which need nothing installed
@@ -32,6 +34,7 @@ test-unit: $(NEXTEST) ## Runs the tests beside the code, which need nothing inst
 lint: $(DENY) ## Checks format, lints, licences, sources and documentation
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --all-features -- -D warnings
+	cargo check --quiet -p symbolon-domain
 	cargo deny --all-features check --hide-inclusion-graph licenses bans sources
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --all-features --no-deps
 

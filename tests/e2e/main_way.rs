@@ -11,8 +11,9 @@ use crate::{
     service::{Installation, Kind, Replica},
 };
 
-/// What the provider's tokens are good for, in seconds.
-const TOKEN_TTL: u64 = 4;
+/// What the provider's tokens are good for, in seconds: long enough that a loaded machine gets
+/// through the calls that must find one token fresh, a quarter of its life being the margin.
+const TOKEN_TTL: u64 = 20;
 
 /// A provider that knows the installation, the service over it, and a linked identity.
 async fn linked(kind: Kind) -> (OidcProvider, Installation, Replica, i64) {

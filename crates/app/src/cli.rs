@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
-use symbolon_domain::api_key::KeyScope;
+use symbolon_domain::{api_key::KeyScope, services::ApiKeys};
 
 /// Links the users of your product to their accounts at OAuth and OpenID providers, keeps the
 /// credentials sealed and fresh, and hands out access tokens.
@@ -135,6 +135,9 @@ pub struct DemoArgs {
     /// Where the demo keeps its database and key ring
     #[arg(long, value_name = "PATH", default_value = "symbolon-demo")]
     pub directory: PathBuf,
+    /// How the pages and lines are printed.
+    #[command(flatten)]
+    pub output: OutputArgs,
 }
 
 /// `migrate`.
@@ -180,11 +183,17 @@ Example:
 #[derive(Debug, Args)]
 pub struct CreateApiKeyArgs {
     /// What people call it, for example the calling service's name
-    #[arg(long)]
+    #[arg(long, value_parser = key_name)]
     pub name: String,
     /// What it may do; give it several times for several scopes
-    #[arg(long = "scope", value_name = "SCOPE", required = true, num_args = 1)]
-    pub scopes: Vec<String>,
+    #[arg(
+        long = "scope",
+        value_name = "SCOPE",
+        required = true,
+        num_args = 1,
+        value_parser = key_scope
+    )]
+    pub scopes: Vec<KeyScope>,
     /// How the key is printed.
     #[command(flatten)]
     pub output: OutputArgs,
@@ -242,9 +251,16 @@ fn loopback(text: &str) -> Result<SocketAddr, String> {
     }
 }
 
-/// Every scope, to be offered when one is not known.
-pub(crate) fn scope_names() -> String {
-    KeyScope::ALL.iter().map(|it| it.as_str()).collect::<Vec<_>>().join(", ")
+fn key_scope(text: &str) -> Result<KeyScope, String> {
+    KeyScope::parse(text).ok_or_else(|| {
+        let known: Vec<_> = KeyScope::ALL.iter().map(|it| it.as_str()).collect();
+        format!("expected one of {}", known.join(", "))
+    })
+}
+
+fn key_name(text: &str) -> Result<String, String> {
+    ApiKeys::check_name(text).map_err(|error| error.to_string())?;
+    Ok(text.to_owned())
 }
 
 #[cfg(test)]

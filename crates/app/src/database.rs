@@ -146,3 +146,33 @@ impl Sealer for NoKeys {
         Err(SealError::UnknownKey(0))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use symbolon_domain::secret::Secret;
+    use symbolon_test_postgres::TestDatabase;
+
+    use super::*;
+    use crate::settings::Settings;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn postgresql_is_migrated_at_the_start_only_where_the_operator_says_so() {
+        let database = TestDatabase::create().await.unwrap();
+        let settings = DatabaseSettings {
+            url: Some(Secret::new(database.url())),
+            ..Settings::default().database
+        };
+        assert!(!settings.auto_migrate);
+        for _ in 0..2 {
+            let refused = Database::open_to_serve(&settings, Arc::new(NoKeys)).await;
+            let Err(Failure::Argument(sentence)) = refused else { panic!("it serves") };
+            assert!(sentence.contains("run `symbolon migrate`"), "{sentence}");
+        }
+
+        let settings = DatabaseSettings { auto_migrate: true, ..settings };
+        let opened = Database::open_to_serve(&settings, Arc::new(NoKeys)).await.unwrap();
+        assert_eq!(opened.pending_migrations().await.unwrap(), [""; 0]);
+        let settings = DatabaseSettings { auto_migrate: false, ..settings };
+        Database::open_to_serve(&settings, Arc::new(NoKeys)).await.unwrap();
+    }
+}

@@ -37,7 +37,7 @@ use crate::{
     commands::all_api_keys,
     database::Database,
     failure::Failure,
-    output::print,
+    output::{print, print_json},
     replica::replica_name,
     server::{answer, bound, listen, listen_near},
     service::{Service, ServiceParts},
@@ -123,7 +123,11 @@ pub(crate) async fn run(arguments: &DemoArgs) -> Result<(), Failure> {
         provider_id: provider.id.0,
         directory: &arguments.directory,
     };
-    print(&greeting.to_string())?;
+    if arguments.output.json {
+        print_json(&greeting.form())?;
+    } else {
+        print(&greeting.to_string())?;
+    }
     let (service, product) =
         tokio::join!(service.run(shutdown.clone()), answer(product_listener, router, shutdown));
     if let Some(sandbox) = Arc::into_inner(sandbox) {

@@ -1,11 +1,14 @@
 //! The service: everything wired, answering until it is asked to stop.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use async_trait::async_trait;
 use metrics_exporter_prometheus::PrometheusHandle;
 use symbolon_domain::{event::Actor, ports::Connectors};
-use symbolon_http::{HttpParts, Readiness, Unready};
+use symbolon_http::{HttpParts, LimitSettings, Readiness, Unready};
 use tokio::net::TcpListener;
 
 use crate::{
@@ -72,7 +75,7 @@ impl Service {
     /// [`Failure`] when listening fails.
     pub(crate) async fn run(self, shutdown: Shutdown) -> Result<(), Failure> {
         let Self { parts, services } = self;
-        let ServiceParts { database, connectors, listener, metrics, .. } = parts;
+        let ServiceParts { settings, database, connectors, listener, metrics, .. } = parts;
         let sessions = database.repositories().sessions;
         let render = metrics.clone();
         let router = symbolon_http::router(HttpParts {
@@ -82,8 +85,12 @@ impl Service {
             linking: services.linking,
             tokens: services.tokens,
             connectors,
-            readiness: Arc::new(DatabaseReadiness(database)),
+            readiness: Arc::new(DatabaseReadiness { database, complete: AtomicBool::new(false) }),
             metrics: Arc::new(move || render.render()),
+            limits: LimitSettings {
+                trusted_proxies: settings.server.trusted_proxies,
+                requests_per_second_per_key: settings.server.requests_per_second_per_key,
+            },
         });
         tokio::spawn(telemetry::keep_metrics_small(metrics));
         tokio::spawn(sweep(sessions, shutdown.clone()));
@@ -95,13 +102,25 @@ impl Service {
 }
 
 /// Ready when the database answers and has every migration.
-struct DatabaseReadiness(Arc<Database>);
+struct DatabaseReadiness {
+    database: Arc<Database>,
+    /// Whether no migration was lacking when it was last looked; none is ever taken back.
+    complete: AtomicBool,
+}
 
 #[async_trait]
 impl Readiness for DatabaseReadiness {
     async fn unready(&self) -> Vec<Unready> {
-        match self.0.pending_migrations().await {
-            Ok(pending) if pending.is_empty() => Vec::new(),
+        let pending = if self.complete.load(Ordering::Relaxed) {
+            self.database.now().await.map(|_| Vec::new())
+        } else {
+            self.database.pending_migrations().await
+        };
+        match pending {
+            Ok(pending) if pending.is_empty() => {
+                self.complete.store(true, Ordering::Relaxed);
+                Vec::new()
+            }
             Ok(_) => vec![Unready {
                 name: "migrations",
                 detail: "some are not applied; run `symbolon migrate`",

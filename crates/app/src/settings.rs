@@ -4,7 +4,6 @@
 //! starts on a configuration that is not wholly understood.
 
 mod mistake;
-mod network;
 mod provider;
 mod section;
 mod value;
@@ -13,6 +12,7 @@ use std::{
     collections::HashMap,
     env, fs, io,
     net::SocketAddr,
+    num::NonZeroU32,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -21,9 +21,10 @@ use config::{Config, Environment, File, FileFormat, Map, Value};
 use symbolon_domain::{secret::Secret, services::ReturnUrls};
 use url::Url;
 
+pub use symbolon_http::Network;
+
 pub use self::{
     mistake::{Mistake, Mistakes},
-    network::Network,
     provider::ProviderSettings,
 };
 use self::{
@@ -69,6 +70,8 @@ pub struct ServerSettings {
     pub public_url: Option<Url>,
     /// Proxies whose word on the caller's address is believed.
     pub trusted_proxies: Vec<Network>,
+    /// Most requests of one API key in a second, to this process; absent for any number.
+    pub requests_per_second_per_key: Option<NonZeroU32>,
 }
 
 /// Section `database`.
@@ -202,7 +205,7 @@ impl Settings {
         let mut root = Section::root(values, findings);
         let mut idle_keys = Vec::new();
         let settings = Self {
-            server: read_server(root.section("server"), &mut idle_keys),
+            server: read_server(root.section("server")),
             database: read_database(root.section("database"), needs.contains(&Need::Database)),
             keyring: read_keyring(root.section("keyring"), needs.contains(&Need::Keyring)),
             link: read_link(root.section("link")),
@@ -361,7 +364,7 @@ fn merge(
     })
 }
 
-fn read_server(mut section: Section<'_>, idle_keys: &mut Vec<&'static str>) -> ServerSettings {
+fn read_server(mut section: Section<'_>) -> ServerSettings {
     let server = ServerSettings {
         listen: section
             .value("listen", "an address and a port, for example \"127.0.0.1:8080\"", |it| {
@@ -381,10 +384,14 @@ fn read_server(mut section: Section<'_>, idle_keys: &mut Vec<&'static str>) -> S
                 |it| texts(it)?.iter().map(|it| it.parse().ok()).collect(),
             )
             .unwrap_or_default(),
+        requests_per_second_per_key: whole::<u32>(
+            &mut section,
+            "requests_per_second_per_key",
+            1,
+            1_000_000,
+        )
+        .and_then(NonZeroU32::new),
     };
-    if !server.trusted_proxies.is_empty() {
-        idle_keys.push("server.trusted_proxies");
-    }
     section.finish();
     server
 }

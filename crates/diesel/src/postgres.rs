@@ -2,6 +2,7 @@
 //! reads, one that listens.
 
 use std::{
+    collections::HashSet,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -128,14 +129,20 @@ macro_rules! unlocked_ones {
 }
 use unlocked_ones;
 
-/// A read on a shared connection; once more on a new one when it turns out to be broken.
+/// A read on a shared connection; once more on a new one when it turns out to be broken. One that
+/// has no answer when the server must have given up is broken and not tried again: its caller has
+/// waited long enough.
 macro_rules! hot_read {
     ($store:expr, |$conn:ident| $query:expr) => {{
         let mut tried = false;
         loop {
             let shared = $store.hot().await?;
             let $conn = &mut &*shared;
-            match $query.await.optional() {
+            let Ok(answer) = tokio::time::timeout($store.connector.patience, $query).await else {
+                $store.forget(&shared);
+                return Err(unreachable(NoAnswer));
+            };
+            match answer.optional() {
                 Ok(row) => return Ok(row),
                 Err(error) => {
                     $store.forget(&shared);
@@ -230,13 +237,26 @@ async fn sequence(conn: &mut Conn) -> QueryResult<()> {
     }
 }
 
+/// A row of Diesel's book of migrations.
+#[derive(diesel::QueryableByName)]
+struct Applied {
+    #[diesel(sql_type = Text)]
+    version: String,
+}
+
+fn all_migrations() -> Result<Vec<Box<dyn Migration<Db>>>, OpenError> {
+    MIGRATIONS.migrations().map_err(|error| OpenError::Migration(error.to_string()))
+}
+
 /// Every migration there is, in their order.
 fn migration_names() -> Result<Vec<String>, OpenError> {
-    let all: Vec<Box<dyn Migration<Db>>> =
-        MIGRATIONS.migrations().map_err(|error| OpenError::Migration(error.to_string()))?;
-    let mut names: Vec<_> = all.iter().map(|it| it.name().to_string()).collect();
+    Ok(sorted_names(&all_migrations()?))
+}
+
+fn sorted_names(migrations: &[Box<dyn Migration<Db>>]) -> Vec<String> {
+    let mut names: Vec<_> = migrations.iter().map(|it| it.name().to_string()).collect();
     names.sort();
-    Ok(names)
+    names
 }
 
 /// Every repository, in one PostgreSQL database.
@@ -254,11 +274,25 @@ pub struct Store {
 #[derive(Default)]
 struct HotConnection(Mutex<Option<Arc<Conn>>>);
 
+/// The server, or the network to it, says nothing.
+#[derive(Debug, thiserror::Error)]
+#[error("PostgreSQL does not answer")]
+struct NoAnswer;
+
+/// How long a connection may be silent before it is asked whether anybody is there, how long
+/// between two such questions, and how many.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(10), Duration::from_secs(5), 3);
+/// How long what was sent may stay without the other side's acknowledgement.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
+
 /// Makes connections.
 #[derive(Clone)]
 struct Connector {
     config: tokio_postgres::Config,
     tls: Option<MakeRustlsConnect>,
+    /// Longest that a connection or a read by key may take: a little more than the server takes
+    /// for a statement.
+    patience: Duration,
 }
 
 impl Connector {
@@ -281,6 +315,16 @@ impl Connector {
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(Duration::from_secs(5));
         }
+        if config.get_tcp_user_timeout().is_none() {
+            config.tcp_user_timeout(UNACKNOWLEDGED);
+        }
+        if config.get_keepalives_interval().is_none() {
+            config.keepalives_idle(config.get_keepalives_idle().min(KEEPALIVE.0));
+            config.keepalives_interval(KEEPALIVE.1);
+        }
+        if config.get_keepalives_retries().is_none() {
+            config.keepalives_retries(KEEPALIVE.2);
+        }
         if config.get_application_name().is_none() {
             config.application_name("symbolon");
         }
@@ -290,10 +334,17 @@ impl Connector {
             let root = settings.tls_root_certificate.as_deref();
             Some(MakeRustlsConnect::new(tls::config(root)?))
         };
-        Ok(Self { config, tls })
+        let patience = settings.statement_timeout + Duration::from_secs(1);
+        Ok(Self { config, tls, patience })
     }
 
+    /// A connection, greeted and ready. The driver's own timeout ends with the handshake of TCP.
     async fn connect(&self) -> ConnectionResult<Conn> {
+        let silent = |_| ConnectionError::BadConnection(NoAnswer.to_string());
+        tokio::time::timeout(self.patience, self.establish()).await.map_err(silent)?
+    }
+
+    async fn establish(&self) -> ConnectionResult<Conn> {
         let bad = |error: tokio_postgres::Error| {
             let source = std::error::Error::source(&error).map(|it| format!(": {it}"));
             ConnectionError::BadConnection(format!("{error}{}", source.unwrap_or_default()))
@@ -462,18 +513,21 @@ impl Engine for Store {
     }
 
     async fn pending(&self) -> Result<Vec<String>, OpenError> {
-        let conn = self.connector.connect().await;
+        let failed = |error: diesel::result::Error| OpenError::Migration(error.to_string());
+        let conn = self.pool.get().await;
         let mut conn = conn.map_err(|error| OpenError::Unreachable(error.to_string()))?;
         // Diesel would make its table to see whether something is in it.
         let has_any = sql::<Bool>("to_regclass('__diesel_schema_migrations') IS NOT NULL");
         let has_any = diesel::select(has_any).get_result::<bool>(&mut conn).await;
-        if !has_any.map_err(|error| OpenError::Migration(error.to_string()))? {
+        if !has_any.map_err(failed)? {
             return migration_names();
         }
-        let mut harness = AsyncMigrationHarness::new(conn);
-        let pending = harness.pending_migrations(MIGRATIONS);
-        let pending = pending.map_err(|error| OpenError::Migration(error.to_string()))?;
-        Ok(pending.iter().map(|it| it.name().to_string()).collect())
+        let applied = diesel::sql_query("SELECT version FROM __diesel_schema_migrations");
+        let applied: Vec<Applied> = applied.load(&mut conn).await.map_err(failed)?;
+        let applied: HashSet<_> = applied.into_iter().map(|it| it.version).collect();
+        let mut pending = all_migrations()?;
+        pending.retain(|it| !applied.contains(&it.name().version().to_string()));
+        Ok(sorted_names(&pending))
     }
 
     async fn migrate(&self) -> Result<Vec<String>, OpenError> {

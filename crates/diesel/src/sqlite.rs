@@ -91,6 +91,21 @@ macro_rules! in_transaction {
 }
 use in_transaction;
 
+/// A read by key on this thread; where the file is locked, on a connection that waits off the
+/// runtime's threads.
+macro_rules! hot_read {
+    ($store:expr, $query:expr) => {{
+        let row = match $store.hot(|conn| $query.get_result(conn)).optional() {
+            Err(error) if is_locked(&error) => {
+                let mut conn = $store.reader().await?;
+                diesel_async::RunQueryDsl::get_result($query, &mut *conn).await.optional()
+            }
+            row => row,
+        };
+        Ok(row.map_err(Failure::from)?)
+    }};
+}
+
 /// Nothing to do: the transaction holds the lock of the whole database.
 macro_rules! locked {
     ($query:expr) => {
@@ -178,7 +193,10 @@ impl Store {
         let file = |problem: String| OpenError::File { path: path.clone(), problem };
         let hot = tokio::task::spawn_blocking({
             let path = path.clone();
-            move || (0..HOT).map(|_| connect(&path, busy_timeout).map(Mutex::new)).collect()
+            move || {
+                let hot = || connect(&path, busy_timeout).and_then(impatient).map(Mutex::new);
+                (0..HOT).map(|_| hot()).collect()
+            }
         });
         let hot: Result<Vec<_>, _> = hot.await.map_err(|error| file(error.to_string()))?;
         let hot = hot.map_err(|error| file(error.to_string()))?;
@@ -226,33 +244,33 @@ impl Store {
         read(&mut conn.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    #[expect(clippy::unused_async, reason = "the other dialect asks the server")]
     pub(crate) async fn find_credentials(
         &self,
         id: IdentityId,
     ) -> Result<Option<credentials::Row>, RepositoryError> {
-        let query = schema::identities::table.find(id.0).select(credentials::Row::as_select());
-        Ok(self.hot(|conn| query.get_result(conn)).optional().map_err(Failure::from)?)
+        hot_read!(self, schema::identities::table.find(id.0).select(credentials::Row::as_select()))
     }
 
-    #[expect(clippy::unused_async, reason = "the other dialect asks the server")]
     pub(crate) async fn find_identity(
         &self,
         id: IdentityId,
     ) -> Result<Option<identity_row::Shown>, RepositoryError> {
-        let query = schema::identities::table.find(id.0).select(identity_row::Shown::as_select());
-        Ok(self.hot(|conn| query.get_result(conn)).optional().map_err(Failure::from)?)
+        hot_read!(
+            self,
+            schema::identities::table.find(id.0).select(identity_row::Shown::as_select())
+        )
     }
 
-    #[expect(clippy::unused_async, reason = "the other dialect asks the server")]
     pub(crate) async fn find_api_key(
         &self,
         hash: &SecretHash,
     ) -> Result<Option<api_keys::Row>, RepositoryError> {
-        let query = schema::api_keys::table
-            .filter(schema::api_keys::hash.eq(hash.0.as_slice()))
-            .select(api_keys::Row::as_select());
-        Ok(self.hot(|conn| query.get_result(conn)).optional().map_err(Failure::from)?)
+        hot_read!(
+            self,
+            schema::api_keys::table
+                .filter(schema::api_keys::hash.eq(hash.0.as_slice()))
+                .select(api_keys::Row::as_select())
+        )
     }
 
     pub(crate) async fn wait_for_change(&self, id: IdentityId, at_most: Duration) {
@@ -321,6 +339,20 @@ fn connect(path: &Path, busy_timeout: Duration) -> ConnectionResult<SqliteConnec
     Ok(conn)
 }
 
+/// Lets a connection say at once that the file is locked: what it reads runs on a thread that
+/// others need.
+fn impatient(mut conn: SqliteConnection) -> ConnectionResult<SqliteConnection> {
+    conn.batch_execute("PRAGMA busy_timeout = 0")
+        .map_err(|error| ConnectionError::BadConnection(error.to_string()))?;
+    Ok(conn)
+}
+
+/// Whether waiting helps (`SQLITE_BUSY`, for which Diesel knows no kind).
+fn is_locked(error: &diesel::result::Error) -> bool {
+    matches!(error, diesel::result::Error::DatabaseError(_, info)
+        if info.message() == "database is locked")
+}
+
 /// Applies one migration that is lacking, if any, and names it. It looks and writes under one
 /// lock, so that of two processes the later finds the step done.
 fn next_migration(conn: &mut SqliteConnection) -> Result<Option<String>, OpenError> {
@@ -359,7 +391,11 @@ fn create_private(path: &Path) -> Result<(), OpenError> {
 #[async_trait]
 impl Engine for Store {
     async fn clock(&self) -> Result<DateTime<Utc>, RepositoryError> {
-        self.hot(|conn| conn.batch_execute("SELECT 1")).map_err(Failure::from)?;
+        let mut conn = self.reader().await?;
+        let one = diesel::select(1.into_sql::<diesel::sql_types::Integer>());
+        diesel_async::RunQueryDsl::get_result::<i32>(one, &mut *conn)
+            .await
+            .map_err(Failure::from)?;
         Ok(now())
     }
 
@@ -385,5 +421,82 @@ impl Engine for Store {
 
     fn is_embedded(&self) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use symbolon_domain::{
+        ports::{IdentityProviderRepository as _, IdentityRepository as _, LinkOutcome},
+        testing::{TestSealer, fixtures},
+    };
+
+    use super::*;
+
+    /// A store whose hot connections can be locked out: in WAL mode only a recovery does that, in
+    /// the mode without it every transaction of another process that is exclusive.
+    async fn store_without_wal(path: &Path) -> Store {
+        let settings = DatabaseSettings::new(format!("sqlite:{}", path.display()));
+        let sealer = Arc::new(TestSealer::default());
+        let mut store = Store::open(path, &settings, sealer).await.unwrap();
+        store.migrate().await.unwrap();
+        store.hot.clear();
+        let mut conn = SqliteConnection::establish(&path.to_string_lossy()).unwrap();
+        conn.batch_execute("PRAGMA journal_mode = DELETE").unwrap();
+        let plain = || SqliteConnection::establish(&path.to_string_lossy());
+        store.hot = vec![Mutex::new(plain().and_then(patient).and_then(impatient).unwrap())];
+        store
+    }
+
+    /// As [`connect`] leaves it.
+    fn patient(mut conn: SqliteConnection) -> ConnectionResult<SqliteConnection> {
+        conn.batch_execute("PRAGMA busy_timeout = 10000").unwrap();
+        Ok(conn)
+    }
+
+    #[tokio::test]
+    async fn a_read_of_a_locked_file_waits_and_holds_up_nobody() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("symbolon.db");
+        let provider = fixtures::new_identity_provider();
+        let identity = {
+            let settings = DatabaseSettings::new(format!("sqlite:{}", path.display()));
+            let store =
+                Store::open(&path, &settings, Arc::new(TestSealer::default())).await.unwrap();
+            store.migrate().await.unwrap();
+            let provider_id = store.insert(&provider, &fixtures::ACTOR).await.unwrap().id;
+            let link = symbolon_domain::ports::Link { provider_id, ..fixtures::link() };
+            match store.link(&link).await.unwrap() {
+                LinkOutcome::Created(identity) => identity.id,
+                other => panic!("{other:?}"),
+            }
+        };
+        let store = store_without_wal(&path).await;
+        let mut other = SqliteConnection::establish(&path.to_string_lossy()).unwrap();
+        other.batch_execute("BEGIN EXCLUSIVE").unwrap();
+        let locked = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_secs(1));
+            other.batch_execute("COMMIT").unwrap();
+        });
+
+        let started = Instant::now();
+        let ticks = async {
+            let mut longest = Duration::ZERO;
+            let mut last = Instant::now();
+            while started.elapsed() < Duration::from_millis(900) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                longest = longest.max(last.elapsed());
+                last = Instant::now();
+            }
+            longest
+        };
+        let (found, longest) = tokio::join!(store.find_identity(identity), ticks);
+
+        assert!(found.unwrap().is_some());
+        assert!(started.elapsed() >= Duration::from_millis(900), "nothing was locked");
+        assert!(longest < Duration::from_millis(500), "the runtime stood still for {longest:?}");
+        locked.join().unwrap();
     }
 }

@@ -15,7 +15,7 @@ use symbolon_domain::{
     services::ApiKeys,
 };
 
-use crate::error::ApiError;
+use crate::{error::ApiError, limits::Limits};
 
 /// How long a key that was good may still be taken for good: a revocation reaches every replica
 /// within this time.
@@ -34,12 +34,13 @@ struct Inner {
     /// Good keys with the time before which they were read. A bad one is asked for every time:
     /// whoever guesses must not fill the memory, nor a new key wait.
     good: Cache<SecretHash, (Arc<ApiKey>, DateTime<Utc>)>,
+    limits: Limits,
 }
 
 impl Authenticator {
-    pub(crate) fn new(keys: Arc<ApiKeys>, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(keys: Arc<ApiKeys>, clock: Arc<dyn Clock>, limits: Limits) -> Self {
         let good = Cache::builder().max_capacity(REMEMBERED).time_to_live(STALENESS).build();
-        Self(Arc::new(Inner { keys, clock, good }))
+        Self(Arc::new(Inner { keys, clock, good, limits }))
     }
 
     async fn authenticate(&self, headers: &HeaderMap) -> Result<Arc<ApiKey>, Error> {
@@ -107,8 +108,24 @@ where
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &T) -> Result<Self, ApiError> {
-        let key = Authenticator::from_ref(state).authenticate(&parts.headers).await?;
+        let authenticator = Authenticator::from_ref(state);
+        let limits = &authenticator.0.limits;
+        let key = match authenticator.authenticate(&parts.headers).await {
+            Err(Error::Unauthenticated) => {
+                return Err(match limits.failed(parts) {
+                    Ok(()) => Error::Unauthenticated.into(),
+                    Err(wait) => ApiError::rate_limited(
+                        "too many requests without a valid key came from this address",
+                        wait,
+                    ),
+                });
+            }
+            key => key?,
+        };
         tracing::Span::current().record("key", key.id.0);
+        limits
+            .admit(key.id)
+            .map_err(|wait| ApiError::rate_limited("this key asks too often", wait))?;
         if key.allows(S::SCOPE) {
             Ok(Self { key, scope: PhantomData })
         } else {

@@ -95,6 +95,12 @@ impl ApiError {
         Self::new(StatusCode::PRECONDITION_FAILED, "version_conflict", detail)
     }
 
+    /// The caller asks too often.
+    pub(crate) fn rate_limited(detail: &'static str, wait: Duration) -> Self {
+        let retry_after = Some(wait);
+        Self { retry_after, ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail) }
+    }
+
     /// Our own fault; the log has the cause under the request's id.
     pub(crate) fn internal() -> Self {
         let detail = "the service failed; its log tells why under this request_id";

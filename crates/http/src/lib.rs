@@ -8,8 +8,10 @@ mod authorization;
 mod browser;
 mod error;
 mod identities;
+mod limits;
 mod link_sessions;
 mod list;
+mod network;
 mod openapi;
 mod operations;
 mod provider_types;
@@ -26,6 +28,8 @@ use symbolon_domain::{
     services::{ApiKeys, Identities, Linking, Providers, Tokens},
 };
 
+pub use limits::LimitSettings;
+pub use network::{InvalidNetwork, Network};
 pub use operations::{Readiness, RenderMetrics, Unready};
 pub use telemetry::{REQUEST_DURATION, REQUEST_DURATION_BUCKETS, REQUESTS};
 
@@ -48,6 +52,8 @@ pub struct HttpParts {
     pub readiness: Arc<dyn Readiness>,
     /// What `/metrics` answers.
     pub metrics: RenderMetrics,
+    /// How often callers may ask.
+    pub limits: LimitSettings,
 }
 
 /// All routes.
@@ -61,8 +67,11 @@ pub fn router(parts: HttpParts) -> Router {
         connectors,
         readiness,
         metrics,
+        limits,
     } = parts;
-    let authenticator = authorization::Authenticator::new(api_keys, Arc::clone(&linking.clock));
+    let limits = limits::Limits::new(limits);
+    let authenticator =
+        authorization::Authenticator::new(api_keys, Arc::clone(&linking.clock), limits);
     let api = openapi::document()
         .merge(providers::router(providers::ProviderRoutes {
             authenticator: authenticator.clone(),

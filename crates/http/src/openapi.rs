@@ -101,6 +101,11 @@ fn complete(document: &mut OpenApi) {
                 ("400", "`invalid_request`: `detail` names what is wrong"),
                 ("401", "`unauthenticated`: no valid key"),
                 ("403", "`forbidden`: the key lacks the scope"),
+                (
+                    "429",
+                    "`rate_limited`: too many requests of this key, or without a valid key from \
+                     this address; `Retry-After` says when to come back",
+                ),
                 ("500", "`internal_error`"),
             ] {
                 responses

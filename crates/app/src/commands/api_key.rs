@@ -12,7 +12,7 @@ use symbolon_domain::{
 };
 
 use crate::{
-    cli::{ApiKeyCommand, CreateApiKeyArgs, OutputArgs, scope_names},
+    cli::{ApiKeyCommand, CreateApiKeyArgs, OutputArgs},
     database::Database,
     failure::Failure,
     output::{print, print_json, table},
@@ -24,9 +24,8 @@ pub(super) async fn run(command: &ApiKeyCommand, config: Option<&Path>) -> Resul
     let settings = Settings::load(config, &[Need::Database])?;
     match command {
         ApiKeyCommand::Create(arguments) => {
-            let scopes = scopes(arguments)?;
             let database = Database::open_migrated(&settings.database).await?;
-            create(arguments, &scopes, &database).await
+            create(arguments, &database).await
         }
         ApiKeyCommand::List(output) => {
             let database = Database::open_existing(&settings.database).await?;
@@ -52,13 +51,15 @@ pub(super) async fn run(command: &ApiKeyCommand, config: Option<&Path>) -> Resul
     }
 }
 
-async fn create(
-    arguments: &CreateApiKeyArgs,
-    scopes: &[KeyScope],
-    database: &Database,
-) -> Result<(), Failure> {
+async fn create(arguments: &CreateApiKeyArgs, database: &Database) -> Result<(), Failure> {
     let keys = ApiKeys { keys: database.repositories().keys };
-    let (key, secret) = keys.create(&arguments.name, scopes, &Actor::OPERATOR).await?;
+    let mut scopes: Vec<KeyScope> = Vec::new();
+    for scope in &arguments.scopes {
+        if !scopes.contains(scope) {
+            scopes.push(*scope);
+        }
+    }
+    let (key, secret) = keys.create(&arguments.name, &scopes, &Actor::OPERATOR).await?;
     if arguments.output.json {
         let mut form = form(&key);
         form["secret"] = secret.expose().into();
@@ -72,20 +73,6 @@ async fn create(
         key.name,
         key.id,
     ))
-}
-
-fn scopes(arguments: &CreateApiKeyArgs) -> Result<Vec<KeyScope>, Failure> {
-    let mut scopes = Vec::new();
-    for text in &arguments.scopes {
-        let scope = KeyScope::parse(text).ok_or_else(|| {
-            let known = scope_names();
-            Failure::Argument(format!("--scope {text:?} is not known; expected one of {known}"))
-        })?;
-        if !scopes.contains(&scope) {
-            scopes.push(scope);
-        }
-    }
-    Ok(scopes)
 }
 
 async fn list(keys: &dyn ApiKeyRepository, output: OutputArgs) -> Result<(), Failure> {

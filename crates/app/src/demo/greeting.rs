@@ -1,6 +1,6 @@
 use std::{fmt, path::Path};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use url::Url;
 
 use super::{catalog::SANDBOX, product::USER_ID};
@@ -17,7 +17,7 @@ pub(super) struct Greeting<'a> {
 }
 
 impl Greeting<'_> {
-    fn post(&self, path: &str, body: &serde_json::Value) -> String {
+    fn post(&self, path: &str, body: &Value) -> String {
         format!(
             "curl -sS {}v1/{path} -H 'Authorization: Bearer {}' -H 'Content-Type: application/json' \
              -d '{body}' -w '\\n'",
@@ -44,6 +44,24 @@ impl Greeting<'_> {
             "curl -sS '{}v1/identities?user_id={USER_ID}' -H 'Authorization: Bearer {}' -w '\\n'",
             self.symbolon, self.key
         )
+    }
+}
+
+impl Greeting<'_> {
+    /// The same for programs.
+    pub(super) fn form(&self) -> Value {
+        let Self { symbolon, sandbox, product, key, provider_id, directory, .. } = self;
+        json!({
+            "pages": {
+                "product": product,
+                "docs": format!("{symbolon}docs"),
+                "sandbox": sandbox,
+            },
+            "api_key": key,
+            "provider_id": provider_id,
+            "curl": [self.link_session(), self.token(), self.identity()],
+            "directory": directory.display().to_string(),
+        })
     }
 }
 

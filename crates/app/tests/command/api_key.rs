@@ -27,17 +27,20 @@ fn json_has_the_id_and_the_secret() {
 }
 
 #[test]
-fn a_wrong_wish_is_told_and_nothing_is_made() {
+fn a_wrong_wish_is_wrong_usage_and_nothing_is_made() {
     let place = Place::new();
-    let create = |name: &str, scope: &str| {
-        place.run_with(&SQLITE, &["api-key", "create", "--name", name, "--scope", scope])
-    };
-    create("x", "everything")
-        .failed("\"everything\" is not known; expected one of identities:read");
+    for (name, scope, expected) in [
+        ("x", "everything", "expected one of identities:read"),
+        ("x", "", "expected one of identities:read"),
+        ("", "admin", "must be 1 to 255 characters"),
+        ("a\u{1b}b", "admin", "must be 1 to 255 characters"),
+    ] {
+        let arguments = ["api-key", "create", "--name", name, "--scope", scope];
+        let ran = place.run_with(&SQLITE, &arguments);
+        assert_eq!(ran.status, Some(2), "{ran:?}");
+        assert!(ran.err.contains(expected) && ran.out.is_empty(), "{ran:?}");
+    }
     assert!(place.files().is_empty());
-    create("", "admin").failed("name: must be 1 to 255 characters");
-    let list = place.run_with(&SQLITE, &["api-key", "list", "--json"]).done();
-    assert_eq!(list.trim(), "[]");
 }
 
 #[test]

@@ -138,6 +138,42 @@ fn what_was_linked_is_there_after_a_restart_and_offers_to_connect_again() {
 }
 
 #[test]
+fn json_has_the_pages_the_key_and_the_three_lines() {
+    let place = Place::new();
+    let any = "127.0.0.1:0";
+    let mut running = Running::start(place.command(&[
+        "demo",
+        "--json",
+        "--listen",
+        any,
+        "--sandbox-listen",
+        any,
+        "--product-listen",
+        any,
+    ]));
+    // The one object is indented, so a brace alone on its line is its end.
+    let mut text = String::new();
+    while !text.ends_with("\n}") {
+        let line = running.next_line();
+        text = format!("{text}\n{line}");
+    }
+    let told: Value = serde_json::from_str(&text).unwrap();
+    let jar = place.path().join("jar");
+    let browser = Browser { jar: &jar };
+    let page = |name: &str| told["pages"][name].as_str().unwrap().to_owned();
+    assert!(browser.get(&page("product")).body.contains("Connect your Sandbox account"));
+    assert!(page("docs").ends_with("/docs") && page("sandbox").starts_with("http://127.0.0.1:"));
+    let lines: Vec<_> = told["curl"].as_array().unwrap().iter().collect();
+    assert_eq!(lines.len(), 3);
+    assert!(
+        lines.iter().all(|it| it.as_str().unwrap().contains(told["api_key"].as_str().unwrap()))
+    );
+    let session: Value = serde_json::from_str(&paste(lines[0].as_str().unwrap())).unwrap();
+    assert!(session["url"].is_string(), "{session}");
+    running.stop();
+}
+
+#[test]
 fn two_demos_do_not_share_a_directory() {
     let place = Place::new();
     let demo = Demo::start(&place);

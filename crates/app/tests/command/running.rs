@@ -76,6 +76,12 @@ impl Running {
         self.out.wait_for(text)
     }
 
+    /// Waits for the next line on standard output.
+    #[track_caller]
+    pub(crate) fn next_line(&mut self) -> String {
+        self.out.coming.recv_timeout(PATIENCE).unwrap()
+    }
+
     /// Waits for a line with this text in the log.
     #[track_caller]
     pub(crate) fn logs(&mut self, text: &str) -> String {

@@ -11,6 +11,10 @@ use symbolon_domain::{
     testing::{TestSealer, contract::Store, fixtures},
 };
 use symbolon_test_postgres::TestDatabase;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
 use tokio_postgres::{Client, NoTls};
 
 use crate::bench::{Bench, SqliteFile, migrated_database, store_on_postgres, store_on_sqlite};
@@ -239,4 +243,89 @@ async fn both_dialects_have_the_same_tables_and_columns() {
     postgres.sort();
     assert!(postgres.len() > 50, "{postgres:?}");
     assert_eq!(sqlite, postgres);
+}
+
+/// The way to a database, which can fall silent: connections stay, and nothing comes through.
+struct Network {
+    url: String,
+    silent: watch::Sender<bool>,
+    connections: Arc<std::sync::atomic::AtomicUsize>,
+}
+
+impl Network {
+    async fn to(database: &TestDatabase) -> Self {
+        let rest = database.url().split_once('@').unwrap().1;
+        let server = rest.split_once('/').unwrap().0.to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = database.url().replace(&server, &listener.local_addr().unwrap().to_string());
+        let silent = watch::Sender::new(false);
+        let connections = Arc::<std::sync::atomic::AtomicUsize>::default();
+        let (hear, count) = (silent.subscribe(), Arc::clone(&connections));
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                let (mut hear, server) = (hear.clone(), server.clone());
+                tokio::spawn(async move {
+                    let flow = async {
+                        let mut far = TcpStream::connect(server).await.unwrap();
+                        let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                    };
+                    let silence = async { hear.wait_for(|it| *it).await.is_ok() };
+                    tokio::select! {
+                        () = flow => {}
+                        _ = silence => std::future::pending().await,
+                    }
+                });
+            }
+        });
+        Self { url, silent, connections }
+    }
+
+    fn connections(&self) -> usize {
+        self.connections.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_falls_silent_fails_a_read_in_time() {
+    let (database, _) = migrated_database().await;
+    let network = Network::to(&database).await;
+    let settings = DatabaseSettings {
+        statement_timeout: Duration::from_secs(1),
+        ..DatabaseSettings::new(network.url.clone())
+    };
+    let store: Arc<dyn Store> = Arc::new(store_on_postgres(&settings).await);
+    let at = provider(&store).await;
+    let identity = linked(&store, at, "u").await;
+    assert!(store.credentials().find(identity.id).await.unwrap().is_some());
+
+    network.silent.send_replace(true);
+    // On the connection that is there, and on the one that is to be made.
+    for _ in 0..3 {
+        let read =
+            tokio::time::timeout(Duration::from_secs(8), store.credentials().find(identity.id));
+        assert!(read.await.expect("it waits for ever").is_err());
+    }
+    network.silent.send_replace(false);
+    assert!(store.credentials().find(identity.id).await.unwrap().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn asking_what_is_pending_makes_no_connection_of_its_own() {
+    let (database, _) = migrated_database().await;
+    let network = Network::to(&database).await;
+    let database = open(&DatabaseSettings::new(network.url.clone())).await;
+    database.pending_migrations().await.unwrap();
+    // The one that listens is made beside.
+    tokio::time::timeout(Duration::from_secs(30), async {
+        while network.connections() < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .unwrap();
+    for _ in 0..5 {
+        assert_eq!(database.pending_migrations().await.unwrap(), [""; 0]);
+    }
+    assert_eq!(network.connections(), 2);
 }

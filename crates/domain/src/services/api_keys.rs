@@ -29,15 +29,25 @@ impl ApiKeys {
         scopes: &[KeyScope],
         actor: &Actor,
     ) -> Result<(ApiKey, Secret), Error> {
-        if name.is_empty() || name.chars().count() > 255 || name.chars().any(char::is_control) {
-            return Err(Error::invalid("name", "must be 1 to 255 characters"));
-        }
+        Self::check_name(name)?;
         if scopes.is_empty() {
             return Err(Error::invalid("scope", "give at least one"));
         }
         let secret = Secret::new(format!("{KEY_PREFIX}{}", Secret::random().expose()));
         let key = self.keys.insert(name, scopes, &secret.hash(), actor).await?;
         Ok((key, secret))
+    }
+
+    /// Whether a key may have this name.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidRequest`] when it is empty or over 255 characters.
+    pub fn check_name(name: &str) -> Result<(), Error> {
+        if name.is_empty() || name.chars().count() > 255 || name.chars().any(char::is_control) {
+            return Err(Error::invalid("name", "must be 1 to 255 characters"));
+        }
+        Ok(())
     }
 
     /// The key with this secret.

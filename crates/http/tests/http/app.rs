@@ -25,7 +25,7 @@ use symbolon_domain::{
     },
     testing::{TestClock, fixtures},
 };
-use symbolon_http::{HttpParts, Readiness, Unready, router};
+use symbolon_http::{HttpParts, LimitSettings, Readiness, Unready, router};
 use tower::ServiceExt as _;
 
 /// A key that may do everything.
@@ -49,6 +49,10 @@ pub(crate) struct Mocks {
 
 impl Mocks {
     pub(crate) fn app(self) -> App {
+        self.app_with(LimitSettings::default())
+    }
+
+    pub(crate) fn app_with(self, limits: LimitSettings) -> App {
         let mut keys = MockApiKeyRepository::new();
         keys.expect_find_by_hash().returning(|hash| Ok(known_key(hash)));
         Ports {
@@ -59,6 +63,7 @@ impl Mocks {
             credentials: Arc::new(self.credentials),
             sessions: Arc::new(self.sessions),
             events: Arc::new(self.events),
+            limits,
             ..Ports::default()
         }
         .app()
@@ -86,6 +91,7 @@ pub(crate) struct Ports {
     pub(crate) unready: Vec<Unready>,
     pub(crate) public_url: &'static str,
     pub(crate) metrics: fn() -> String,
+    pub(crate) limits: LimitSettings,
 }
 
 impl Default for Ports {
@@ -102,6 +108,7 @@ impl Default for Ports {
             unready: Vec::new(),
             public_url: "https://symbolon.example",
             metrics: || "# no metrics\n".to_owned(),
+            limits: LimitSettings::default(),
         }
     }
 }
@@ -162,6 +169,7 @@ impl Ports {
             connectors: self.connectors,
             readiness: Arc::new(Ready(self.unready)),
             metrics: Arc::new(self.metrics),
+            limits: self.limits,
         }))
     }
 }

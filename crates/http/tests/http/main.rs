@@ -5,6 +5,7 @@ mod app;
 mod bad_input;
 mod browser;
 mod identities;
+mod limits;
 mod link_sessions;
 mod logs;
 mod openapi;

@@ -205,7 +205,9 @@ async fn a_change_is_merged_and_null_removes_a_key() {
         let mut mocks = with_catalog();
         mocks.connectors.expect_check().returning(|_, _, _| Ok(()));
         mocks.providers.expect_find_with_secrets().return_once(|_| {
-            Ok(Some((fixtures::identity_provider(), fixtures::provider_secrets())))
+            let mut before = fixtures::identity_provider();
+            before.config = fixtures::object(json!({"client_id": "client-1", "scopes": ["a"]}));
+            Ok(Some((before, fixtures::provider_secrets())))
         });
         mocks
             .providers
@@ -221,7 +223,7 @@ async fn a_change_is_merged_and_null_removes_a_key() {
                 Ok(Some(IdentityProvider { config, version: 2, ..fixtures::identity_provider() }))
             });
         let body = json!({
-            "config": {"issuer": null, "client_id": "client-2", "client_secret": "********"},
+            "config": {"scopes": null, "client_id": "client-2", "client_secret": "********"},
         });
         let answer = patch(mocks, if_match, &body).await;
         assert_eq!((answer.status.as_u16(), answer.header("etag")), (200, "\"2\""), "{answer:?}");
