@@ -5,8 +5,9 @@ use std::{path::Path, sync::Arc};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use symbolon_domain::ports::{
-    ApiKeyRepository, CredentialsRepository, EventLog, IdentityProviderRepository,
-    IdentityRepository, LinkSessionRepository, RepositoryError, RevocationRepository, Sealer,
+    ApiKeyRepository, AuthIdentityRepository, AuthProviderRepository, CredentialsRepository,
+    EventLog, IdentityProviderRepository, IdentityRepository, LinkSessionRepository,
+    OrganizationIdentityRepository, RepositoryError, RevocationRepository, Sealer,
     TransferRepository, WebhookRepository,
 };
 
@@ -31,6 +32,12 @@ pub struct Database {
     pub events: Arc<dyn EventLog>,
     /// Keeps API keys.
     pub api_keys: Arc<dyn ApiKeyRepository>,
+    /// Keeps how organizations sign in.
+    pub auth_providers: Arc<dyn AuthProviderRepository>,
+    /// Keeps the accounts with which their users do.
+    pub auth_identities: Arc<dyn AuthIdentityRepository>,
+    /// Keeps which identities organizations use.
+    pub organization_identities: Arc<dyn OrganizationIdentityRepository>,
     /// Keeps the grants that are to be ended.
     pub revocations: Arc<dyn RevocationRepository>,
     /// Moves identities and keeps the journal of it.
@@ -94,6 +101,9 @@ impl Database {
             + LinkSessionRepository
             + EventLog
             + ApiKeyRepository
+            + AuthProviderRepository
+            + AuthIdentityRepository
+            + OrganizationIdentityRepository
             + RevocationRepository
             + TransferRepository
             + WebhookRepository
@@ -107,6 +117,9 @@ impl Database {
             sessions: store.clone(),
             events: store.clone(),
             api_keys: store.clone(),
+            auth_providers: store.clone(),
+            auth_identities: store.clone(),
+            organization_identities: store.clone(),
             revocations: store.clone(),
             transfers: store.clone(),
             webhooks: store.clone(),

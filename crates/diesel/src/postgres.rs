@@ -57,6 +57,10 @@ const SKIP_CLAIMED: &str = "FOR UPDATE SKIP LOCKED";
 
 #[path = "queries/api_keys.rs"]
 mod api_keys;
+#[path = "queries/auth_identities.rs"]
+mod auth_identities;
+#[path = "queries/auth_providers.rs"]
+mod auth_providers;
 #[path = "queries/credentials.rs"]
 mod credentials;
 #[path = "queries/events.rs"]
@@ -69,6 +73,8 @@ mod identity_providers;
 mod identity_row;
 #[path = "queries/link_sessions.rs"]
 mod link_sessions;
+#[path = "queries/organization_identities.rs"]
+mod organization_identities;
 #[path = "queries/revocations.rs"]
 mod revocations;
 #[path = "queries/transfers.rs"]

@@ -19,8 +19,8 @@ use symbolon_domain::{
 use zeroize::Zeroizing;
 
 use super::{
-    Conn, Db, Store, events, identities, in_transaction, link_sessions, locked, now, revocations,
-    schema, shared,
+    Conn, Db, Store, auth_providers, events, identities, in_transaction, link_sessions, locked,
+    now, revocations, schema, shared,
 };
 use crate::{
     failure::Failure,
@@ -248,6 +248,9 @@ impl IdentityProviderRepository for Store {
         if let Some(external_id) = &filter.external_id {
             query = query.filter(table::external_id.eq(external_id));
         }
+        if let Some(types) = &filter.provider_types {
+            query = query.filter(table::provider_type.eq_any(types));
+        }
         if let Some(after) = page.after {
             query = query.filter(table::id.gt(after));
         }
@@ -338,11 +341,13 @@ impl IdentityProviderRepository for Store {
                 let secrets = open(&*self.sealer, &row).ok();
                 let provider = IdentityProvider::try_from(row)?;
                 if !cascade {
-                    let count = identities::count_at(conn, id).await?;
+                    let count = identities::count_at(conn, id).await?
+                        + auth_providers::count_at(conn, id).await?;
                     if count > 0 {
                         return Ok(ProviderDeletion::InUse(count));
                     }
                 }
+                auth_providers::delete_at(conn, id, actor).await?;
                 let count = identities::delete_at(conn, &*self.sealer, id, actor).await?;
                 revocations::keep_provider(conn, &*self.sealer, &provider, secrets).await?;
                 diesel::delete(table::table.find(id.0)).execute(conn).await?;

@@ -1,11 +1,14 @@
 //! The reference: what each port promises, in plain data structures.
 
 mod api_keys;
+mod auth_identities;
+mod auth_providers;
 mod credentials;
 mod event_log;
 mod identities;
 mod identity_providers;
 mod link_sessions;
+mod organization_identities;
 mod revocations;
 mod transfers;
 mod webhooks;
@@ -26,12 +29,16 @@ use self::{
 };
 use crate::{
     api_key::ApiKey,
+    auth_identity::AuthIdentity,
+    auth_provider::AuthProvider,
+    credentials::Credentials,
     event::{Event, NewEvent},
     identity_provider::{IdentityProvider, ProviderSecrets},
     ids::{
-        EventId, IdentityId, LinkSessionId, ProviderId, RevocationId, TransferId,
-        WebhookDeliveryId, WebhookEndpointId,
+        AuthIdentityId, AuthProviderId, EventId, IdentityId, LinkSessionId, OrganizationIdentityId,
+        ProviderId, RevocationId, TransferId, WebhookDeliveryId, WebhookEndpointId,
     },
+    organization_identity::OrganizationIdentity,
     page::{Page, PageRequest},
     ports::Clock,
     secret::SecretHash,
@@ -90,6 +97,9 @@ struct Rows {
     sessions: BTreeMap<LinkSessionId, SessionRow>,
     events: Vec<Event>,
     api_keys: Vec<(ApiKey, SecretHash)>,
+    auth_providers: BTreeMap<AuthProviderId, AuthProvider>,
+    auth_identities: BTreeMap<AuthIdentityId, (AuthIdentity, Option<Credentials>)>,
+    organization_identities: BTreeMap<OrganizationIdentityId, OrganizationIdentity>,
     webhook_endpoints: BTreeMap<WebhookEndpointId, EndpointRow>,
     webhook_deliveries: BTreeMap<WebhookDeliveryId, DeliveryRow>,
     revocations: BTreeMap<RevocationId, RevocationRow>,

@@ -2,7 +2,7 @@ use async_trait::async_trait;
 
 use super::{MemoryStore, page_of};
 use crate::{
-    api_key::{ApiKey, KeyScope},
+    api_key::{ApiKey, KeyLimits, KeyScope},
     event::{Actor, EventKind, NewEvent},
     ids::ApiKeyId,
     page::{Page, PageRequest},
@@ -16,6 +16,7 @@ impl ApiKeyRepository for MemoryStore {
         &self,
         name: &str,
         scopes: &[KeyScope],
+        limits: &KeyLimits,
         hash: &SecretHash,
         actor: &Actor,
     ) -> Result<ApiKey, RepositoryError> {
@@ -27,6 +28,7 @@ impl ApiKeyRepository for MemoryStore {
                 id: ApiKeyId(rows.next_id()),
                 name: name.to_owned(),
                 scopes: scopes.to_vec(),
+                limits: limits.clone(),
                 created_at: now,
                 revoked_at: None,
             };
