@@ -4,6 +4,7 @@
 //! small state of its own, and [`router`] puts them together. What is served and what
 //! `/openapi.json` tells of are the same list of handlers.
 
+mod accounts;
 mod authorization;
 mod browser;
 mod error;
@@ -17,6 +18,8 @@ mod operations;
 mod provider_types;
 mod providers;
 mod request;
+mod sight;
+mod single_sign_on;
 mod telemetry;
 mod tokens;
 
@@ -25,7 +28,7 @@ use std::sync::Arc;
 use axum::{Router, middleware};
 use symbolon_domain::{
     ports::Connectors,
-    services::{ApiKeys, Identities, Linking, Providers, Tokens},
+    services::{ApiKeys, Identities, Linking, Providers, SingleSignOn, Tokens},
 };
 
 pub use limits::LimitSettings;
@@ -41,6 +44,8 @@ pub struct HttpParts {
     pub providers: Arc<Providers>,
     /// Identities.
     pub identities: Arc<Identities>,
+    /// How organizations sign in.
+    pub single_sign_on: Arc<SingleSignOn>,
     /// Link sessions. Its settings say where browsers reach us: with `https`, the browser's cookie
     /// is a `__Host-` one.
     pub linking: Linking,
@@ -62,6 +67,7 @@ pub fn router(parts: HttpParts) -> Router {
         api_keys,
         providers,
         identities,
+        single_sign_on,
         linking,
         tokens,
         connectors,
@@ -72,9 +78,14 @@ pub fn router(parts: HttpParts) -> Router {
     let limits = limits::Limits::new(limits);
     let authenticator =
         authorization::Authenticator::new(api_keys, Arc::clone(&linking.clock), limits);
+    let sight = sight::Sight {
+        providers: Arc::clone(&providers),
+        identities: Arc::clone(&identities.identities),
+    };
     let api = openapi::document()
         .merge(providers::router(providers::ProviderRoutes {
             authenticator: authenticator.clone(),
+            sight: sight.clone(),
             providers,
             links: Arc::clone(&linking.settings),
         }))
@@ -84,15 +95,28 @@ pub fn router(parts: HttpParts) -> Router {
         }))
         .merge(tokens::router(tokens::TokenRoutes {
             authenticator: authenticator.clone(),
+            sight: sight.clone(),
             tokens: Arc::new(tokens),
             identities: Arc::clone(&identities.identities),
         }))
         .merge(identities::router(identities::IdentityRoutes {
             authenticator: authenticator.clone(),
+            sight: sight.clone(),
             identities,
+        }))
+        .merge(single_sign_on::router(single_sign_on::SingleSignOnRoutes {
+            authenticator: authenticator.clone(),
+            sight: sight.clone(),
+            single_sign_on: Arc::clone(&single_sign_on),
+        }))
+        .merge(accounts::router(accounts::AccountRoutes {
+            authenticator: authenticator.clone(),
+            sight: sight.clone(),
+            single_sign_on,
         }))
         .merge(link_sessions::router(link_sessions::LinkSessionRoutes {
             authenticator,
+            sight,
             linking: linking.clone(),
         }))
         .merge(browser::router(browser::BrowserRoutes::new(linking, connectors)))

@@ -134,9 +134,19 @@ impl Identities {
     ///
     /// [`Error::NotFound`].
     pub async fn unlink(&self, id: IdentityId, revoke: bool, actor: Actor) -> Result<(), Error> {
-        let unlink = Unlink { revoke, ..Unlink::unguarded(id, &actor) };
-        let UnlinkOutcome::Unlinked(_, revocation) = self.identities.unlink(&unlink).await? else {
-            return Err(Error::NotFound("identity"));
+        self.unlink_guarded(Unlink { revoke, ..Unlink::unguarded(id, &actor) }).await
+    }
+
+    /// The same, unless it is another user's, or the guard keeps it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`]; [`Error::NeededToSignIn`].
+    pub async fn unlink_guarded(&self, unlink: Unlink) -> Result<(), Error> {
+        let revocation = match self.identities.unlink(&unlink).await? {
+            UnlinkOutcome::Unlinked(_, revocation) => revocation,
+            UnlinkOutcome::Needed(why) => return Err(Error::NeededToSignIn(why)),
+            UnlinkOutcome::Absent => return Err(Error::NotFound("identity")),
         };
         if let Some(revocation) = revocation {
             self.revocations.try_now(revocation).await;
@@ -229,7 +239,7 @@ pub(super) fn already_linked(taken: Taken) -> Error {
 }
 
 /// Takes the credential keys out of `data`.
-fn take_credentials(
+pub(super) fn take_credentials(
     mut data: Map<String, Value>,
     scopes: &[String],
     now: DateTime<Utc>,
