@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use crate::{
     database::Database,
     failure::{Failure, sentence},
+    revoker::revoke,
     server::{answer, bound, finish},
     services::Services,
     settings::Settings,
@@ -79,6 +80,7 @@ impl Service {
             api_keys: services.api_keys,
             providers: services.providers,
             identities: services.identities,
+            transfers: services.transfers,
             linking: services.linking,
             tokens: services.tokens,
             connectors,
@@ -87,6 +89,7 @@ impl Service {
         });
         tokio::spawn(telemetry::keep_metrics_small(metrics));
         tokio::spawn(sweep(sessions, shutdown.clone()));
+        tokio::spawn(revoke(services.revocations, shutdown.clone()));
         let answered = answer(listener, router, shutdown).await;
         finish(&services.tasks).await;
         tracing::info!("stopped");

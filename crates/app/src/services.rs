@@ -4,12 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use symbolon_domain::{
     ports::{
-        ApiKeyRepository, Clock, Connectors, CredentialsRepository, EventLog,
-        IdentityProviderRepository, IdentityRepository, LinkSessionRepository,
+        ApiKeyRepository, Clock, Connectors, CredentialsRepository, IdentityProviderRepository,
+        IdentityRepository, LinkSessionRepository, RevocationRepository, TransferRepository,
     },
     services::{
-        ApiKeys, Identities, LinkSettings, Linking, Providers, Tasks, TokenPorts, TokenSettings,
-        Tokens,
+        ApiKeys, Identities, LinkSettings, Linking, Providers, Revocations, Tasks, TokenPorts,
+        TokenSettings, Tokens, Transfers,
     },
 };
 use url::Url;
@@ -23,7 +23,8 @@ pub(crate) struct Repositories {
     pub(crate) providers: Arc<dyn IdentityProviderRepository>,
     pub(crate) credentials: Arc<dyn CredentialsRepository>,
     pub(crate) sessions: Arc<dyn LinkSessionRepository>,
-    pub(crate) events: Arc<dyn EventLog>,
+    pub(crate) revocations: Arc<dyn RevocationRepository>,
+    pub(crate) transfers: Arc<dyn TransferRepository>,
     pub(crate) keys: Arc<dyn ApiKeyRepository>,
 }
 
@@ -32,6 +33,8 @@ pub(crate) struct Services {
     pub(crate) linking: Linking,
     pub(crate) tokens: Tokens,
     pub(crate) identities: Arc<Identities>,
+    pub(crate) transfers: Arc<Transfers>,
+    pub(crate) revocations: Arc<Revocations>,
     pub(crate) providers: Arc<Providers>,
     pub(crate) api_keys: Arc<ApiKeys>,
     /// Must be waited for before the process ends.
@@ -51,14 +54,22 @@ impl Services {
         let tasks = Tasks::default();
         let providers =
             Arc::new(Providers { providers: Arc::clone(&repositories.providers), connectors });
-        let identities = Arc::new(Identities {
+        let revocations = Arc::new(Revocations {
+            queue: Arc::clone(&repositories.revocations),
             identities: Arc::clone(&repositories.identities),
-            events: Arc::clone(&repositories.events),
+            credentials: Arc::clone(&repositories.credentials),
             providers: Arc::clone(&providers),
             clock: Arc::clone(&clock),
             tasks: tasks.clone(),
-            revocation_timeout: settings.http_client.timeout,
+            timeout: settings.http_client.timeout,
         });
+        let identities = Arc::new(Identities {
+            identities: Arc::clone(&repositories.identities),
+            providers: Arc::clone(&providers),
+            revocations: Arc::clone(&revocations),
+            clock: Arc::clone(&clock),
+        });
+        let transfers = Arc::new(Transfers { transfers: Arc::clone(&repositories.transfers) });
         let linking = Linking {
             sessions: Arc::clone(&repositories.sessions),
             identities: Arc::clone(&repositories.identities),
@@ -88,6 +99,6 @@ impl Services {
             },
         );
         let api_keys = Arc::new(ApiKeys { keys: Arc::clone(&repositories.keys) });
-        Self { linking, tokens, identities, providers, api_keys, tasks }
+        Self { linking, tokens, identities, transfers, revocations, providers, api_keys, tasks }
     }
 }

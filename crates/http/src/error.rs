@@ -136,6 +136,9 @@ impl From<Error> for ApiError {
             Error::AlreadyExists(_) => (StatusCode::CONFLICT, "already_exists"),
             Error::ProviderInUse(_) => (StatusCode::CONFLICT, "provider_in_use"),
             Error::IdentityAlreadyLinked(_) => (StatusCode::CONFLICT, "identity_already_linked"),
+            Error::IdentityAmbiguous => (StatusCode::CONFLICT, "identity_ambiguous"),
+            Error::TransferConflict { .. } => (StatusCode::CONFLICT, "transfer_conflict"),
+            Error::AlreadyUndone => (StatusCode::CONFLICT, "already_undone"),
             Error::IdentityNotValid { .. } => (StatusCode::CONFLICT, "identity_not_valid"),
             Error::VersionConflict => (StatusCode::PRECONDITION_FAILED, "version_conflict"),
             Error::ProviderMisconfigured { .. } => {

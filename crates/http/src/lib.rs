@@ -17,13 +17,14 @@ mod providers;
 mod request;
 mod telemetry;
 mod tokens;
+mod transfers;
 
 use std::sync::Arc;
 
 use axum::{Router, middleware};
 use symbolon_domain::{
     ports::Connectors,
-    services::{ApiKeys, Identities, Linking, Providers, Tokens},
+    services::{ApiKeys, Identities, Linking, Providers, Tokens, Transfers},
 };
 
 pub use operations::{Readiness, RenderMetrics, Unready};
@@ -37,6 +38,8 @@ pub struct HttpParts {
     pub providers: Arc<Providers>,
     /// Identities.
     pub identities: Arc<Identities>,
+    /// Moves of identities between users.
+    pub transfers: Arc<Transfers>,
     /// Link sessions. Its settings say where browsers reach us: with `https`, the browser's cookie
     /// is a `__Host-` one.
     pub linking: Linking,
@@ -56,6 +59,7 @@ pub fn router(parts: HttpParts) -> Router {
         api_keys,
         providers,
         identities,
+        transfers,
         linking,
         tokens,
         connectors,
@@ -76,11 +80,15 @@ pub fn router(parts: HttpParts) -> Router {
         .merge(tokens::router(tokens::TokenRoutes {
             authenticator: authenticator.clone(),
             tokens: Arc::new(tokens),
-            identities: Arc::clone(&identities.identities),
+            identities: Arc::clone(&identities),
         }))
         .merge(identities::router(identities::IdentityRoutes {
             authenticator: authenticator.clone(),
             identities,
+        }))
+        .merge(transfers::router(transfers::TransferRoutes {
+            authenticator: authenticator.clone(),
+            transfers,
         }))
         .merge(link_sessions::router(link_sessions::LinkSessionRoutes {
             authenticator,

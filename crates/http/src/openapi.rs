@@ -39,6 +39,7 @@ const SECURITY: &str = "api_key";
     tags(
         (name = "providers", description = "Provider types, and their instances"),
         (name = "identities", description = "Links of users to accounts"),
+        (name = "transfers", description = "Moves of identities between users"),
         (name = "tokens", description = "Access tokens that work"),
         (name = "link sessions", description = "Links and sign-ins in the browser"),
         (name = "browser", description = "Where browsers come by; not for programs"),

@@ -212,6 +212,9 @@ impl IdentityProviderRepository for Store {
         if let Some(external_id) = &filter.external_id {
             query = query.filter(table::external_id.eq(external_id));
         }
+        if filter.without_external_id {
+            query = query.filter(table::external_id.is_null());
+        }
         if let Some(after) = page.after {
             query = query.filter(table::id.gt(after));
         }

@@ -46,6 +46,8 @@ pub struct ProviderFilter {
     pub provider_type: Option<String>,
     /// Instances with this external id.
     pub external_id: Option<String>,
+    /// Instances without an external id.
+    pub without_external_id: bool,
 }
 
 /// What became of a deletion.

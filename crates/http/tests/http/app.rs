@@ -13,15 +13,16 @@ use serde_json::Value;
 use symbolon_domain::{
     api_key::{ApiKey, KeyScope},
     ports::{
-        ApiKeyRepository, Clock, Connectors, CredentialsRepository, EventLog,
-        IdentityProviderRepository, IdentityRepository, LinkSessionRepository,
-        MockApiKeyRepository, MockConnectors, MockCredentialsRepository, MockEventLog,
-        MockIdentityProviderRepository, MockIdentityRepository, MockLinkSessionRepository,
+        ApiKeyRepository, Clock, Connectors, CredentialsRepository, IdentityProviderRepository,
+        IdentityRepository, LinkSessionRepository, MockApiKeyRepository, MockConnectors,
+        MockCredentialsRepository, MockIdentityProviderRepository, MockIdentityRepository,
+        MockLinkSessionRepository, MockRevocationRepository, MockTransferRepository,
+        RevocationRepository, TransferRepository,
     },
     secret::SecretHash,
     services::{
-        ApiKeys, Identities, LinkSettings, Linking, Providers, ReturnUrls, Tasks, TokenPorts,
-        TokenSettings, Tokens,
+        ApiKeys, Identities, LinkSettings, Linking, Providers, ReturnUrls, Revocations, Tasks,
+        TokenPorts, TokenSettings, Tokens, Transfers,
     },
     testing::{TestClock, fixtures},
 };
@@ -44,7 +45,8 @@ pub(crate) struct Mocks {
     pub(crate) connectors: MockConnectors,
     pub(crate) credentials: MockCredentialsRepository,
     pub(crate) sessions: MockLinkSessionRepository,
-    pub(crate) events: MockEventLog,
+    pub(crate) revocations: MockRevocationRepository,
+    pub(crate) transfers: MockTransferRepository,
 }
 
 impl Mocks {
@@ -58,7 +60,8 @@ impl Mocks {
             connectors: Arc::new(self.connectors),
             credentials: Arc::new(self.credentials),
             sessions: Arc::new(self.sessions),
-            events: Arc::new(self.events),
+            revocations: Arc::new(self.revocations),
+            transfers: Arc::new(self.transfers),
             ..Ports::default()
         }
         .app()
@@ -81,7 +84,8 @@ pub(crate) struct Ports {
     pub(crate) connectors: Arc<dyn Connectors>,
     pub(crate) credentials: Arc<dyn CredentialsRepository>,
     pub(crate) sessions: Arc<dyn LinkSessionRepository>,
-    pub(crate) events: Arc<dyn EventLog>,
+    pub(crate) revocations: Arc<dyn RevocationRepository>,
+    pub(crate) transfers: Arc<dyn TransferRepository>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) unready: Vec<Unready>,
     pub(crate) public_url: &'static str,
@@ -97,7 +101,8 @@ impl Default for Ports {
             connectors: Arc::new(MockConnectors::new()),
             credentials: Arc::new(MockCredentialsRepository::new()),
             sessions: Arc::new(MockLinkSessionRepository::new()),
-            events: Arc::new(MockEventLog::new()),
+            revocations: Arc::new(MockRevocationRepository::new()),
+            transfers: Arc::new(MockTransferRepository::new()),
             clock: Arc::new(TestClock::default()),
             unready: Vec::new(),
             public_url: "https://symbolon.example",
@@ -120,13 +125,20 @@ impl Ports {
         let tasks = Tasks::default();
         let providers =
             Arc::new(Providers { providers: self.providers, connectors: self.connectors.clone() });
-        let identities = Arc::new(Identities {
+        let revocations = Arc::new(Revocations {
+            queue: self.revocations,
             identities: self.identities.clone(),
-            events: self.events,
+            credentials: self.credentials.clone(),
             providers: providers.clone(),
             clock: self.clock.clone(),
             tasks: tasks.clone(),
-            revocation_timeout: Duration::from_secs(10),
+            timeout: Duration::from_secs(10),
+        });
+        let identities = Arc::new(Identities {
+            identities: self.identities.clone(),
+            providers: providers.clone(),
+            revocations,
+            clock: self.clock.clone(),
         });
         let ports = TokenPorts {
             credentials: self.credentials,
@@ -157,6 +169,7 @@ impl Ports {
             api_keys: Arc::new(ApiKeys { keys: self.keys }),
             providers,
             identities,
+            transfers: Arc::new(Transfers { transfers: self.transfers }),
             linking,
             tokens: Tokens::new(ports, settings),
             connectors: self.connectors,

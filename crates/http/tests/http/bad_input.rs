@@ -36,7 +36,7 @@ const NOT_NAMES: &[&str] = &["", "a%0Ab"];
 fn endpoints() -> Vec<(Method, &'static str, Takes)> {
     vec![
         (Method::POST, "/v1/providers", Json(|| json!({"type": "oidc", "config": {}}))),
-        (Method::GET, "/v1/providers", Query(&[])),
+        (Method::GET, "/v1/providers", Query(&[("external_id_is_null", NOT_FLAGS)])),
         (Method::GET, "/v1/providers/{id}", Nothing),
         (Method::PATCH, "/v1/providers/{id}", Json(|| json!({"config": {}}))),
         (Method::DELETE, "/v1/providers/{id}", Query(&[("cascade", NOT_FLAGS)])),
@@ -62,6 +62,11 @@ fn endpoints() -> Vec<(Method, &'static str, Takes)> {
         (Method::GET, "/v1/identities/{id}", Nothing),
         (Method::DELETE, "/v1/identities/{id}", Query(&[("revoke", NOT_FLAGS)])),
         (Method::PUT, "/v1/identities/{id}/data", Nothing),
+        (Method::POST, "/v1/identities/{id}/transfer", Json(|| json!({"to_user_id": "v"}))),
+        (Method::POST, "/v1/users/{user_id}/transfer", Json(|| json!({"to_user_id": "v"}))),
+        (Method::GET, "/v1/transfers", Query(&[("user_id", NOT_NAMES)])),
+        (Method::GET, "/v1/transfers/{id}", Nothing),
+        (Method::POST, "/v1/transfers/{id}/undo", MaybeBody),
         (Method::POST, "/v1/identities/{id}/token", MaybeBody),
         (Method::POST, "/v1/identities/{id}/refresh", MaybeBody),
         (Method::POST, "/v1/token", Json(|| json!({"user_id": "u", "provider_id": 1}))),
@@ -102,6 +107,13 @@ fn wrong_fields() -> Vec<(Method, &'static str, &'static str, Vec<Value>)> {
             vec![json!(null), json!([]), json!("x"), json!(1)],
         ),
         (post(), "/v1/providers", "login", not_flags()),
+        (post(), "/v1/providers", "multiple_accounts", not_flags()),
+        (
+            Method::PATCH,
+            "/v1/providers/{id}",
+            "multiple_accounts",
+            vec![json!(1), json!("true"), json!([])],
+        ),
         (Method::PATCH, "/v1/providers/{id}", "login", vec![json!(1), json!("true"), json!([])]),
         (post(), "/v1/identities", "provider_id", not_numbers()),
         (post(), "/v1/identities", "user_id", not_names()),
@@ -109,6 +121,17 @@ fn wrong_fields() -> Vec<(Method, &'static str, &'static str, Vec<Value>)> {
         (post(), "/v1/identities", "data", vec![json!(null), json!([]), json!("x")]),
         (post(), "/v1/identities", "scopes", not_scopes()),
         (post(), "/v1/identities", "reattach", not_flags()),
+        (post(), "/v1/identities", "legacy_id", vec![json!(1), json!(""), json!([])]),
+        (post(), "/v1/identities/{id}/transfer", "to_user_id", not_names()),
+        (post(), "/v1/users/{user_id}/transfer", "to_user_id", not_names()),
+        (
+            post(),
+            "/v1/users/{user_id}/transfer",
+            "on_conflict",
+            vec![json!(null), json!("merge"), json!(1)],
+        ),
+        (post(), "/v1/token", "identity_id", vec![json!("1"), json!(1.5), json!([])]),
+        (post(), "/v1/token", "external_id", vec![json!(1), json!(""), json!([])]),
         (post(), "/v1/token", "user_id", not_names()),
         (post(), "/v1/token", "provider_id", vec![json!("1"), json!(1.5), json!([])]),
         (
@@ -152,7 +175,7 @@ fn wrong_fields() -> Vec<(Method, &'static str, &'static str, Vec<Value>)> {
 }
 
 fn at_row_1(template: &str) -> String {
-    template.replace("{id}", "1").replace("{type}", "oidc")
+    template.replace("{id}", "1").replace("{type}", "oidc").replace("{user_id}", "u")
 }
 
 async fn send(app: &App, method: &Method, path: &str, kind: &str, body: &str) -> Answer {

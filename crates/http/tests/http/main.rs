@@ -13,4 +13,5 @@ mod problems;
 mod providers;
 mod scopes;
 mod tokens;
+mod transfers;
 mod whole_way;

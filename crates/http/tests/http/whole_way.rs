@@ -66,7 +66,8 @@ async fn app() -> (App, Secret) {
         connectors: Arc::new(connectors()),
         credentials: store.clone(),
         sessions: store.clone(),
-        events: store,
+        revocations: store.clone(),
+        transfers: store,
         clock: Arc::new(RunningClock),
         ..Ports::default()
     };
