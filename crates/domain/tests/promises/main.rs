@@ -4,4 +4,5 @@
 
 mod linking;
 mod refresh;
+mod revocations;
 mod world;

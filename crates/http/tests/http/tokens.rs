@@ -127,7 +127,7 @@ fn found(identities: Vec<Identity>, next: Option<i64>) -> Mocks {
             };
             *filter == expected && page.limit == 1
         })
-        .return_once(|_, _| Ok(Page { items: identities, next }));
+        .return_once(move |_, _| Ok(Page { items: identities, next }));
     mocks
 }
 
