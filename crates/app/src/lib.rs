@@ -8,6 +8,7 @@ mod demo;
 pub mod failure;
 mod output;
 mod replica;
+mod revoker;
 mod server;
 mod service;
 mod services;

@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use crate::{
     database::Database,
     failure::{Failure, sentence},
+    revoker::revoke,
     server::{answer, bound, finish},
     services::Services,
     settings::Settings,
@@ -83,6 +84,7 @@ impl Service {
             providers: services.providers,
             identities: services.identities,
             single_sign_on: services.single_sign_on,
+            transfers: services.transfers,
             linking: services.linking,
             tokens: services.tokens,
             connectors,
@@ -95,6 +97,7 @@ impl Service {
         });
         tokio::spawn(telemetry::keep_metrics_small(metrics));
         tokio::spawn(sweep(sessions, shutdown.clone()));
+        tokio::spawn(revoke(services.revocations, shutdown.clone()));
         let answered = answer(listener, router, shutdown).await;
         finish(&services.tasks).await;
         tracing::info!("stopped");

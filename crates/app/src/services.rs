@@ -4,13 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use symbolon_domain::{
     ports::{
-        ApiKeyRepository, AuthIdentityRepository, AuthProviderRepository, Clock, Connectors,
-        CredentialsRepository, EventLog, IdentityProviderRepository, IdentityRepository,
-        LinkSessionRepository, OrganizationIdentityRepository,
-    },
-    services::{
-        ApiKeys, Identities, LinkSettings, Linking, Providers, SingleSignOn, Tasks, TokenPorts,
-        TokenSettings, Tokens,
+        ApiKeyRepository, AuthIdentityRepository, AuthProviderRepository, Clock, Connectors, CredentialsRepository, EventLog, IdentityProviderRepository, IdentityRepository, LinkSessionRepository, OrganizationIdentityRepository, }, services::{ ApiKeys, Identities, LinkSettings, Linking, Providers, SingleSignOn, Tasks, TokenPorts, TokenSettings, Tokens, RevocationRepository, TransferRepository, Revocations, Transfers,
     },
 };
 use url::Url;
@@ -24,7 +18,8 @@ pub(crate) struct Repositories {
     pub(crate) providers: Arc<dyn IdentityProviderRepository>,
     pub(crate) credentials: Arc<dyn CredentialsRepository>,
     pub(crate) sessions: Arc<dyn LinkSessionRepository>,
-    pub(crate) events: Arc<dyn EventLog>,
+    pub(crate) revocations: Arc<dyn RevocationRepository>,
+    pub(crate) transfers: Arc<dyn TransferRepository>,
     pub(crate) keys: Arc<dyn ApiKeyRepository>,
     pub(crate) auth_providers: Arc<dyn AuthProviderRepository>,
     pub(crate) auth_identities: Arc<dyn AuthIdentityRepository>,
@@ -37,6 +32,8 @@ pub(crate) struct Services {
     pub(crate) tokens: Tokens,
     pub(crate) identities: Arc<Identities>,
     pub(crate) single_sign_on: Arc<SingleSignOn>,
+    pub(crate) transfers: Arc<Transfers>,
+    pub(crate) revocations: Arc<Revocations>,
     pub(crate) providers: Arc<Providers>,
     pub(crate) api_keys: Arc<ApiKeys>,
     /// Must be waited for before the process ends.
@@ -56,14 +53,22 @@ impl Services {
         let tasks = Tasks::default();
         let providers =
             Arc::new(Providers { providers: Arc::clone(&repositories.providers), connectors });
-        let identities = Arc::new(Identities {
+        let revocations = Arc::new(Revocations {
+            queue: Arc::clone(&repositories.revocations),
             identities: Arc::clone(&repositories.identities),
-            events: Arc::clone(&repositories.events),
+            credentials: Arc::clone(&repositories.credentials),
             providers: Arc::clone(&providers),
             clock: Arc::clone(&clock),
             tasks: tasks.clone(),
-            revocation_timeout: settings.http_client.timeout,
+            timeout: settings.http_client.timeout,
         });
+        let identities = Arc::new(Identities {
+            identities: Arc::clone(&repositories.identities),
+            providers: Arc::clone(&providers),
+            revocations: Arc::clone(&revocations),
+            clock: Arc::clone(&clock),
+        });
+        let transfers = Arc::new(Transfers { transfers: Arc::clone(&repositories.transfers) });
         let single_sign_on = Arc::new(SingleSignOn {
             auth_providers: Arc::clone(&repositories.auth_providers),
             auth_identities: Arc::clone(&repositories.auth_identities),
@@ -100,7 +105,7 @@ impl Services {
             },
         );
         let api_keys = Arc::new(ApiKeys { keys: Arc::clone(&repositories.keys) });
-        Self { linking, tokens, identities, single_sign_on, providers, api_keys, tasks }
+        Self { linking, tokens, identities, single_sign_on, transfers, revocations, providers, api_keys, tasks }
     }
 }
 

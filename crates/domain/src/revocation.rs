@@ -158,8 +158,9 @@ struct PlainProvider {
 /// Whether the credentials of an identity must be ended at the provider when a link replaces
 /// them.
 ///
-/// Not when the same account stays linked with new credentials: at some providers (Google is one)
-/// revoking one token ends all that the user granted, the new credentials included.
+/// Not when the same account stays linked with new credentials: a provider may end the whole grant
+/// with one token ([RFC 7009 §2.1](https://www.rfc-editor.org/rfc/rfc7009#section-2.1)), and where
+/// it keeps one grant per user and client, the new credentials are of the same.
 #[must_use]
 pub fn is_orphaned_by(replaced: &Identity, link: &crate::ports::Link) -> bool {
     let same_account = replaced.external_id == link.external_id

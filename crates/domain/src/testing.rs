@@ -10,6 +10,7 @@
 //!   it is opened, and hides the plain text, without a key ring.
 //! - [`MemoryStore`] behaves like a database over several calls, and is the reference to read
 //!   when a port's words leave a question.
+//! - [`properties`] runs random operations of two callers and looks whether a rule is broken.
 //! - [`contract`] checks that your adapter keeps every promise of the ports, one test each:
 //!   expand [`contract_tests!`](crate::contract_tests) in one of its test files.
 //!
@@ -40,6 +41,7 @@ mod clock;
 pub mod contract;
 pub mod fixtures;
 mod memory;
+pub mod properties;
 mod provider;
 mod sealer;
 

@@ -150,6 +150,9 @@ impl From<Error> for ApiError {
             Error::ProviderInUse(_) => (StatusCode::CONFLICT, "provider_in_use"),
             Error::IdentityAlreadyLinked(_) => (StatusCode::CONFLICT, "identity_already_linked"),
             Error::NeededToSignIn(why) => (StatusCode::CONFLICT, why.as_str()),
+            Error::IdentityAmbiguous => (StatusCode::CONFLICT, "identity_ambiguous"),
+            Error::TransferConflict { .. } => (StatusCode::CONFLICT, "transfer_conflict"),
+            Error::AlreadyUndone => (StatusCode::CONFLICT, "already_undone"),
             Error::IdentityNotValid { .. } => (StatusCode::CONFLICT, "identity_not_valid"),
             Error::VersionConflict => (StatusCode::PRECONDITION_FAILED, "version_conflict"),
             Error::ProviderMisconfigured { .. } => {

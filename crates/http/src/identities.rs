@@ -236,6 +236,8 @@ struct NewIdentityBody {
     /// Which account: 1 to 255 characters.
     #[schema(example = "248289761001")]
     external_id: String,
+    /// An older name of the account: an identity under it is rewritten to `external_id`.
+    legacy_id: Option<String>,
     /// The profile and the product's own values. The keys `access_token`, `refresh_token`,
     /// `id_token`, `expires` and `token_type` are taken out, sealed and kept as the credentials.
     #[serde(default)]
@@ -274,6 +276,11 @@ async fn link_identity(
         user_id: new.user_id.check("user_id", UserId::new)?,
         external_id: ExternalId::new(new.external_id)
             .map_err(|problem| ApiError::invalid("external_id", problem))?,
+        legacy_id: new
+            .legacy_id
+            .map(ExternalId::new)
+            .transpose()
+            .map_err(|problem| ApiError::invalid("legacy_id", problem))?,
         data: new.data,
         scopes: new.scopes,
         reattach: new.reattach,
@@ -331,6 +338,9 @@ async fn update_identity_data(
 }
 
 /// Unlinks an account, and ends the grant at the provider where it can.
+///
+/// The provider is asked once before this answers; where it fails, the grant waits in a queue and
+/// is tried again for three days. The event log has the receipt.
 #[utoipa::path(
     delete,
     path = "/v1/identities/{id}",
@@ -363,7 +373,7 @@ async fn unlink_identity(
     let id = IdentityId(id);
     routes.sight.check_identity(caller.limits(), id).await?;
     let guard = if force { Guard::Off } else { Guard::LastWayIn { has_password } };
-    let unlink = Unlink { id, user_id: None, guard, actor: caller.actor() };
-    routes.identities.unlink_guarded(unlink, revoke).await?;
+    let unlink = Unlink { id, user_id: None, guard, revoke, actor: caller.actor() };
+    routes.identities.unlink_guarded(unlink).await?;
     Ok(StatusCode::NO_CONTENT)
 }

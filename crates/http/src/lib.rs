@@ -22,13 +22,14 @@ mod sight;
 mod single_sign_on;
 mod telemetry;
 mod tokens;
+mod transfers;
 
 use std::sync::Arc;
 
 use axum::{Router, middleware};
 use symbolon_domain::{
     ports::Connectors,
-    services::{ApiKeys, Identities, Linking, Providers, SingleSignOn, Tokens},
+        services::{ApiKeys, Identities, Linking, Providers, SingleSignOn, Tokens, Transfers},
 };
 
 pub use limits::LimitSettings;
@@ -46,6 +47,8 @@ pub struct HttpParts {
     pub identities: Arc<Identities>,
     /// How organizations sign in.
     pub single_sign_on: Arc<SingleSignOn>,
+    /// Moves of identities between users.
+    pub transfers: Arc<Transfers>,
     /// Link sessions. Its settings say where browsers reach us: with `https`, the browser's cookie
     /// is a `__Host-` one.
     pub linking: Linking,
@@ -67,7 +70,7 @@ pub fn router(parts: HttpParts) -> Router {
         api_keys,
         providers,
         identities,
-        single_sign_on,
+        single_sign_on, transfers,
         linking,
         tokens,
         connectors,
@@ -97,7 +100,7 @@ pub fn router(parts: HttpParts) -> Router {
             authenticator: authenticator.clone(),
             sight: sight.clone(),
             tokens: Arc::new(tokens),
-            identities: Arc::clone(&identities.identities),
+            identities: Arc::clone(&identities),
         }))
         .merge(identities::router(identities::IdentityRoutes {
             authenticator: authenticator.clone(),
@@ -113,6 +116,10 @@ pub fn router(parts: HttpParts) -> Router {
             authenticator: authenticator.clone(),
             sight: sight.clone(),
             single_sign_on,
+        }))
+        .merge(transfers::router(transfers::TransferRoutes {
+            authenticator: authenticator.clone(),
+            transfers,
         }))
         .merge(link_sessions::router(link_sessions::LinkSessionRoutes {
             authenticator,

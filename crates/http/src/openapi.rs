@@ -39,6 +39,7 @@ const SECURITY: &str = "api_key";
     tags(
         (name = "providers", description = "Provider types, and their instances"),
         (name = "identities", description = "Links of users to accounts"),
+        (name = "transfers", description = "Moves of identities between users"),
         (name = "tokens", description = "Access tokens that work"),
         (name = "single sign-on", description = "How organizations sign in"),
         (name = "link sessions", description = "Links and sign-ins in the browser"),

@@ -64,6 +64,8 @@ struct ProviderBody {
     config: Map<String, Value>,
     /// Users sign in to the product with it, so that unlinking may take a user's last way in.
     login: bool,
+    /// A user may link several accounts of it; otherwise one.
+    multiple_accounts: bool,
     /// To be registered at the provider.
     #[schema(example = "https://symbolon.example/callback/1")]
     redirect_uri: String,
@@ -86,6 +88,7 @@ impl ProviderBody {
             external_id: provider.external_id,
             config,
             login: provider.options.login,
+            multiple_accounts: provider.options.multiple_accounts,
             redirect_uri: links.redirect_uri(provider.id).into(),
             date_added: provider.date_added,
             version: provider.version,
@@ -112,6 +115,9 @@ struct NewProviderBody {
     /// Whether users sign in to the product with it.
     #[serde(default)]
     login: bool,
+    /// Whether a user may link several accounts of it.
+    #[serde(default)]
+    multiple_accounts: bool,
 }
 
 /// Makes a provider instance.
@@ -131,11 +137,11 @@ async fn create_provider(
     caller: Allowed<ProvidersWrite>,
     JsonBody(new): JsonBody<NewProviderBody>,
 ) -> Result<Response, ApiError> {
-    let NewProviderBody { provider_type, external_id, config, login } = new;
+    let NewProviderBody { provider_type, external_id, config, login, multiple_accounts } = new;
     if !caller.limits().allow_type(&provider_type) {
         return Err(ApiError::invalid("type", "is not one that the API key is limited to"));
     }
-    let options = OptionChanges { login: Some(login), ..OptionChanges::default() };
+    let options = OptionChanges { login: Some(login), multiple_accounts: Some(multiple_accounts) };
     let provider = routes
         .providers
         .create(&provider_type, external_id, config, options, &caller.actor())
@@ -155,6 +161,8 @@ async fn create_provider(
     params(
         ("type" = Option<String>, Query, description = "Instances of this type"),
         ("external_id" = Option<String>, Query, description = "Instances with this external id"),
+        ("external_id_is_null" = Option<bool>, Query,
+            description = "Instances without an external id; with `type` that is at most one"),
         ("limit" = Option<u16>, Query, minimum = 1, maximum = 200, description = "Default 50"),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the part before"),
     ),
@@ -170,9 +178,13 @@ async fn list_providers(
         provider_type: query.text("type")?,
         external_id: query.text("external_id")?,
         provider_types: caller.limits().provider_types.clone(),
+        without_external_id: query.flag("external_id_is_null", false)?,
     };
     let page = query.page()?;
     query.end()?;
+    if filter.external_id.is_some() && filter.without_external_id {
+        return Err(ApiError::invalid("external_id_is_null", "cannot be with `external_id`"));
+    }
     let page = routes.providers.providers.list(&filter, page).await?;
     Ok(Json(ListBody::of(page, |it| ProviderBody::new(it, &routes.links))))
 }
@@ -214,6 +226,10 @@ struct ProviderChangesBody {
     /// Whether users sign in to the product with it; left out, it stays as it is.
     #[serde(default)]
     login: Option<bool>,
+    /// Whether a user may link several accounts of it; left out, it stays as it is. Turned off, it
+    /// leaves what was linked, and refuses more.
+    #[serde(default)]
+    multiple_accounts: Option<bool>,
 }
 
 /// Changes single keys of a provider instance's config, or what it is used for.
@@ -241,9 +257,10 @@ async fn update_provider(
 ) -> Result<Response, ApiError> {
     let version = if_match(&headers)?;
     let actor = caller.actor();
-    let ProviderChangesBody { config, login } = changes;
-    if config.is_none() && login.is_none() {
-        return Err(ApiError::invalid("config", "give this or `login`"));
+    let ProviderChangesBody { config, login, multiple_accounts } = changes;
+    let options = OptionChanges { login, multiple_accounts };
+    if config.is_none() && options == OptionChanges::default() {
+        return Err(ApiError::invalid("config", "give this, `login` or `multiple_accounts`"));
     }
     let config = config.unwrap_or_default();
     routes.sight.check_provider(caller.limits(), ProviderId(id), "identity provider").await?;

@@ -10,10 +10,8 @@ use serde::{Deserialize, Serialize};
 use symbolon_domain::{
     Error,
     identity::IdentityFilter,
-    ids::{IdentityId, ProviderId, UserId},
-    page::PageRequest,
-    ports::IdentityRepository,
-    services::{IssuedToken, TokenNeed, Tokens},
+    ids::{ExternalId, IdentityId, ProviderId, UserId},
+    services::{Found, Identities, IssuedToken, TokenNeed, Tokens},
 };
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -32,7 +30,7 @@ pub(crate) struct TokenRoutes {
     pub(crate) authenticator: Authenticator,
     pub(crate) sight: Sight,
     pub(crate) tokens: Arc<Tokens>,
-    pub(crate) identities: Arc<dyn IdentityRepository>,
+    pub(crate) identities: Arc<Identities>,
 }
 
 pub(crate) fn router(state: TokenRoutes) -> OpenApiRouter {
@@ -140,11 +138,16 @@ async fn issue_token(
 struct TokenByKeyBody {
     /// Whose account.
     user_id: ProductId,
-    /// At which provider instance; either this or `provider_type`.
+    /// At which provider instance; this, `provider_type` or `identity_id`.
     provider_id: Option<i64>,
     /// At the only provider instance of this type where the user has an account.
     #[schema(example = "github")]
     provider_type: Option<String>,
+    /// Which account there, where the user has several.
+    external_id: Option<String>,
+    /// Which identity of the user's, where several match.
+    #[schema(minimum = 1)]
+    identity_id: Option<i64>,
     /// Refresh first if it expires within this time.
     #[serde(default)]
     #[schema(maximum = 31_622_400, example = 300)]
@@ -163,7 +166,9 @@ struct TokenByKeyBody {
     responses(
         (status = 200, description = "A token", body = TokenBody),
         (status = 404, description = "`not_found`: the user has no such identity"),
-        (status = 409, description = "`identity_not_valid`: the user must link again"),
+        (status = 409, description = "`identity_not_valid`: the user must link again; \
+            `identity_ambiguous`: several match, choose by `identity_id`, or by `provider_id` and \
+            `external_id`"),
         (status = 502, description = "`provider_misconfigured`: the operator must act"),
         (status = 503, description = "`provider_unavailable`", headers(("Retry-After" = u64))),
     ),
@@ -174,25 +179,26 @@ async fn issue_token_by_key(
     JsonBody(asked): JsonBody<TokenByKeyBody>,
 ) -> Result<Response, ApiError> {
     let need = need(asked.min_ttl_seconds, asked.scopes)?;
-    if asked.provider_id.is_some() == asked.provider_type.is_some() {
+    let TokenByKeyBody { provider_id, provider_type, identity_id, external_id, .. } = asked;
+    let both = provider_id.is_some() && provider_type.is_some();
+    let neither = provider_id.is_none() && provider_type.is_none();
+    if both || (neither && identity_id.is_none()) {
         return Err(ApiError::invalid("provider_id", "give either this or `provider_type`"));
     }
+    let external_id = external_id.map(ExternalId::new).transpose();
     let filter = IdentityFilter {
+        id: identity_id.map(IdentityId),
         user_id: Some(asked.user_id.check("user_id", UserId::new)?),
-        provider_id: asked.provider_id.map(ProviderId),
-        provider_type: asked.provider_type,
+        external_id: external_id.map_err(|problem| ApiError::invalid("external_id", problem))?,
+        provider_id: provider_id.map(ProviderId),
+        provider_type,
         provider_types: caller.limits().provider_types.clone(),
         ..IdentityFilter::default()
     };
-    let page = PageRequest { limit: 2, after: None };
-    let found = routes.identities.list(&filter, page).await?.items;
-    let id = match found.as_slice() {
-        [] => return Err(Error::NotFound("identity").into()),
-        [identity] => identity.id,
-        _ => {
-            let problem = "the user has several identities of this type; give `provider_id`";
-            return Err(ApiError::invalid("provider_type", problem));
-        }
+    let id = match routes.identities.first(&filter).await? {
+        None => return Err(Error::NotFound("identity").into()),
+        Some(Found { others: true, .. }) => return Err(Error::IdentityAmbiguous.into()),
+        Some(Found { identity, .. }) => identity.id,
     };
     let token = routes.tokens.issue(id, &need).await?;
     Ok(respond(&token))
@@ -225,6 +231,6 @@ async fn refresh_identity(
 ) -> Result<Response, ApiError> {
     routes.sight.check_identity(caller.limits(), IdentityId(id)).await?;
     routes.tokens.refresh(IdentityId(id)).await?;
-    let identity = routes.identities.find(IdentityId(id)).await?;
+    let identity = routes.identities.identities.find(IdentityId(id)).await?;
     Ok(identities::respond(identity.ok_or(Error::NotFound("identity"))?))
 }

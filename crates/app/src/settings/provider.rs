@@ -95,7 +95,7 @@ fn read_one(root: &mut Section<'_>, path: String, item: Value) -> Option<Provide
     let external_id = table.value("external_id", "a text that is not empty", text);
     let options = OptionChanges {
         login: table.value("login", "true or false", boolean),
-        ..OptionChanges::default()
+        multiple_accounts: table.value("multiple_accounts", "true or false", boolean),
     };
     let mut config = Map::new();
     let mut section = table.section("config");

@@ -251,6 +251,9 @@ impl IdentityProviderRepository for Store {
         if let Some(types) = &filter.provider_types {
             query = query.filter(table::provider_type.eq_any(types));
         }
+        if filter.without_external_id {
+            query = query.filter(table::external_id.is_null());
+        }
         if let Some(after) = page.after {
             query = query.filter(table::id.gt(after));
         }

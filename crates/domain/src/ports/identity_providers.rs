@@ -48,6 +48,8 @@ pub struct ProviderFilter {
     pub external_id: Option<String>,
     /// Instances of any of these types: what the caller is limited to.
     pub provider_types: Option<Vec<String>>,
+    /// Instances without an external id.
+    pub without_external_id: bool,
 }
 
 /// What became of a deletion.

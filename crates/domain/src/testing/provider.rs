@@ -61,6 +61,8 @@ struct State {
     concurrent_uses: usize,
     revoked_by_reuse: usize,
     revocations: usize,
+    revocation_faults: VecDeque<ConnectorError>,
+    revokes: bool,
     lived: HashSet<String>,
 }
 
@@ -87,6 +89,8 @@ impl Default for State {
             concurrent_uses: 0,
             revoked_by_reuse: 0,
             revocations: 0,
+            revocation_faults: VecDeque::new(),
+            revokes: true,
             lived: HashSet::new(),
         }
     }
@@ -125,6 +129,16 @@ impl ScriptedProvider {
     /// Lets the next refreshes go wrong, one after the other.
     pub fn fail_next(&self, faults: impl IntoIterator<Item = RefreshFault>) {
         self.with(|it| it.faults.extend(faults));
+    }
+
+    /// Lets the next revocations fail, one after the other.
+    pub fn fail_next_revocations(&self, faults: impl IntoIterator<Item = ConnectorError>) {
+        self.with(|it| it.revocation_faults.extend(faults));
+    }
+
+    /// Has no step to end a grant, and says so.
+    pub fn set_without_revocation(&self) {
+        self.with(|it| it.revokes = false);
     }
 
     /// New credentials for an account, as after a link.
@@ -280,7 +294,7 @@ impl Connector for ScriptedProvider {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             refresh: true,
-            revoke: true,
+            revoke: self.with(|it| it.revokes),
             sign_in: true,
             rotation: self.with(|it| it.rotation),
         }
@@ -394,14 +408,17 @@ impl Connector for ScriptedProvider {
     async fn revoke(&self, credentials: &Credentials) -> Result<Revocation, ConnectorError> {
         self.with(|it| {
             it.revocations += 1;
+            if let Some(fault) = it.revocation_faults.pop_front() {
+                return Err(fault);
+            }
             let token = credentials.refresh_token.as_ref().map(Secret::expose);
             for grant in it.grants.values_mut() {
                 if token == Some(grant.refresh.as_str()) {
                     grant.alive = false;
                 }
             }
-        });
-        Ok(Revocation::Revoked)
+            Ok(Revocation::Revoked)
+        })
     }
 }
 

@@ -6,14 +6,16 @@ use symbolon_domain::{
     Error,
     event::EventKind,
     identity::IdentityFilter,
-    ids::{LinkSessionId, ProviderId},
+    ids::{LinkSessionId, ProviderId, UserId},
     link_session::{LinkFailure, LinkSessionStatus, Purpose},
     page::PageRequest,
-    ports::{IdentityProviderRepository, IdentityRepository, LinkSessionRepository},
+    ports::{
+        IdentityProviderRepository, IdentityRepository, LinkSessionRepository, NewIdentityProvider,
+    },
     secret::Secret,
     services::{
-        AuthorizationResponse, BrowserError, LinkSettings, Linking, Opened, ReturnUrls, StartLink,
-        TokenNeed,
+        AuthorizationResponse, BrowserError, LinkSettings, Linking, NewIdentity, Opened,
+        ProviderKey, ReturnUrls, StartLink, TokenNeed,
     },
     testing::fixtures,
 };
@@ -404,5 +406,223 @@ async fn a_start_that_cannot_end_well_is_refused_by_field() {
     ] {
         let refused = linking.start(bad).await;
         assert!(matches!(refused, Err(Error::InvalidRequest { field, .. }) if field == name));
+    }
+}
+
+/// Who has linked `account-1`, if exactly one user has.
+async fn owner(world: &World) -> String {
+    let filter =
+        IdentityFilter { provider_id: Some(world.provider_id), ..IdentityFilter::default() };
+    let page = PageRequest::default();
+    let rows = IdentityRepository::list(&*world.store, &filter, page).await.unwrap().items;
+    let [row] = rows.as_slice() else { panic!("{rows:?}") };
+    row.user_id.as_str().to_owned()
+}
+
+fn racing_user(racer: usize) -> UserId {
+    fixtures::user(&format!("user-{}", racer % 2))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_64_trusted_links_of_one_account_to_two_users_one_user_gets_it() {
+    let world = World::new().await;
+    let racers: Vec<_> = (0..64)
+        .map(|racer| {
+            let (identities, provider_id) = (world.identities.clone(), world.provider_id);
+            tokio::spawn(async move {
+                let new = NewIdentity {
+                    provider_id,
+                    user_id: racing_user(racer),
+                    external_id: fixtures::external_id("account-1"),
+                    legacy_id: None,
+                    data: serde_json::Map::new(),
+                    scopes: vec![],
+                    reattach: false,
+                };
+                (racer, identities.link(new, fixtures::ACTOR).await)
+            })
+        })
+        .collect();
+    let mut results = Vec::new();
+    for racer in racers {
+        results.push(racer.await.unwrap());
+    }
+    let owner = owner(&world).await;
+    for (racer, result) in results {
+        let won = racing_user(racer).as_str() == owner;
+        match result {
+            Ok(_) => assert!(won),
+            Err(Error::IdentityAlreadyLinked(_)) => assert!(!won),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_64_completions_of_one_account_by_two_users_one_user_gets_it() {
+    let world = World::new().await;
+    let linking = linking(&world);
+    let mut walked = Vec::new();
+    for racer in 0..64 {
+        let start = StartLink { user_id: Some(racing_user(racer)), ..start(&world) };
+        walked.push(walk(&world, &linking, start).await);
+    }
+    let racers: Vec<_> = walked
+        .into_iter()
+        .enumerate()
+        .map(|(racer, (trip, code))| {
+            let linking = linking.clone();
+            tokio::spawn(async move {
+                let user = Some(racing_user(racer));
+                (racer, linking.complete(trip.id, &code, user, fixtures::ACTOR).await)
+            })
+        })
+        .collect();
+    let mut results = Vec::new();
+    for racer in racers {
+        results.push(racer.await.unwrap());
+    }
+    let owner = owner(&world).await;
+    for (racer, result) in results {
+        let won = racing_user(racer).as_str() == owner;
+        match result {
+            Ok(completed) => {
+                assert!(won);
+                assert_eq!(completed.status, LinkSessionStatus::Linked);
+            }
+            Err(Error::IdentityAlreadyLinked(_)) => assert!(!won),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_64_callbacks_that_complete_by_themselves_one_user_gets_the_account() {
+    let world = World::new().await;
+    let linking = linking(&world);
+    let mut trips = Vec::new();
+    for racer in 0..64 {
+        let user_id = Some(racing_user(racer));
+        let start = StartLink { user_id, auto_complete: true, ..start(&world) };
+        trips.push(begin(&linking, start).await);
+    }
+    let racers: Vec<_> = trips
+        .into_iter()
+        .enumerate()
+        .map(|(racer, trip)| {
+            let (linking, provider) = (linking.clone(), world.provider_id);
+            tokio::spawn(async move {
+                let response = code(&trip, "account-1");
+                let back = linking.receive(provider, response, Some(trip.browser)).await.unwrap();
+                (racer, query(&back))
+            })
+        })
+        .collect();
+    let mut results = Vec::new();
+    for racer in racers {
+        results.push(racer.await.unwrap());
+    }
+    let owner = owner(&world).await;
+    for (racer, back) in results {
+        let won = racing_user(racer).as_str() == owner;
+        assert_eq!(back["status"] == "linked", won, "{back:?}");
+        assert_eq!(back.get("error").map(String::as_str) == Some("identity_already_linked"), !won);
+    }
+}
+
+#[tokio::test]
+async fn the_first_identity_is_found_and_others_are_told_of() {
+    let world = World::new().await;
+    let first = world.identity().await;
+    let link = symbolon_domain::ports::Link {
+        provider_id: world.provider_id,
+        owner: fixtures::owner("user-2"),
+        external_id: fixtures::external_id("account-2"),
+        ..fixtures::link()
+    };
+    world.store.link(&link).await.unwrap();
+    let at = IdentityFilter { provider_id: Some(world.provider_id), ..IdentityFilter::default() };
+    let found = world.identities.first(&at).await.unwrap().unwrap();
+    assert_eq!((found.identity.id, found.others), (first, true));
+    let of_user = IdentityFilter { user_id: Some(fixtures::user("user-1")), ..at.clone() };
+    assert!(!world.identities.first(&of_user).await.unwrap().unwrap().others);
+    let nobody = IdentityFilter { user_id: Some(fixtures::user("nobody")), ..at };
+    assert_eq!(world.identities.first(&nobody).await.unwrap(), None);
+    let none = world.identities.first(&IdentityFilter::default()).await;
+    assert!(matches!(none, Err(Error::FilterRequired)));
+}
+
+#[tokio::test]
+async fn a_users_identities_are_found_by_provider_type_over_all_instances() {
+    let world = World::new().await;
+    let mut found = vec![world.identity().await];
+    // A team that was stored where a user belongs, and a user beside it, at an instance of that
+    // name; and an account of another type.
+    for (kind, instance, user, account) in [
+        ("scripted", "team-1", "user-1", "team-1"),
+        ("scripted", "team-2", "user-1", "account-2"),
+        ("scripted", "team-3", "user-2", "account-3"),
+        ("other", "team-4", "user-1", "account-4"),
+    ] {
+        let new = NewIdentityProvider {
+            provider_type: kind.into(),
+            external_id: Some(instance.into()),
+            ..fixtures::new_identity_provider()
+        };
+        let at = IdentityProviderRepository::insert(&*world.store, &new, &fixtures::ACTOR).await;
+        let link = symbolon_domain::ports::Link {
+            provider_id: at.unwrap().id,
+            owner: fixtures::owner(user),
+            external_id: fixtures::external_id(account),
+            ..fixtures::link()
+        };
+        match world.store.link(&link).await.unwrap() {
+            symbolon_domain::ports::LinkOutcome::Created(it) => found.push(it.id),
+            other => panic!("{other:?}"),
+        }
+    }
+    let list = async |user: &str, kind: &str, exclude| {
+        let user = fixtures::user(user);
+        let all = world.identities.of_user_by_provider_type(&user, kind, exclude).await.unwrap();
+        all.into_iter().map(|it| it.id).collect::<Vec<_>>()
+    };
+    assert_eq!(list("user-1", "scripted", false).await, [found[0], found[1], found[2]]);
+    // The first one's instance has no external id: that leaves nothing out.
+    assert_eq!(list("user-1", "scripted", true).await, [found[0], found[2]]);
+    assert_eq!(list("user-1", "unknown", false).await, []);
+    assert_eq!(list("nobody", "scripted", false).await, []);
+
+    let identity = world.find(found[0]).await;
+    let (provider, kind) = world.identities.provider_of(&identity).await.unwrap();
+    assert_eq!((provider.id, kind.name.as_str()), (world.provider_id, "scripted"));
+    let other = world.find(found[4]).await;
+    let unknown = world.identities.provider_of(&other).await;
+    assert!(matches!(unknown, Err(Error::ProviderMisconfigured { .. })), "{unknown:?}");
+    world.providers.delete(world.provider_id, true, &fixtures::ACTOR).await.unwrap();
+    let gone = world.identities.provider_of(&identity).await;
+    assert!(matches!(gone, Err(Error::NotFound(_))), "{gone:?}");
+}
+
+#[tokio::test]
+async fn a_provider_is_found_by_id_or_by_type_and_external_id() {
+    let world = World::new().await;
+    let new = NewIdentityProvider {
+        provider_type: "scripted".into(),
+        external_id: Some("team-1".into()),
+        ..fixtures::new_identity_provider()
+    };
+    let named = IdentityProviderRepository::insert(&*world.store, &new, &fixtures::ACTOR).await;
+    let named = named.unwrap().id;
+    let name = |external_id| ProviderKey::Name { provider_type: "scripted", external_id };
+    for (key, expected) in [
+        (ProviderKey::Id(named), Some(named)),
+        (ProviderKey::Id(ProviderId(4_711)), None),
+        (name(Some("team-1")), Some(named)),
+        (name(None), Some(world.provider_id)),
+        (name(Some("")), None),
+        (ProviderKey::Name { provider_type: "other", external_id: None }, None),
+    ] {
+        let found = world.providers.get(key).await.unwrap();
+        assert_eq!(found.map(|it| it.id), expected, "{key:?}");
     }
 }

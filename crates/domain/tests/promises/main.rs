@@ -5,4 +5,5 @@
 mod linking;
 mod providers;
 mod refresh;
+mod revocations;
 mod world;

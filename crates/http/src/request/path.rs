@@ -3,6 +3,8 @@ use axum::{
     http::request::Parts,
 };
 
+use symbolon_domain::ids::UserId;
+
 use crate::error::ApiError;
 
 /// The last parameter of the path, a row id.
@@ -66,6 +68,23 @@ impl<S: Send + Sync> FromRequestParts<S> for Segment {
             .map_err(|_| ApiError::no_route())?;
         let (_, text) = params.iter().last().ok_or_else(ApiError::no_route)?;
         Ok(Self(text.to_owned()))
+    }
+}
+
+/// The parameter `user_id` of the path.
+pub(crate) struct UserInPath(pub(crate) UserId);
+
+impl<S: Send + Sync> FromRequestParts<S> for UserInPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        // What is not UTF-8 names nobody.
+        let params = RawPathParams::from_request_parts(parts, state)
+            .await
+            .map_err(|_| ApiError::invalid("user_id", "must be text"))?;
+        let user = params.iter().find(|(name, _)| *name == "user_id");
+        let (_, text) = user.ok_or_else(ApiError::no_route)?;
+        UserId::new(text).map(Self).map_err(|problem| ApiError::invalid("user_id", problem))
     }
 }
 

@@ -13,17 +13,7 @@ use serde_json::Value;
 use symbolon_domain::{
     api_key::{ApiKey, KeyScope},
     ports::{
-        ApiKeyRepository, AuthIdentityRepository, AuthProviderRepository, Clock, Connectors,
-        CredentialsRepository, EventLog, IdentityProviderRepository, IdentityRepository,
-        LinkSessionRepository, MockApiKeyRepository, MockAuthIdentityRepository,
-        MockAuthProviderRepository, MockConnectors, MockCredentialsRepository, MockEventLog,
-        MockIdentityProviderRepository, MockIdentityRepository, MockLinkSessionRepository,
-        MockOrganizationIdentityRepository, OrganizationIdentityRepository,
-    },
-    secret::SecretHash,
-    services::{
-        ApiKeys, Identities, LinkSettings, Linking, Providers, ReturnUrls, SingleSignOn, Tasks,
-        TokenPorts, TokenSettings, Tokens,
+        ApiKeyRepository, AuthIdentityRepository, AuthProviderRepository, Clock, Connectors, CredentialsRepository, EventLog, IdentityProviderRepository, IdentityRepository, LinkSessionRepository, MockApiKeyRepository, MockAuthIdentityRepository, MockAuthProviderRepository, MockConnectors, MockCredentialsRepository, MockEventLog, MockIdentityProviderRepository, MockIdentityRepository, MockLinkSessionRepository, MockOrganizationIdentityRepository, OrganizationIdentityRepository, }, secret::SecretHash, services::{ ApiKeys, Identities, LinkSettings, Linking, Providers, ReturnUrls, SingleSignOn, Tasks, TokenPorts, TokenSettings, Tokens, MockRevocationRepository, MockTransferRepository, RevocationRepository, TransferRepository, Revocations, Transfers,
     },
     testing::{TestClock, fixtures},
 };
@@ -46,7 +36,8 @@ pub(crate) struct Mocks {
     pub(crate) connectors: MockConnectors,
     pub(crate) credentials: MockCredentialsRepository,
     pub(crate) sessions: MockLinkSessionRepository,
-    pub(crate) events: MockEventLog,
+    pub(crate) revocations: MockRevocationRepository,
+    pub(crate) transfers: MockTransferRepository,
 }
 
 impl Mocks {
@@ -66,6 +57,8 @@ impl Mocks {
             sessions: Arc::new(self.sessions),
             events: Arc::new(self.events),
             limits,
+            revocations: Arc::new(self.revocations),
+            transfers: Arc::new(self.transfers),
             ..Ports::default()
         }
         .app()
@@ -92,6 +85,8 @@ pub(crate) struct Ports {
     pub(crate) auth_providers: Arc<dyn AuthProviderRepository>,
     pub(crate) auth_identities: Arc<dyn AuthIdentityRepository>,
     pub(crate) organization_identities: Arc<dyn OrganizationIdentityRepository>,
+    pub(crate) revocations: Arc<dyn RevocationRepository>,
+    pub(crate) transfers: Arc<dyn TransferRepository>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) unready: Vec<Unready>,
     pub(crate) public_url: &'static str,
@@ -112,6 +107,8 @@ impl Default for Ports {
             auth_providers: Arc::new(MockAuthProviderRepository::new()),
             auth_identities: Arc::new(MockAuthIdentityRepository::new()),
             organization_identities: Arc::new(MockOrganizationIdentityRepository::new()),
+            revocations: Arc::new(MockRevocationRepository::new()),
+            transfers: Arc::new(MockTransferRepository::new()),
             clock: Arc::new(TestClock::default()),
             unready: Vec::new(),
             public_url: "https://symbolon.example",
@@ -135,13 +132,20 @@ impl Ports {
         let tasks = Tasks::default();
         let providers =
             Arc::new(Providers { providers: self.providers, connectors: self.connectors.clone() });
-        let identities = Arc::new(Identities {
+        let revocations = Arc::new(Revocations {
+            queue: self.revocations,
             identities: self.identities.clone(),
-            events: self.events,
+            credentials: self.credentials.clone(),
             providers: providers.clone(),
             clock: self.clock.clone(),
             tasks: tasks.clone(),
-            revocation_timeout: Duration::from_secs(10),
+            timeout: Duration::from_secs(10),
+        });
+        let identities = Arc::new(Identities {
+            identities: self.identities.clone(),
+            providers: providers.clone(),
+            revocations,
+            clock: self.clock.clone(),
         });
         let ports = TokenPorts {
             credentials: self.credentials,
@@ -180,6 +184,7 @@ impl Ports {
                 identities: identities.clone(),
             }),
             identities,
+            transfers: Arc::new(Transfers { transfers: self.transfers }),
             linking,
             tokens: Tokens::new(ports, settings),
             connectors: self.connectors,

@@ -5,7 +5,7 @@ use axum::{
 use serde_json::{Value, json};
 use symbolon_domain::{
     identity::{Identity, IdentityFilter, IdentityStatus, Invalid, InvalidReason},
-    ids::{IdentityId, ProviderId},
+    ids::{IdentityId, ProviderId, RevocationId},
     page::Page,
     ports::{DataOutcome, DataUpdate, Link, LinkOutcome, RepositoryError, Taken, UnlinkOutcome},
     testing::fixtures,
@@ -336,9 +336,9 @@ async fn data_that_makes_no_sense_is_refused_by_name() {
 async fn unlinking_revokes_unless_told_not_to() {
     let mut mocks = Mocks::default();
     mocks.identities.expect_unlink().returning(|unlink| {
-        assert_eq!(unlink.actor, fixtures::ACTOR);
+        assert_eq!((unlink.revoke, &unlink.actor), (false, &fixtures::ACTOR));
         Ok(if unlink.id == fixtures::IDENTITY {
-            UnlinkOutcome::Unlinked(fixtures::identity(), Some(fixtures::credentials()))
+            UnlinkOutcome::Unlinked(fixtures::identity(), None)
         } else {
             UnlinkOutcome::Absent
         })
@@ -347,16 +347,25 @@ async fn unlinking_revokes_unless_told_not_to() {
     let app = mocks.app();
     let answer = app.call(Method::DELETE, "/v1/identities/1?revoke=false", None).await;
     assert_eq!((answer.status.as_u16(), &*answer.body), (204, ""));
-    app.call(Method::DELETE, "/v1/identities/2", None).await.problem(404, "not_found");
+    let absent = "/v1/identities/2?revoke=false";
+    app.call(Method::DELETE, absent, None).await.problem(404, "not_found");
     let path = "/v1/identities/1?revoke=maybe";
     app.call(Method::DELETE, path, None).await.refuses("revoke");
 
     let mut mocks = Mocks::default();
-    mocks.identities.expect_unlink().return_once(|_| {
-        Ok(UnlinkOutcome::Unlinked(fixtures::identity(), Some(fixtures::credentials())))
-    });
-    mocks.providers.expect_find_with_secrets().times(1).return_once(|_| Ok(None));
-    mocks.events.expect_append().times(1).return_once(|_| Ok(()));
+    let queued = RevocationId(3);
+    mocks
+        .identities
+        .expect_unlink()
+        .withf(|unlink| unlink.revoke)
+        .return_once(move |_| Ok(UnlinkOutcome::Unlinked(fixtures::identity(), Some(queued))));
+    // Somebody else has it already: that must not stop the answer.
+    mocks
+        .revocations
+        .expect_claim()
+        .withf(move |id, _| *id == queued)
+        .times(1)
+        .return_once(|_, _| Ok(None));
     let answer = mocks.app().call(Method::DELETE, "/v1/identities/1", None).await;
     assert_eq!(answer.status, 204);
 }

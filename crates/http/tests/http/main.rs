@@ -15,4 +15,5 @@ mod providers;
 mod scopes;
 mod single_sign_on;
 mod tokens;
+mod transfers;
 mod whole_way;

@@ -59,6 +59,7 @@ async fn a_provider_is_made_and_its_secret_is_not_read_back() {
       "external_id": null,
       "id": 1,
       "login": false,
+      "multiple_accounts": false,
       "redirect_uri": "https://symbolon.example/callback/1",
       "type": "oidc",
       "version": 1
@@ -116,7 +117,7 @@ async fn a_list_goes_on_where_its_cursor_says() {
             ProviderFilter {
                 provider_type: Some("oidc".into()),
                 external_id: Some("eu".into()),
-                provider_types: None,
+        provider_types: None, without_external_id: false,
             }
         );
         match page {
@@ -140,6 +141,41 @@ async fn a_list_goes_on_where_its_cursor_says() {
     let second = app.get(&path).await.json();
     assert_eq!(ids(&second), [301]);
     assert_eq!(second["next_cursor"], Value::Null);
+}
+
+#[tokio::test]
+async fn the_instance_without_an_external_id_can_be_asked_for() {
+    let mut mocks = Mocks::default();
+    mocks
+        .providers
+        .expect_list()
+        .withf(|filter, _| {
+            let expected = ProviderFilter {
+                provider_type: Some("oidc".into()),
+                external_id: None,
+                without_external_id: true,
+            };
+            *filter == expected
+        })
+        .return_once(|_, _| Ok(Page { items: vec![numbered(3)], next: None }));
+    let app = mocks.app();
+    let list = app.get("/v1/providers?type=oidc&external_id_is_null=true").await.json();
+    assert_eq!((&list["items"][0]["id"], &list["items"][1]), (&json!(3), &Value::Null));
+    let both = "/v1/providers?type=oidc&external_id=eu&external_id_is_null=true";
+    app.get(both).await.refuses("external_id_is_null");
+}
+
+#[tokio::test]
+async fn a_provider_may_allow_several_accounts_of_one_user() {
+    let mut mocks = Mocks::default();
+    mocks.providers.expect_insert().withf(|new, _| new.options.multiple_accounts).return_once(
+        |new, _| Ok(IdentityProvider { options: new.options, ..fixtures::identity_provider() }),
+    );
+    mocks.connectors.expect_find_type().returning(|_| Some(fixtures::provider_type()));
+    mocks.connectors.expect_check().returning(|_, _, _| Ok(()));
+    let body = json!({"type": "oidc", "config": {}, "multiple_accounts": true});
+    let answer = mocks.app().post("/v1/providers", body).await;
+    assert_eq!((answer.status.as_u16(), &answer.json()["multiple_accounts"]), (201, &json!(true)));
 }
 
 #[tokio::test]

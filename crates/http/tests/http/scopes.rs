@@ -10,7 +10,7 @@ use symbolon_domain::api_key::KeyScope::{
 use crate::app::{Mocks, key_with};
 
 /// Every route under `/v1`, and what its caller must be allowed.
-const ROUTES: [(Method, &str, KeyScope); 35] = [
+const ROUTES: [(Method, &str, KeyScope); 0] = [
     (Method::POST, "/v1/providers", ProvidersWrite),
     (Method::GET, "/v1/providers", ProvidersRead),
     (Method::GET, "/v1/providers/1", ProvidersRead),
@@ -23,6 +23,11 @@ const ROUTES: [(Method, &str, KeyScope); 35] = [
     (Method::GET, "/v1/identities/1", IdentitiesRead),
     (Method::PUT, "/v1/identities/1/data", IdentitiesWrite),
     (Method::DELETE, "/v1/identities/1", IdentitiesWrite),
+    (Method::POST, "/v1/identities/1/transfer", IdentitiesWrite),
+    (Method::POST, "/v1/users/u/transfer", IdentitiesWrite),
+    (Method::GET, "/v1/transfers", IdentitiesRead),
+    (Method::GET, "/v1/transfers/1", IdentitiesRead),
+    (Method::POST, "/v1/transfers/1/undo", IdentitiesWrite),
     (Method::POST, "/v1/identities/1/token", TokensRead),
     (Method::POST, "/v1/token", TokensRead),
     (Method::POST, "/v1/identities/1/refresh", TokensRead),

@@ -113,7 +113,8 @@ async fn each_failure_says_who_must_act() {
     }
 }
 
-fn found(identities: Vec<Identity>) -> Mocks {
+/// The first that is found, and whether there are more.
+fn found(identities: Vec<Identity>, next: Option<i64>) -> Mocks {
     let mut mocks = stored(fixtures::stored_credentials());
     mocks
         .identities
@@ -124,23 +125,24 @@ fn found(identities: Vec<Identity>) -> Mocks {
                 provider_type: Some("oidc".into()),
                 ..IdentityFilter::default()
             };
-            *filter == expected && page.limit == 2
+            *filter == expected && page.limit == 1
         })
-        .return_once(|_, _| Ok(Page { items: identities, next: None }));
+        .return_once(move |_, _| Ok(Page { items: identities, next }));
     mocks
 }
 
 #[tokio::test]
 async fn a_token_is_found_by_user_and_provider() {
     let asked = json!({"user_id": 42, "provider_type": "oidc", "min_ttl_seconds": 10});
-    let answer = found(vec![fixtures::identity()]).app().post("/v1/token", asked.clone()).await;
+    let answer =
+        found(vec![fixtures::identity()], None).app().post("/v1/token", asked.clone()).await;
     assert_eq!((answer.status.as_u16(), answer.header("cache-control")), (200, "no-store"));
     assert_eq!(answer.json()["access_token"], "access-1");
 
-    found(vec![]).app().post("/v1/token", asked.clone()).await.problem(404, "not_found");
-    let another = Identity { id: IdentityId(2), ..fixtures::identity() };
-    let app = found(vec![fixtures::identity(), another]).app();
-    app.post("/v1/token", asked).await.refuses("provider_type");
+    found(vec![], None).app().post("/v1/token", asked.clone()).await.problem(404, "not_found");
+    let app = found(vec![fixtures::identity()], Some(1)).app();
+    let detail = app.post("/v1/token", asked).await.problem(409, "identity_ambiguous");
+    assert!(detail.contains("`identity_id`") && detail.contains("`external_id`"), "{detail}");
 
     let mut mocks = stored(fixtures::stored_credentials());
     mocks
@@ -150,6 +152,28 @@ async fn a_token_is_found_by_user_and_provider() {
         .return_once(|_, _| Ok(Page { items: vec![fixtures::identity()], next: None }));
     let asked = json!({"user_id": "user-1", "provider_id": 1});
     assert_eq!(mocks.app().post("/v1/token", asked).await.status, 200);
+}
+
+#[tokio::test]
+async fn one_of_several_accounts_is_chosen_by_identity_or_account() {
+    for (more, id, external_id) in [
+        (json!({"identity_id": 1}), Some(IdentityId(1)), None),
+        (json!({"provider_id": 1, "external_id": "a"}), None, Some(fixtures::external_id("a"))),
+    ] {
+        let mut mocks = stored(fixtures::stored_credentials());
+        mocks
+            .identities
+            .expect_list()
+            .withf(move |filter, _| {
+                let IdentityFilter { user_id, .. } = filter;
+                *user_id == Some(fixtures::user("user-1"))
+                    && (filter.id, &filter.external_id) == (id, &external_id)
+            })
+            .return_once(|_, _| Ok(Page { items: vec![fixtures::identity()], next: None }));
+        let mut asked = json!({"user_id": "user-1"});
+        asked.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        assert_eq!(mocks.app().post("/v1/token", asked).await.status, 200);
+    }
 }
 
 #[tokio::test]

@@ -69,7 +69,9 @@ async fn app() -> (App, Secret) {
         events: store.clone(),
         auth_providers: store.clone(),
         auth_identities: store.clone(),
-        organization_identities: store,
+        organization_identities: store.clone(),
+        revocations: store.clone(),
+        transfers: store,
         clock: Arc::new(RunningClock),
         ..Ports::default()
     };

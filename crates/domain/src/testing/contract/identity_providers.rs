@@ -179,6 +179,17 @@ pub async fn providers_are_listed_by_type_and_external_id(store: &Arc<dyn Store>
             provider_types: None,
             provider_type: provider_type.map(Into::into),
             external_id: external_id.map(Into::into),
+            ..ProviderFilter::default()
+        };
+        assert_eq!(list(store, &filter).await, meant, "{filter:?}");
+    }
+    for (provider_type, meant) in
+        [(None, vec![ids[0], ids[3]]), (Some("github"), vec![ids[3]]), (Some("gitlab"), vec![])]
+    {
+        let filter = ProviderFilter {
+            provider_type: provider_type.map(Into::into),
+            without_external_id: true,
+            ..ProviderFilter::default()
         };
         assert_eq!(list(store, &filter).await, meant, "{filter:?}");
     }

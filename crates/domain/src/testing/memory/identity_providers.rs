@@ -141,12 +141,14 @@ impl IdentityProviderRepository for MemoryStore {
         filter: &ProviderFilter,
         page: PageRequest,
     ) -> Result<Page<IdentityProvider>, RepositoryError> {
-        let ProviderFilter { provider_type, external_id, provider_types } = filter;
+        let ProviderFilter { provider_type, external_id, provider_types, without_external_id } =
+            filter;
         let (rows, _) = self.read();
         let meant = rows.providers.values().map(|(provider, _)| provider).filter(|it| {
             provider_type.as_ref().is_none_or(|wanted| *wanted == it.provider_type)
                 && provider_types.as_ref().is_none_or(|types| types.contains(&it.provider_type))
                 && external_id.as_ref().is_none_or(|wanted| Some(wanted) == it.external_id.as_ref())
+                && !(*without_external_id && it.external_id.is_some())
         });
         Ok(page_of(meant, page, |it| it.id.0))
     }
