@@ -7,6 +7,7 @@
 //! all, what must last lasts for minutes, and nothing measures how fast a store is.
 
 mod api_keys;
+mod changes;
 mod credentials;
 mod event_log;
 mod identities;
@@ -16,6 +17,7 @@ mod leases;
 mod link_sessions;
 mod linking;
 mod linking_sessions;
+mod webhooks;
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,8 +25,9 @@ use chrono::{DateTime, SubsecRound as _, Utc};
 
 use self::link_sessions::{claim, live_session, pending_link, sign_in, status, used_trip, waiting};
 pub use self::{
-    api_keys::*, credentials::*, event_log::*, identities::*, identity_lists::*,
+    api_keys::*, changes::*, credentials::*, event_log::*, identities::*, identity_lists::*,
     identity_providers::*, leases::*, link_sessions::*, linking::*, linking_sessions::*,
+    webhooks::*,
 };
 use super::{RunningClock, fixtures};
 use crate::{
@@ -36,6 +39,7 @@ use crate::{
         ApiKeyRepository, Clock as _, CredentialsRepository, EventFilter, EventLog,
         IdentityProviderRepository, IdentityRepository, Lease, LeaseOutcome, Link, LinkOutcome,
         LinkSessionRepository, NewIdentityProvider, RefreshEnd, StoredCredentials,
+        WebhookRepository,
     },
 };
 
@@ -47,6 +51,7 @@ pub trait Store:
     + IdentityProviderRepository
     + IdentityRepository
     + LinkSessionRepository
+    + WebhookRepository
     + 'static
 {
 }
@@ -58,6 +63,7 @@ impl<T> Store for T where
         + IdentityProviderRepository
         + IdentityRepository
         + LinkSessionRepository
+        + WebhookRepository
         + 'static
 {
 }
@@ -97,6 +103,12 @@ impl dyn Store {
     /// The link sessions.
     #[must_use]
     pub fn sessions(&self) -> &dyn LinkSessionRepository {
+        self
+    }
+
+    /// The webhook endpoints and their deliveries.
+    #[must_use]
+    pub fn webhooks(&self) -> &dyn WebhookRepository {
         self
     }
 }
@@ -348,6 +360,20 @@ macro_rules! contract_tests {
             the_hash_of_an_api_key_is_taken_once
             revoking_an_api_key_again_changes_nothing
             api_keys_are_listed_revoked_ones_too
+            // changes
+            every_change_of_an_identity_tells_before_and_after
+            every_change_of_a_provider_or_key_tells_before_and_after
+            // webhooks
+            a_webhook_endpoint_is_found_as_it_was_inserted
+            a_webhook_endpoint_is_changed_and_removed
+            a_webhook_secret_is_rotated
+            each_event_becomes_one_delivery
+            of_racing_claims_each_delivery_goes_to_one
+            a_claim_that_ran_out_is_anothers
+            deliveries_of_one_identity_come_in_order
+            giving_up_is_told_once
+            what_was_given_up_is_replayed
+            deliveries_that_arrived_are_forgotten
         );
     };
     (@each $empty_store:expr; $($promise:ident)*) => {$(
@@ -369,6 +395,7 @@ mod tests {
         let list = include_str!("contract.rs");
         let ports = [
             include_str!("contract/api_keys.rs"),
+            include_str!("contract/changes.rs"),
             include_str!("contract/credentials.rs"),
             include_str!("contract/event_log.rs"),
             include_str!("contract/identities.rs"),
@@ -378,6 +405,7 @@ mod tests {
             include_str!("contract/link_sessions.rs"),
             include_str!("contract/linking.rs"),
             include_str!("contract/linking_sessions.rs"),
+            include_str!("contract/webhooks.rs"),
         ];
         assert_eq!(ports.len(), list.lines().filter(|it| it.starts_with("mod ")).count() - 1);
         for port in ports {
