@@ -111,6 +111,7 @@ impl Database {
             sessions: database.sessions,
             events: database.events,
             keys: database.api_keys,
+            webhooks: database.webhooks,
         }
     }
 

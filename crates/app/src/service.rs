@@ -16,7 +16,7 @@ use crate::{
     settings::Settings,
     shutdown::Shutdown,
     sweeper::sweep,
-    telemetry,
+    telemetry, webhooks,
 };
 
 /// What a service is made of.
@@ -47,6 +47,7 @@ impl Service {
         let services = Services::new(
             &parts.database.repositories(),
             Arc::clone(&parts.connectors),
+            webhooks::sender(&parts.settings)?,
             &parts.settings,
             public_url,
             parts.replica.clone(),
@@ -71,8 +72,8 @@ impl Service {
     /// [`Failure`] when listening fails.
     pub(crate) async fn run(self, shutdown: Shutdown) -> Result<(), Failure> {
         let Self { parts, services } = self;
-        let ServiceParts { database, connectors, listener, metrics, .. } = parts;
-        let sessions = database.repositories().sessions;
+        let ServiceParts { settings, database, connectors, listener, metrics, .. } = parts;
+        let repositories = database.repositories();
         let render = metrics.clone();
         let router = symbolon_http::router(HttpParts {
             api_keys: services.api_keys,
@@ -80,13 +81,19 @@ impl Service {
             identities: services.identities,
             linking: services.linking,
             tokens: services.tokens,
+            events: repositories.events,
+            webhooks: services.webhooks,
             connectors,
             readiness: Arc::new(DatabaseReadiness(database)),
             metrics: Arc::new(move || render.render()),
         });
         tokio::spawn(telemetry::keep_metrics_small(metrics));
-        tokio::spawn(sweep(sessions, shutdown.clone()));
+        tokio::spawn(sweep(repositories.sessions, shutdown.clone()));
+        let deliver = webhooks::deliver(services.dispatcher, settings.webhooks, shutdown.clone());
+        let delivering = tokio::spawn(deliver);
         let answered = answer(listener, router, shutdown).await;
+        // Ends with the shutdown; what it has started is finished below.
+        let _ = delivering.await;
         finish(&services.tasks).await;
         tracing::info!("stopped");
         answered

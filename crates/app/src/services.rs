@@ -5,11 +5,12 @@ use std::{sync::Arc, time::Duration};
 use symbolon_domain::{
     ports::{
         ApiKeyRepository, Clock, Connectors, CredentialsRepository, EventLog,
-        IdentityProviderRepository, IdentityRepository, LinkSessionRepository,
+        IdentityProviderRepository, IdentityRepository, LinkSessionRepository, WebhookRepository,
+        WebhookSender,
     },
     services::{
-        ApiKeys, Identities, LinkSettings, Linking, Providers, Tasks, TokenPorts, TokenSettings,
-        Tokens,
+        ApiKeys, Busy, DeliverySettings, Identities, LinkSettings, Linking, Providers, Tasks,
+        TokenPorts, TokenSettings, Tokens, WebhookDispatcher, Webhooks,
     },
 };
 use url::Url;
@@ -25,6 +26,7 @@ pub(crate) struct Repositories {
     pub(crate) sessions: Arc<dyn LinkSessionRepository>,
     pub(crate) events: Arc<dyn EventLog>,
     pub(crate) keys: Arc<dyn ApiKeyRepository>,
+    pub(crate) webhooks: Arc<dyn WebhookRepository>,
 }
 
 /// The rules, ready to be called.
@@ -34,6 +36,8 @@ pub(crate) struct Services {
     pub(crate) identities: Arc<Identities>,
     pub(crate) providers: Arc<Providers>,
     pub(crate) api_keys: Arc<ApiKeys>,
+    pub(crate) webhooks: Arc<Webhooks>,
+    pub(crate) dispatcher: WebhookDispatcher,
     /// Must be waited for before the process ends.
     pub(crate) tasks: Tasks,
 }
@@ -43,6 +47,7 @@ impl Services {
     pub(crate) fn new(
         repositories: &Repositories,
         connectors: Arc<dyn Connectors>,
+        sender: Arc<dyn WebhookSender>,
         settings: &Settings,
         public_url: Url,
         replica: String,
@@ -71,6 +76,26 @@ impl Services {
                 session_ttl: settings.link.session_ttl,
             }),
         };
+        let webhooks = Arc::new(Webhooks {
+            webhooks: Arc::clone(&repositories.webhooks),
+            sender: Arc::clone(&sender),
+            clock: Arc::clone(&clock),
+        });
+        let dispatcher = WebhookDispatcher {
+            webhooks: Arc::clone(&repositories.webhooks),
+            sender,
+            clock: Arc::clone(&clock),
+            tasks: tasks.clone(),
+            settings: Arc::new(DeliverySettings {
+                max_attempts: settings.webhooks.max_attempts,
+                first_retry: settings.webhooks.first_retry,
+                concurrency: settings.webhooks.concurrency,
+                // Longer than a try takes, with what is written before and after it.
+                lease: settings.webhooks.timeout + Duration::from_secs(15),
+                replica: replica.clone(),
+            }),
+            busy: Busy::default(),
+        };
         let tokens = Tokens::new(
             TokenPorts {
                 credentials: Arc::clone(&repositories.credentials),
@@ -88,6 +113,6 @@ impl Services {
             },
         );
         let api_keys = Arc::new(ApiKeys { keys: Arc::clone(&repositories.keys) });
-        Self { linking, tokens, identities, providers, api_keys, tasks }
+        Self { linking, tokens, identities, providers, api_keys, webhooks, dispatcher, tasks }
     }
 }

@@ -163,7 +163,10 @@ impl NewEvent {
         after: Option<&ApiKey>,
     ) -> Self {
         let key = after.or(before).expect("an event about a key names it");
-        let detail = [("api_key_id".to_owned(), key.id.0.into()), ("name".to_owned(), key.name.as_str().into())];
+        let detail = [
+            ("api_key_id".to_owned(), key.id.0.into()),
+            ("name".to_owned(), key.name.as_str().into()),
+        ];
         let (before, after) = changes(before.map(ApiKey::facts), after.map(ApiKey::facts));
         Self { before, after, detail: Map::from_iter(detail), ..Self::new(about, actor) }
     }
@@ -481,5 +484,18 @@ mod tests {
             assert_eq!(Who::parse(&who.to_string()), Some(who));
         }
         assert_eq!(Who::parse("somebody"), None);
+    }
+
+    #[test]
+    fn the_table_of_types_is_that_of_the_documentation() {
+        let page = include_str!("../../../docs/events-and-webhooks.md");
+        let (_, table) = page.split_once("| type | when |").unwrap();
+        let (table, _) = table.split_once("\n\n").unwrap();
+        let listed: Vec<_> = table
+            .lines()
+            .filter_map(|it| it.strip_prefix("| `")?.split_once('`').map(|(name, _)| name))
+            .collect();
+        let all: Vec<_> = EventKind::ALL.iter().map(|it| it.as_str()).collect();
+        assert_eq!(listed, all);
     }
 }

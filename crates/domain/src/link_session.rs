@@ -208,9 +208,7 @@ impl PendingLink {
             },
             credentials: form.credentials.try_into()?,
             // An older version told of none; only browsers came this way then.
-            evidence: form
-                .evidence
-                .unwrap_or_else(|| LinkEvidence::of(LinkMethod::Browser)),
+            evidence: form.evidence.unwrap_or_else(|| LinkEvidence::of(LinkMethod::Browser)),
         })
     }
 }

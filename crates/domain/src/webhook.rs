@@ -94,9 +94,10 @@ impl WebhookSecrets {
     /// said before. What is over by `now` goes, and of too many the oldest.
     #[must_use]
     pub fn rotated(self, new: Secret, until: DateTime<Utc>, now: DateTime<Utc>) -> Self {
-        let old = self.0.into_iter().map(|(secret, end)| {
-            (secret, Some(end.map_or(until, |it| it.min(until))))
-        });
+        let old = self
+            .0
+            .into_iter()
+            .map(|(secret, end)| (secret, Some(end.map_or(until, |it| it.min(until)))));
         let old = old.filter(|(_, end)| end.is_none_or(|it| it > now));
         Self([(new, None)].into_iter().chain(old).take(MOST_SECRETS).collect())
     }

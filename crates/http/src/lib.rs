@@ -7,6 +7,7 @@
 mod authorization;
 mod browser;
 mod error;
+mod events;
 mod identities;
 mod link_sessions;
 mod list;
@@ -17,13 +18,14 @@ mod providers;
 mod request;
 mod telemetry;
 mod tokens;
+mod webhooks;
 
 use std::sync::Arc;
 
 use axum::{Router, middleware};
 use symbolon_domain::{
-    ports::Connectors,
-    services::{ApiKeys, Identities, Linking, Providers, Tokens},
+    ports::{Connectors, EventLog},
+    services::{ApiKeys, Identities, Linking, Providers, Tokens, Webhooks},
 };
 
 pub use operations::{Readiness, RenderMetrics, Unready};
@@ -42,6 +44,10 @@ pub struct HttpParts {
     pub linking: Linking,
     /// Access tokens.
     pub tokens: Tokens,
+    /// What happened.
+    pub events: Arc<dyn EventLog>,
+    /// Webhook endpoints.
+    pub webhooks: Arc<Webhooks>,
     /// The catalog.
     pub connectors: Arc<dyn Connectors>,
     /// What `/readyz` asks.
@@ -58,6 +64,8 @@ pub fn router(parts: HttpParts) -> Router {
         identities,
         linking,
         tokens,
+        events,
+        webhooks,
         connectors,
         readiness,
         metrics,
@@ -77,6 +85,15 @@ pub fn router(parts: HttpParts) -> Router {
             authenticator: authenticator.clone(),
             tokens: Arc::new(tokens),
             identities: Arc::clone(&identities.identities),
+        }))
+        .merge(events::router(events::EventRoutes {
+            authenticator: authenticator.clone(),
+            events,
+            identities: Arc::clone(&identities),
+        }))
+        .merge(webhooks::router(webhooks::WebhookRoutes {
+            authenticator: authenticator.clone(),
+            webhooks,
         }))
         .merge(identities::router(identities::IdentityRoutes {
             authenticator: authenticator.clone(),

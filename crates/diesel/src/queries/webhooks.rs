@@ -49,10 +49,7 @@ impl EndpointRow {
         Ok(WebhookEndpoint {
             id: WebhookEndpointId(self.id),
             url: self.url.parse().map_err(|_| Failure::unreadable("an address is none"))?,
-            kinds: kinds
-                .iter()
-                .map(|it| parsed(it, EventKind::parse))
-                .collect::<Result<_, _>>()?,
+            kinds: kinds.iter().map(|it| parsed(it, EventKind::parse)).collect::<Result<_, _>>()?,
             enabled: self.enabled,
             created_at: self.created_at,
         })
@@ -297,8 +294,7 @@ impl WebhookRepository for Store {
         let rotated = in_transaction!(self, async |conn| {
             let Some(row) = find_locked(conn, id).await? else { return Ok(None) };
             let now = time(conn).await?;
-            let secrets =
-                row.open(&*self.sealer)?.rotated(secret.clone(), now + overlap, now);
+            let secrets = row.open(&*self.sealer)?.rotated(secret.clone(), now + overlap, now);
             let generation = row.generation + 1;
             diesel::update(endpoints::table.find(id.0))
                 .set((
@@ -522,9 +518,8 @@ impl WebhookRepository for Store {
         delivery: WebhookDeliveryId,
     ) -> Result<Option<WebhookDelivery>, RepositoryError> {
         let replayed = in_transaction!(self, async |conn| {
-            let one = deliveries::table
-                .find(delivery.0)
-                .filter(deliveries::endpoint_id.eq(endpoint.0));
+            let one =
+                deliveries::table.find(delivery.0).filter(deliveries::endpoint_id.eq(endpoint.0));
             diesel::update(one.filter(deliveries::status.ne(DeliveryStatus::Pending.as_str())))
                 .set(restarted!())
                 .execute(conn)
@@ -555,8 +550,7 @@ impl WebhookRepository for Store {
             "DELETE FROM webhook_deliveries WHERE id IN (SELECT id FROM webhook_deliveries \
              WHERE status = 'delivered' AND settled_at <= $1 LIMIT 10000)",
         );
-        let swept =
-            swept.bind::<TimeSql, _>(until).execute(conn).await.map_err(Failure::from)?;
+        let swept = swept.bind::<TimeSql, _>(until).execute(conn).await.map_err(Failure::from)?;
         Ok(swept as u64)
     }
 

@@ -85,10 +85,8 @@ pub trait WebhookRepository: Send + Sync {
     ) -> Result<WebhookEndpoint, RepositoryError>;
 
     /// The endpoint, or `None` when there is none by that id.
-    async fn find(
-        &self,
-        id: WebhookEndpointId,
-    ) -> Result<Option<WebhookEndpoint>, RepositoryError>;
+    async fn find(&self, id: WebhookEndpointId)
+    -> Result<Option<WebhookEndpoint>, RepositoryError>;
 
     /// The endpoint with what its deliveries are signed with, opened.
     async fn find_with_secrets(
@@ -124,11 +122,7 @@ pub trait WebhookRepository: Send + Sync {
     /// Makes deliveries of the next events, at most that many events, for an endpoint that is
     /// enabled; answers how many events were looked at. Each event becomes one delivery of an
     /// endpoint at most, whoever calls this at the same time, and none is passed over.
-    async fn fan_out(
-        &self,
-        id: WebhookEndpointId,
-        at_most: u16,
-    ) -> Result<u64, RepositoryError>;
+    async fn fan_out(&self, id: WebhookEndpointId, at_most: u16) -> Result<u64, RepositoryError>;
 
     /// Takes deliveries of an enabled endpoint whose time has come, at most that many, and counts
     /// the attempt. Nobody else gets them before `lease` is over or they are settled. A delivery

@@ -1,4 +1,8 @@
-use std::{collections::HashSet, sync::{Arc, Mutex, PoisonError}, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use serde_json::json;
 use tokio::task::JoinHandle;
@@ -94,8 +98,7 @@ impl Webhooks {
         &self,
         id: WebhookEndpointId,
     ) -> Result<Result<WebhookAnswer, String>, Error> {
-        let (endpoint, secrets) =
-            self.webhooks.find_with_secrets(id).await?.ok_or(NOT_FOUND)?;
+        let (endpoint, secrets) = self.webhooks.find_with_secrets(id).await?.ok_or(NOT_FOUND)?;
         let at = self.clock.now();
         let body = json!({
             "type": "webhook_endpoint.test",

@@ -25,9 +25,7 @@ use crate::{
     api_key::ApiKey,
     event::{Event, NewEvent},
     identity_provider::{IdentityProvider, ProviderSecrets},
-    ids::{
-        EventId, IdentityId, LinkSessionId, ProviderId, WebhookDeliveryId, WebhookEndpointId,
-    },
+    ids::{EventId, IdentityId, LinkSessionId, ProviderId, WebhookDeliveryId, WebhookEndpointId},
     page::{Page, PageRequest},
     ports::Clock,
     secret::SecretHash,

@@ -17,11 +17,12 @@ use symbolon_domain::{
         IdentityProviderRepository, IdentityRepository, LinkSessionRepository,
         MockApiKeyRepository, MockConnectors, MockCredentialsRepository, MockEventLog,
         MockIdentityProviderRepository, MockIdentityRepository, MockLinkSessionRepository,
+        MockWebhookRepository, MockWebhookSender, WebhookRepository, WebhookSender,
     },
     secret::SecretHash,
     services::{
         ApiKeys, Identities, LinkSettings, Linking, Providers, ReturnUrls, Tasks, TokenPorts,
-        TokenSettings, Tokens,
+        TokenSettings, Tokens, Webhooks,
     },
     testing::{TestClock, fixtures},
 };
@@ -45,6 +46,8 @@ pub(crate) struct Mocks {
     pub(crate) credentials: MockCredentialsRepository,
     pub(crate) sessions: MockLinkSessionRepository,
     pub(crate) events: MockEventLog,
+    pub(crate) webhooks: MockWebhookRepository,
+    pub(crate) sender: MockWebhookSender,
 }
 
 impl Mocks {
@@ -59,6 +62,8 @@ impl Mocks {
             credentials: Arc::new(self.credentials),
             sessions: Arc::new(self.sessions),
             events: Arc::new(self.events),
+            webhooks: Arc::new(self.webhooks),
+            sender: Arc::new(self.sender),
             ..Ports::default()
         }
         .app()
@@ -82,6 +87,8 @@ pub(crate) struct Ports {
     pub(crate) credentials: Arc<dyn CredentialsRepository>,
     pub(crate) sessions: Arc<dyn LinkSessionRepository>,
     pub(crate) events: Arc<dyn EventLog>,
+    pub(crate) webhooks: Arc<dyn WebhookRepository>,
+    pub(crate) sender: Arc<dyn WebhookSender>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) unready: Vec<Unready>,
     pub(crate) public_url: &'static str,
@@ -98,6 +105,8 @@ impl Default for Ports {
             credentials: Arc::new(MockCredentialsRepository::new()),
             sessions: Arc::new(MockLinkSessionRepository::new()),
             events: Arc::new(MockEventLog::new()),
+            webhooks: Arc::new(MockWebhookRepository::new()),
+            sender: Arc::new(MockWebhookSender::new()),
             clock: Arc::new(TestClock::default()),
             unready: Vec::new(),
             public_url: "https://symbolon.example",
@@ -122,7 +131,7 @@ impl Ports {
             Arc::new(Providers { providers: self.providers, connectors: self.connectors.clone() });
         let identities = Arc::new(Identities {
             identities: self.identities.clone(),
-            events: self.events,
+            events: self.events.clone(),
             providers: providers.clone(),
             clock: self.clock.clone(),
             tasks: tasks.clone(),
@@ -145,7 +154,7 @@ impl Ports {
             sessions: self.sessions,
             identities: self.identities,
             providers: providers.clone(),
-            clock: self.clock,
+            clock: self.clock.clone(),
             tasks,
             settings: Arc::new(LinkSettings {
                 public_url: self.public_url.parse().unwrap(),
@@ -159,6 +168,12 @@ impl Ports {
             identities,
             linking,
             tokens: Tokens::new(ports, settings),
+            events: self.events,
+            webhooks: Arc::new(Webhooks {
+                webhooks: self.webhooks,
+                sender: self.sender,
+                clock: self.clock,
+            }),
             connectors: self.connectors,
             readiness: Arc::new(Ready(self.unready)),
             metrics: Arc::new(self.metrics),

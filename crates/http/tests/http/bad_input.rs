@@ -76,6 +76,41 @@ fn endpoints() -> Vec<(Method, &'static str, Takes)> {
             "/v1/link-sessions/{id}/complete",
             Json(|| json!({"completion_code": "c", "user_id": "u"})),
         ),
+        (
+            Method::GET,
+            "/v1/events",
+            Query(&[
+                ("after", &["-1", "01", "x", "9223372036854775808", ""]),
+                ("type", &["", "identity", "identity.linked,", "IDENTITY.LINKED"]),
+                ("identity_id", NOT_IDS),
+                ("provider_id", NOT_IDS),
+                ("user_id", NOT_NAMES),
+                ("organization_id", NOT_NAMES),
+            ]),
+        ),
+        (
+            Method::GET,
+            "/v1/identities/{id}/explain",
+            Query(&[("limit", NOT_LIMITS), ("cursor", NOT_CURSORS)]),
+        ),
+        (Method::POST, "/v1/webhooks", Json(|| json!({"url": "https://receiver.example/"}))),
+        (Method::GET, "/v1/webhooks", Query(&[])),
+        (Method::GET, "/v1/webhooks/{id}", Nothing),
+        (Method::PATCH, "/v1/webhooks/{id}", MaybeBody),
+        (Method::DELETE, "/v1/webhooks/{id}", Nothing),
+        (Method::POST, "/v1/webhooks/{id}/rotate-secret", MaybeBody),
+        (Method::POST, "/v1/webhooks/{id}/test", Nothing),
+        (
+            Method::GET,
+            "/v1/webhooks/{id}/deliveries",
+            Query(&[
+                ("status", &["", "DEAD", "failed"]),
+                ("limit", NOT_LIMITS),
+                ("cursor", NOT_CURSORS),
+            ]),
+        ),
+        (Method::POST, "/v1/webhooks/{id}/deliveries/{delivery_id}/replay", Nothing),
+        (Method::POST, "/v1/webhooks/{id}/replay", Nothing),
     ]
 }
 
@@ -144,13 +179,33 @@ fn wrong_fields() -> Vec<(Method, &'static str, &'static str, Vec<Value>)> {
         (post(), "/v1/link-sessions", "login_hint", vec![json!(1), json!([])]),
         (post(), "/v1/link-sessions", "reattach", not_flags()),
         (post(), "/v1/link-sessions", "auto_complete", not_flags()),
+        (post(), "/v1/webhooks", "url", {
+            let long = json!(format!("https://receiver.example/{}", "x".repeat(2048)));
+            vec![json!(null), json!(1), json!("no address"), json!(""), long]
+        }),
+        (
+            post(),
+            "/v1/webhooks",
+            "types",
+            vec![json!(null), json!("identity.linked"), json!(["x"])],
+        ),
+        (post(), "/v1/webhooks", "enabled", not_flags()),
+        (Method::PATCH, "/v1/webhooks/{id}", "url", vec![json!(1), json!("no address")]),
+        (Method::PATCH, "/v1/webhooks/{id}", "types", vec![json!("x"), json!(["x"])]),
+        (Method::PATCH, "/v1/webhooks/{id}", "enabled", vec![json!(1), json!("true")]),
+        (
+            post(),
+            "/v1/webhooks/{id}/rotate-secret",
+            "overlap_seconds",
+            vec![json!(null), json!(-1), json!("1"), json!(604_801), json!(4_294_967_296_u64)],
+        ),
         (post(), "/v1/link-sessions/{id}/complete", "completion_code", not_texts()),
         (post(), "/v1/link-sessions/{id}/complete", "user_id", vec![json!(""), json!([])]),
     ]
 }
 
 fn at_row_1(template: &str) -> String {
-    template.replace("{id}", "1").replace("{type}", "oidc")
+    template.replace("{id}", "1").replace("{type}", "oidc").replace("{delivery_id}", "1")
 }
 
 async fn send(app: &App, method: &Method, path: &str, kind: &str, body: &str) -> Answer {
@@ -191,7 +246,7 @@ async fn an_id_in_the_path_has_one_form() {
             Query(_) | Nothing => "{}".to_owned(),
         };
         for id in ["0", "-1", "01", "1.0", "x", "9223372036854775808", "1%20", "%00"] {
-            let path = template.replace("{id}", id);
+            let path = at_row_1(&template.replace("{id}", id));
             send(&app, &method, &path, "application/json", &body).await.refuses("id");
         }
     }

@@ -4,6 +4,7 @@
 mod app;
 mod bad_input;
 mod browser;
+mod events;
 mod identities;
 mod link_sessions;
 mod logs;
@@ -13,4 +14,5 @@ mod problems;
 mod providers;
 mod scopes;
 mod tokens;
+mod webhooks;
 mod whole_way;

@@ -3,13 +3,14 @@ use axum::{
     http::{Method, Request},
 };
 use symbolon_domain::api_key::KeyScope::{
-    self, IdentitiesRead, IdentitiesWrite, LinkWrite, ProvidersRead, ProvidersWrite, TokensRead,
+    self, Admin, EventsRead, IdentitiesRead, IdentitiesWrite, LinkWrite, ProvidersRead,
+    ProvidersWrite, TokensRead,
 };
 
 use crate::app::{Mocks, key_with};
 
 /// Every route under `/v1`, and what its caller must be allowed.
-const ROUTES: [(Method, &str, KeyScope); 19] = [
+const ROUTES: [(Method, &str, KeyScope); 31] = [
     (Method::POST, "/v1/providers", ProvidersWrite),
     (Method::GET, "/v1/providers", ProvidersRead),
     (Method::GET, "/v1/providers/1", ProvidersRead),
@@ -29,6 +30,18 @@ const ROUTES: [(Method, &str, KeyScope); 19] = [
     (Method::GET, "/v1/link-sessions/1", LinkWrite),
     (Method::POST, "/v1/link-sessions/1/complete", LinkWrite),
     (Method::HEAD, "/v1/identities/1", IdentitiesRead),
+    (Method::GET, "/v1/events", EventsRead),
+    (Method::GET, "/v1/identities/1/explain", EventsRead),
+    (Method::POST, "/v1/webhooks", Admin),
+    (Method::GET, "/v1/webhooks", EventsRead),
+    (Method::GET, "/v1/webhooks/1", EventsRead),
+    (Method::PATCH, "/v1/webhooks/1", Admin),
+    (Method::DELETE, "/v1/webhooks/1", Admin),
+    (Method::POST, "/v1/webhooks/1/rotate-secret", Admin),
+    (Method::POST, "/v1/webhooks/1/test", Admin),
+    (Method::GET, "/v1/webhooks/1/deliveries", EventsRead),
+    (Method::POST, "/v1/webhooks/1/deliveries/1/replay", Admin),
+    (Method::POST, "/v1/webhooks/1/replay", Admin),
 ];
 
 #[tokio::test]

@@ -36,9 +36,12 @@ fn canaries() -> Credentials {
 }
 
 /// The events after this one, which must be of these kinds, and hold no secret.
-async fn told(store: &Arc<dyn Store>, since: &mut Option<Event>, kinds: &[EventKind]) -> Vec<Event> {
-    let filter =
-        EventFilter { after: since.as_ref().map(|it| it.id), ..EventFilter::default() };
+async fn told(
+    store: &Arc<dyn Store>,
+    since: &mut Option<Event>,
+    kinds: &[EventKind],
+) -> Vec<Event> {
+    let filter = EventFilter { after: since.as_ref().map(|it| it.id), ..EventFilter::default() };
     let events = store.events().list(&filter, ALL).await.unwrap().items;
     assert_eq!(events.iter().map(|it| it.about).collect::<Vec<_>>(), kinds);
     for event in &events {
@@ -110,7 +113,8 @@ pub async fn every_change_of_an_identity_tells_before_and_after(store: &Arc<dyn 
     assert_eq!(event.after.as_ref().unwrap()["data"], Value::Object(update.data));
 
     let replica = Actor::replica("replica-1");
-    refresh(store, id, &RefreshEnd::Failed { back_off: fixtures::back_off(), answered: true }).await;
+    refresh(store, id, &RefreshEnd::Failed { back_off: fixtures::back_off(), answered: true })
+        .await;
     let event = told(store, &mut since, &[EventKind::IdentityRefreshFailed]).await.remove(0);
     assert_eq!(event.actor, replica);
     refresh_now(store, id).await;

@@ -7,9 +7,7 @@ use crate::{
     event::{Actor, Event, EventKind, NewEvent},
     ids::{EventId, IdentityId, WebhookDeliveryId, WebhookEndpointId},
     page::PageRequest,
-    ports::{
-        ClaimedDelivery, DeliveryEnd, EventFilter, NewWebhookEndpoint, WebhookEndpointUpdate,
-    },
+    ports::{ClaimedDelivery, DeliveryEnd, EventFilter, NewWebhookEndpoint, WebhookEndpointUpdate},
     testing::fixtures::{self, ACTOR},
     webhook::{DeliveryStatus, WebhookDelivery, WebhookEndpoint, WebhookSecrets},
 };
@@ -128,7 +126,10 @@ pub async fn a_webhook_secret_is_rotated(store: &Arc<dyn Store>) {
     let (_, secrets) = store.webhooks().find_with_secrets(made.id).await.unwrap().unwrap();
     let old = fixtures::new_webhook_endpoint().secret;
     assert_eq!(secrets.good_at(super::now()), [new.clone(), old.clone()]);
-    assert_eq!(secrets.good_at(super::now() + Duration::from_hours(25)), std::slice::from_ref(&new));
+    assert_eq!(
+        secrets.good_at(super::now() + Duration::from_hours(25)),
+        std::slice::from_ref(&new)
+    );
     let event = last_event(store).await;
     assert_eq!(event.about, EventKind::WebhookEndpointUpdated);
     let shown = serde_json::Value::Object(event.shown()).to_string();
@@ -342,10 +343,10 @@ pub async fn deliveries_that_arrived_are_forgotten(store: &Arc<dyn Store>) {
     assert_eq!(store.webhooks().sweep(Duration::ZERO).await.unwrap(), 1);
     store.webhooks().fan_out(at, 1000).await.unwrap();
     let left = deliveries(store, at, None).await;
-    assert_eq!(left.iter().map(|it| it.status).collect::<Vec<_>>(), [
-        DeliveryStatus::Dead,
-        DeliveryStatus::Pending
-    ]);
+    assert_eq!(
+        left.iter().map(|it| it.status).collect::<Vec<_>>(),
+        [DeliveryStatus::Dead, DeliveryStatus::Pending]
+    );
 
     let off = WebhookEndpointUpdate { enabled: Some(false), ..Default::default() };
     store.webhooks().update(at, &off, &ACTOR).await.unwrap();

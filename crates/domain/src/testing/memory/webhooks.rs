@@ -216,9 +216,9 @@ impl WebhookRepository for MemoryStore {
                     && row.claimed_until.is_none_or(|it| it <= now)
                     && !rows.waits(&row.delivery)
             });
-            let mut due: Vec<_> =
-                due.map(|it| (it.delivery.next_attempt_at, it.delivery.event_id, it.delivery.id))
-                    .collect();
+            let mut due: Vec<_> = due
+                .map(|it| (it.delivery.next_attempt_at, it.delivery.event_id, it.delivery.id))
+                .collect();
             due.sort_unstable();
             due.truncate(usize::from(at_most));
             let mut claimed = Vec::new();
@@ -281,9 +281,10 @@ impl WebhookRepository for MemoryStore {
         page: PageRequest,
     ) -> Result<Page<WebhookDelivery>, RepositoryError> {
         let (rows, _) = self.read();
-        let of = rows.webhook_deliveries.values().map(|it| &it.delivery).filter(|it| {
-            it.endpoint_id == id && status.is_none_or(|status| it.status == status)
-        });
+        let of =
+            rows.webhook_deliveries.values().map(|it| &it.delivery).filter(|it| {
+                it.endpoint_id == id && status.is_none_or(|status| it.status == status)
+            });
         Ok(page_of(of, page, |it| it.id.0))
     }
 
