@@ -26,7 +26,7 @@ use crate::{
     error::ApiError,
     events,
     list::ListBody,
-    request::{Id, IdAndId, JsonBody, QueryString},
+    request::{Id, IdAndId, JsonBody, OptionalJsonBody, QueryString},
 };
 
 /// What the routes under `/v1/webhooks` need.
@@ -264,6 +264,12 @@ struct SecretRotationBody {
     overlap_seconds: u32,
 }
 
+impl Default for SecretRotationBody {
+    fn default() -> Self {
+        Self { overlap_seconds: a_day() }
+    }
+}
+
 fn a_day() -> u32 {
     86_400
 }
@@ -287,7 +293,7 @@ async fn rotate_webhook_secret(
     State(routes): State<WebhookRoutes>,
     caller: Allowed<Admin>,
     Id(id): Id,
-    JsonBody(rotation): JsonBody<SecretRotationBody>,
+    OptionalJsonBody(rotation): OptionalJsonBody<SecretRotationBody>,
 ) -> Result<Response, ApiError> {
     let seconds = rotation.overlap_seconds;
     if seconds > LONGEST_OVERLAP {

@@ -96,7 +96,7 @@ fn endpoints() -> Vec<(Method, &'static str, Takes)> {
         (Method::POST, "/v1/webhooks", Json(|| json!({"url": "https://receiver.example/"}))),
         (Method::GET, "/v1/webhooks", Query(&[])),
         (Method::GET, "/v1/webhooks/{id}", Nothing),
-        (Method::PATCH, "/v1/webhooks/{id}", MaybeBody),
+        (Method::PATCH, "/v1/webhooks/{id}", Json(|| json!({}))),
         (Method::DELETE, "/v1/webhooks/{id}", Nothing),
         (Method::POST, "/v1/webhooks/{id}/rotate-secret", MaybeBody),
         (Method::POST, "/v1/webhooks/{id}/test", Nothing),
