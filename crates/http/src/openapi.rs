@@ -114,7 +114,7 @@ fn complete(document: &mut OpenApi) {
                     .parameter_in(ParameterIn::Header)
                     .description(Some(description))
                     .schema(Some(text));
-                parameters.push(parameter.build());
+                parameters.push(RefOr::T(parameter.build()));
             }
             let responses = &mut operation.responses.responses;
             for (status, description) in [

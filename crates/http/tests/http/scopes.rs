@@ -56,7 +56,7 @@ async fn each_route_takes_its_own_scope_or_admin_and_no_other_before_it_reads_th
                 .header("content-type", "application/json")
                 .body(Body::from("no json"));
             let answer = app.send(request.unwrap()).await;
-            let allowed = scope == needed || scope == KeyScope::Admin;
+            let allowed = scope == needed || scope == Admin;
             assert_eq!(answer.status != 403, allowed, "{method} {path} with {scope:?}: {answer:?}");
             if !allowed && method != Method::HEAD {
                 let detail = answer.problem(403, "forbidden");
