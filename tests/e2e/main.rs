@@ -11,3 +11,4 @@ mod main_way;
 mod oidc_provider;
 mod service;
 mod tls;
+mod webhooks;

@@ -115,6 +115,7 @@ impl Database {
             auth_providers: database.auth_providers,
             auth_identities: database.auth_identities,
             organization_identities: database.organization_identities,
+            webhooks: database.webhooks,
         }
     }
 

@@ -17,5 +17,6 @@ mod shutdown;
 mod sweeper;
 mod system_clock;
 pub mod telemetry;
+mod webhooks;
 
 pub use self::{replica::replica_name, shutdown::Shutdown, system_clock::SystemClock};

@@ -20,7 +20,7 @@ use crate::{
     settings::Settings,
     shutdown::Shutdown,
     sweeper::sweep,
-    telemetry,
+    telemetry, webhooks,
 };
 
 /// What a service is made of.
@@ -51,6 +51,7 @@ impl Service {
         let services = Services::new(
             &parts.database.repositories(),
             Arc::clone(&parts.connectors),
+            webhooks::sender(&parts.settings)?,
             &parts.settings,
             public_url,
             parts.replica.clone(),
@@ -77,7 +78,7 @@ impl Service {
     pub(crate) async fn run(self, shutdown: Shutdown) -> Result<(), Failure> {
         let Self { parts, services } = self;
         let ServiceParts { settings, database, connectors, listener, metrics, .. } = parts;
-        let sessions = database.repositories().sessions;
+        let repositories = database.repositories();
         let render = metrics.clone();
         let router = symbolon_http::router(HttpParts {
             api_keys: services.api_keys,
@@ -87,6 +88,8 @@ impl Service {
             transfers: services.transfers,
             linking: services.linking,
             tokens: services.tokens,
+            events: repositories.events,
+            webhooks: services.webhooks,
             connectors,
             readiness: Arc::new(DatabaseReadiness { database, complete: AtomicBool::new(false) }),
             metrics: Arc::new(move || render.render()),
@@ -96,9 +99,13 @@ impl Service {
             },
         });
         tokio::spawn(telemetry::keep_metrics_small(metrics));
-        tokio::spawn(sweep(sessions, shutdown.clone()));
+        tokio::spawn(sweep(repositories.sessions, shutdown.clone()));
         tokio::spawn(revoke(services.revocations, shutdown.clone()));
+        let deliver = webhooks::deliver(services.dispatcher, settings.webhooks, shutdown.clone());
+        let delivering = tokio::spawn(deliver);
         let answered = answer(listener, router, shutdown).await;
+        // Ends with the shutdown; what it has started is finished below.
+        let _ = delivering.await;
         finish(&services.tasks).await;
         tracing::info!("stopped");
         answered

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use symbolon_domain::{
     ports::{
-        ApiKeyRepository, AuthIdentityRepository, AuthProviderRepository, Clock, Connectors, CredentialsRepository, EventLog, IdentityProviderRepository, IdentityRepository, LinkSessionRepository, OrganizationIdentityRepository, }, services::{ ApiKeys, Identities, LinkSettings, Linking, Providers, SingleSignOn, Tasks, TokenPorts, TokenSettings, Tokens, RevocationRepository, TransferRepository, Revocations, Transfers,
+        ApiKeyRepository, AuthIdentityRepository, AuthProviderRepository, Clock, Connectors, CredentialsRepository, EventLog, IdentityProviderRepository, IdentityRepository, LinkSessionRepository, OrganizationIdentityRepository, }, services::{ ApiKeys, Identities, LinkSettings, Linking, Providers, SingleSignOn, Tasks, TokenPorts, TokenSettings, Tokens, RevocationRepository, TransferRepository, Revocations, Transfers, WebhookRepository, WebhookSender, Busy, DeliverySettings, WebhookDispatcher, Webhooks,
     },
 };
 use url::Url;
@@ -24,6 +24,7 @@ pub(crate) struct Repositories {
     pub(crate) auth_providers: Arc<dyn AuthProviderRepository>,
     pub(crate) auth_identities: Arc<dyn AuthIdentityRepository>,
     pub(crate) organization_identities: Arc<dyn OrganizationIdentityRepository>,
+    pub(crate) webhooks: Arc<dyn WebhookRepository>,
 }
 
 /// The rules, ready to be called.
@@ -36,6 +37,8 @@ pub(crate) struct Services {
     pub(crate) revocations: Arc<Revocations>,
     pub(crate) providers: Arc<Providers>,
     pub(crate) api_keys: Arc<ApiKeys>,
+    pub(crate) webhooks: Arc<Webhooks>,
+    pub(crate) dispatcher: WebhookDispatcher,
     /// Must be waited for before the process ends.
     pub(crate) tasks: Tasks,
 }
@@ -45,6 +48,7 @@ impl Services {
     pub(crate) fn new(
         repositories: &Repositories,
         connectors: Arc<dyn Connectors>,
+        sender: Arc<dyn WebhookSender>,
         settings: &Settings,
         public_url: Url,
         replica: String,
@@ -89,6 +93,26 @@ impl Services {
                 session_ttl: settings.link.session_ttl,
             }),
         };
+        let webhooks = Arc::new(Webhooks {
+            webhooks: Arc::clone(&repositories.webhooks),
+            sender: Arc::clone(&sender),
+            clock: Arc::clone(&clock),
+        });
+        let dispatcher = WebhookDispatcher {
+            webhooks: Arc::clone(&repositories.webhooks),
+            sender,
+            clock: Arc::clone(&clock),
+            tasks: tasks.clone(),
+            settings: Arc::new(DeliverySettings {
+                max_attempts: settings.webhooks.max_attempts,
+                first_retry: settings.webhooks.first_retry,
+                concurrency: settings.webhooks.concurrency,
+                // Longer than a try takes, with what is written before and after it.
+                lease: settings.webhooks.timeout + Duration::from_secs(15),
+                replica: replica.clone(),
+            }),
+            busy: Busy::default(),
+        };
         let tokens = Tokens::new(
             TokenPorts {
                 credentials: Arc::clone(&repositories.credentials),
@@ -105,7 +129,7 @@ impl Services {
             },
         );
         let api_keys = Arc::new(ApiKeys { keys: Arc::clone(&repositories.keys) });
-        Self { linking, tokens, identities, single_sign_on, transfers, revocations, providers, api_keys, tasks }
+        Self { linking, tokens, identities, single_sign_on, transfers, revocations, providers, api_keys, webhooks, dispatcher, tasks }
     }
 }
 

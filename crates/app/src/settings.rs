@@ -53,6 +53,8 @@ pub struct Settings {
     pub refresh: RefreshSettings,
     /// Calls to providers.
     pub http_client: HttpClientSettings,
+    /// Deliveries of events.
+    pub webhooks: WebhookSettings,
     /// Logs and traces.
     pub telemetry: TelemetrySettings,
     /// Providers declared in the file.
@@ -125,6 +127,21 @@ pub struct HttpClientSettings {
     pub allow_private_networks: bool,
     /// Whether plain http may be spoken.
     pub allow_http: bool,
+}
+
+/// Section `webhooks`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebhookSettings {
+    /// How long a receiver may take to answer.
+    pub timeout: Duration,
+    /// How often a delivery is tried before it is given up.
+    pub max_attempts: u32,
+    /// How long after the first try the second one comes.
+    pub first_retry: Duration,
+    /// Most deliveries to one endpoint at a time, in this process.
+    pub concurrency: u16,
+    /// How long deliveries that arrived are remembered.
+    pub retention: Duration,
 }
 
 /// Section `telemetry`.
@@ -211,14 +228,11 @@ impl Settings {
             link: read_link(root.section("link")),
             refresh: read_refresh(root.section("refresh"), &mut idle_keys),
             http_client: read_http_client(root.section("http_client")),
+            webhooks: read_webhooks(root.section("webhooks")),
             telemetry: read_telemetry(root.section("telemetry")),
             providers: provider::read(&mut root),
             idle_keys: Vec::new(),
         };
-        if root.is_set("webhooks") {
-            idle_keys.push("webhooks");
-        }
-        root.section("webhooks").finish();
         read_sentry_rpc(root.section("sentry_rpc"), &mut idle_keys);
         root.finish();
         Self { idle_keys, ..settings }
@@ -488,6 +502,22 @@ fn read_http_client(mut section: Section<'_>) -> HttpClientSettings {
     };
     section.finish();
     http_client
+}
+
+fn read_webhooks(mut section: Section<'_>) -> WebhookSettings {
+    const DAY: u64 = 24 * 60 * 60;
+    let webhooks = WebhookSettings {
+        timeout: length(&mut section, "timeout", "1s", "2m").unwrap_or(Duration::from_secs(15)),
+        max_attempts: whole(&mut section, "max_attempts", 1, 100).unwrap_or(12),
+        first_retry: length(&mut section, "first_retry", "100ms", "1h")
+            .unwrap_or(Duration::from_secs(5)),
+        concurrency: whole(&mut section, "concurrency", 1, 200).unwrap_or(8),
+        retention: Duration::from_secs(
+            DAY * whole(&mut section, "retention_days", 1, 3650).unwrap_or(30),
+        ),
+    };
+    section.finish();
+    webhooks
 }
 
 fn read_telemetry(mut section: Section<'_>) -> TelemetrySettings {

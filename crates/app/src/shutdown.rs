@@ -34,6 +34,12 @@ impl Shutdown {
         Ok(Self(receiver))
     }
 
+    /// Whether the process was asked to stop.
+    #[must_use]
+    pub fn is_asked(&self) -> bool {
+        *self.0.borrow()
+    }
+
     /// Waits until the process is asked to stop.
     pub async fn asked(&self) {
         let mut receiver = self.0.clone();

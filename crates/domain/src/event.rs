@@ -485,4 +485,17 @@ mod tests {
         }
         assert_eq!(Who::parse("somebody"), None);
     }
+
+    #[test]
+    fn the_table_of_types_is_that_of_the_documentation() {
+        let page = include_str!("../../../docs/events-and-webhooks.md");
+        let (_, table) = page.split_once("| type | when |").unwrap();
+        let (table, _) = table.split_once("\n\n").unwrap();
+        let listed: Vec<_> = table
+            .lines()
+            .filter_map(|it| it.strip_prefix("| `")?.split_once('`').map(|(name, _)| name))
+            .collect();
+        let all: Vec<_> = EventKind::ALL.iter().map(|it| it.as_str()).collect();
+        assert_eq!(listed, all);
+    }
 }

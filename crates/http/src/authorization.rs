@@ -10,6 +10,7 @@ use symbolon_domain::{
     Error,
     api_key::{ApiKey, KeyLimits, KeyScope},
     event::Actor,
+    ids::UserId,
     ports::Clock,
     secret::SecretHash,
     services::ApiKeys,
@@ -69,6 +70,40 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim_matches(' '))
 }
 
+/// The header in which a caller says on whose behalf it asks.
+pub(crate) const ACTING_USER: &str = "Symbolon-Acting-User";
+/// The header in which a caller says why.
+pub(crate) const REASON: &str = "Symbolon-Reason";
+/// Most characters of a reason.
+const LONGEST_REASON: usize = 500;
+
+fn acting_user(headers: &HeaderMap) -> Result<Option<UserId>, ApiError> {
+    let user = text(headers, ACTING_USER)?.map(UserId::new).transpose();
+    user.map_err(|problem| ApiError::invalid(ACTING_USER, problem))
+}
+
+fn reason(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    let Some(reason) = text(headers, REASON)? else { return Ok(None) };
+    let length = reason.chars().count();
+    if (1..=LONGEST_REASON).contains(&length) && !reason.chars().any(char::is_control) {
+        Ok(Some(reason.to_owned()))
+    } else {
+        let problem = "must be 1 to 500 characters and hold no control character";
+        Err(ApiError::invalid(REASON, problem))
+    }
+}
+
+/// A header that is there once or not at all, as UTF-8.
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, ApiError> {
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(ApiError::invalid(name, "must be given once"));
+    }
+    let text = std::str::from_utf8(value.as_bytes());
+    text.map(|it| Some(it.trim())).map_err(|_| ApiError::invalid(name, "must be UTF-8"))
+}
+
 /// What a handler asks of the caller's key, as a type, so that it is checked before the body is
 /// read.
 pub(crate) trait Scope: Send + Sync {
@@ -86,19 +121,29 @@ macro_rules! scopes {
     )*};
 }
 
-scopes!(IdentitiesRead, IdentitiesWrite, TokensRead, LinkWrite, ProvidersRead, ProvidersWrite);
-scopes!(SsoRead, SsoWrite);
+scopes!(
+    IdentitiesRead,
+    IdentitiesWrite,
+    TokensRead,
+    LinkWrite,
+    ProvidersRead,
+    ProvidersWrite,
+    SsoRead,
+    SsoWrite,
+    EventsRead,
+    Admin,
+);
 
 /// The caller has a good key with this scope.
 pub(crate) struct Allowed<S> {
-    key: Arc<ApiKey>,
+    actor: Actor,
     scope: PhantomData<S>,
 }
 
 impl<S> Allowed<S> {
     /// Whom the event log names.
     pub(crate) fn actor(&self) -> Actor {
-        Actor::api_key(self.key.id)
+        self.actor.clone()
     }
 
     /// What the key is limited to.
@@ -132,11 +177,15 @@ where
         limits
             .admit(key.id)
             .map_err(|wait| ApiError::rate_limited("this key asks too often", wait))?;
-        if key.allows(S::SCOPE) {
-            Ok(Self { key, scope: PhantomData })
-        } else {
-            Err(Error::Forbidden { scope: S::SCOPE.as_str() }.into())
+        if !key.allows(S::SCOPE) {
+            return Err(Error::Forbidden { scope: S::SCOPE.as_str() }.into());
         }
+        let actor = Actor {
+            acting_user: acting_user(&parts.headers)?,
+            reason: reason(&parts.headers)?,
+            ..Actor::api_key(key.id)
+        };
+        Ok(Self { actor, scope: PhantomData })
     }
 }
 
@@ -158,5 +207,35 @@ mod tests {
         assert_eq!(bearer(&headers(&["Bearer"])), None);
         assert_eq!(bearer(&headers(&["Bearer abc", "Bearer abd"])), None);
         assert_eq!(bearer(&headers(&[])), None);
+    }
+
+    fn with(name: &'static str, value: &[u8]) -> HeaderMap {
+        HeaderMap::from_iter([(
+            name.parse::<axum::http::HeaderName>().unwrap(),
+            HeaderValue::from_bytes(value).unwrap(),
+        )])
+    }
+
+    #[test]
+    fn whom_and_why_a_caller_acts_is_read_or_refused_by_its_name() {
+        let user = acting_user(&with(ACTING_USER, "zoë".as_bytes())).unwrap();
+        assert_eq!(user.unwrap().as_str(), "zoë");
+        assert_eq!(reason(&with(REASON, b"ticket 5")).unwrap().as_deref(), Some("ticket 5"));
+        assert!(reason(&with(REASON, "é".repeat(500).as_bytes())).unwrap().is_some());
+        assert_eq!(
+            (acting_user(&headers(&[])).unwrap(), reason(&headers(&[])).unwrap()),
+            (None, None)
+        );
+
+        let long = "é".repeat(501);
+        for bad in [b"".as_slice(), b" ", b"\xff", b"a\tb", long.as_bytes()] {
+            let refused = format!("{:?}", reason(&with(REASON, bad)).unwrap_err());
+            assert!(refused.contains("Symbolon-Reason: "), "{refused}");
+            let refused = format!("{:?}", acting_user(&with(ACTING_USER, bad)).unwrap_err());
+            assert!(refused.contains("Symbolon-Acting-User: "), "{refused}");
+        }
+        let mut twice = with(REASON, b"a");
+        twice.append(REASON, HeaderValue::from_static("b"));
+        assert!(reason(&twice).is_err());
     }
 }

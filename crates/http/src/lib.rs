@@ -8,6 +8,7 @@ mod accounts;
 mod authorization;
 mod browser;
 mod error;
+mod events;
 mod identities;
 mod limits;
 mod link_sessions;
@@ -23,13 +24,13 @@ mod single_sign_on;
 mod telemetry;
 mod tokens;
 mod transfers;
+mod webhooks;
 
 use std::sync::Arc;
 
 use axum::{Router, middleware};
 use symbolon_domain::{
-    ports::Connectors,
-        services::{ApiKeys, Identities, Linking, Providers, SingleSignOn, Tokens, Transfers},
+        ports::Connectors, services::{ApiKeys, Identities, Linking, Providers, SingleSignOn, Tokens, Transfers, Webhooks}, ports::{Connectors, EventLog},
 };
 
 pub use limits::LimitSettings;
@@ -54,6 +55,10 @@ pub struct HttpParts {
     pub linking: Linking,
     /// Access tokens.
     pub tokens: Tokens,
+    /// What happened.
+    pub events: Arc<dyn EventLog>,
+    /// Webhook endpoints.
+    pub webhooks: Arc<Webhooks>,
     /// The catalog.
     pub connectors: Arc<dyn Connectors>,
     /// What `/readyz` asks.
@@ -73,6 +78,8 @@ pub fn router(parts: HttpParts) -> Router {
         single_sign_on, transfers,
         linking,
         tokens,
+        events,
+        webhooks,
         connectors,
         readiness,
         metrics,
@@ -101,6 +108,15 @@ pub fn router(parts: HttpParts) -> Router {
             sight: sight.clone(),
             tokens: Arc::new(tokens),
             identities: Arc::clone(&identities),
+        }))
+        .merge(events::router(events::EventRoutes {
+            authenticator: authenticator.clone(),
+            events,
+            identities: Arc::clone(&identities),
+        }))
+        .merge(webhooks::router(webhooks::WebhookRoutes {
+            authenticator: authenticator.clone(),
+            webhooks,
         }))
         .merge(identities::router(identities::IdentityRoutes {
             authenticator: authenticator.clone(),

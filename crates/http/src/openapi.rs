@@ -12,7 +12,8 @@ use axum::{
 use utoipa::{
     OpenApi as _,
     openapi::{
-        Content, OpenApi, PathItem, Ref, RefOr, Response,
+        Content, ObjectBuilder, OpenApi, PathItem, Ref, RefOr, Response, Type,
+        path::{ParameterBuilder, ParameterIn},
         security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
     },
 };
@@ -20,6 +21,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use utoipa_swagger_ui::Config;
 
 use crate::{
+    authorization::{ACTING_USER, REASON},
     error::{ApiError, ProblemBody},
     request::Segment,
 };
@@ -43,6 +45,8 @@ const SECURITY: &str = "api_key";
         (name = "tokens", description = "Access tokens that work"),
         (name = "single sign-on", description = "How organizations sign in"),
         (name = "link sessions", description = "Links and sign-ins in the browser"),
+        (name = "events", description = "What happened, and why"),
+        (name = "webhooks", description = "Events, told to other services"),
         (name = "browser", description = "Where browsers come by; not for programs"),
         (name = "operations", description = "For those who run the service"),
     ),
@@ -98,6 +102,22 @@ fn complete(document: &mut OpenApi) {
         for operation in [get, put, post, delete, patch].into_iter().flatten() {
             let no_scopes: [&str; 0] = [];
             operation.security = Some(vec![SecurityRequirement::new(SECURITY, no_scopes)]);
+            let parameters = operation.parameters.get_or_insert_default();
+            for (name, description) in [
+                (
+                    ACTING_USER,
+                    "The user on whose behalf this is done, for the event log: 1 to 255 characters",
+                ),
+                (REASON, "Why, for the event log: 1 to 500 characters"),
+            ] {
+                let text = ObjectBuilder::new().schema_type(Type::String).build();
+                let parameter = ParameterBuilder::new()
+                    .name(name)
+                    .parameter_in(ParameterIn::Header)
+                    .description(Some(description))
+                    .schema(Some(text));
+                parameters.push(RefOr::T(parameter.build()));
+            }
             let responses = &mut operation.responses.responses;
             for (status, description) in [
                 ("400", "`invalid_request`: `detail` names what is wrong"),

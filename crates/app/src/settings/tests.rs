@@ -66,7 +66,12 @@ fn every_bad_value_is_told_with_its_key_and_what_was_expected() {
             "http_client.allow_private_networks='on'",
             "true or false",
         ),
-        ("webhooks.url", "webhooks.url='x'", "is not a known key; none is known here"),
+        ("webhooks.url", "webhooks.url='x'", "is not a known key; expected one of timeout"),
+        ("webhooks.timeout", "webhooks.timeout='0s'", "a length of time from 1s to 2m"),
+        ("webhooks.max_attempts", "webhooks.max_attempts=0", "a whole number from 1 to 100"),
+        ("webhooks.first_retry", "webhooks.first_retry='2h'", "a length of time from 100ms to 1h"),
+        ("webhooks.concurrency", "webhooks.concurrency='many'", "a whole number from 1 to 200"),
+        ("webhooks.retention_days", "webhooks.retention_days=0", "a whole number from 1 to 3650"),
         ("telemetry.log_format", "telemetry.log_format='xml'", "\"text\" or \"json\""),
         ("telemetry.otlp_endpoint", "telemetry.otlp_endpoint='here'", "an http or https address"),
         ("sentry_rpc.shared_secrets", "sentry_rpc.shared_secrets=['']", "a list of secrets"),
@@ -189,13 +194,12 @@ fn what_this_version_does_nothing_with_is_warned_of_and_checked() {
     let text = "
         refresh.ahead = '15m'
         sentry_rpc.shared_secrets = ['x']
-        [webhooks]
     ";
     let settings = read(text, &[], &[]).unwrap();
-    let keys = ["refresh.ahead", "webhooks", "sentry_rpc.shared_secrets"];
+    let keys = ["refresh.ahead", "sentry_rpc.shared_secrets"];
     assert_eq!(settings.idle_keys, keys);
     let warnings = settings.warnings();
-    assert_eq!(warnings.len(), 3);
+    assert_eq!(warnings.len(), 2);
     for (warning, key) in warnings.iter().zip(keys) {
         assert!(warning.starts_with(key) && warning.contains("does nothing"), "{warning}");
     }

@@ -7,15 +7,14 @@ use super::{Providers, Revocations};
 use crate::{
     Error,
     credentials::Credentials,
-    event::Actor,
+        event::Actor, event::{Actor, Event, EventKind, NewEvent},
     identity::{Identity, IdentityFilter},
     identity_provider::{IdentityProvider, ProviderType},
     ids::{ExternalId, IdentityId, ProviderId, UserId},
     link_evidence::{LinkEvidence, LinkMethod},
     page::{Page, PageRequest},
     ports::{
-        Clock, DataOutcome, DataUpdate, IdentityRepository, Link, LinkOutcome, LinkOwner,
-        RepositoryError, Taken, Unlink, UnlinkOutcome,
+        Clock, DataOutcome, DataUpdate, IdentityRepository, Link, LinkOutcome, LinkOwner, RepositoryError, Taken, Unlink, UnlinkOutcome, EventFilter, EventLog, Revocation,
     },
     secret::Secret,
 };
@@ -52,7 +51,56 @@ pub struct NewIdentity {
     pub reattach: bool,
 }
 
+/// Why an account is linked, and how it went since.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Explanation {
+    /// The link as it is.
+    pub identity: Identity,
+    /// What made it this user's link of this account; `None` when that is not on record.
+    pub linked: Option<Event>,
+    /// The latest proof since then that the user holds the account.
+    pub verified: Option<Event>,
+    /// How refreshes ended since then, the first first.
+    pub refreshes: Page<Event>,
+}
+
+/// What makes an account a user's.
+const BEGINNINGS: [EventKind; 4] = [
+    EventKind::IdentityLinked,
+    EventKind::IdentityRebound,
+    EventKind::IdentityTransferred,
+    EventKind::IdentityImported,
+];
+/// What proves it again.
+const PROOFS: [EventKind; 2] = [EventKind::IdentityRelinked, EventKind::IdentitySignedIn];
+/// How refreshes end.
+const REFRESHES: [EventKind; 3] = [
+    EventKind::IdentityRefreshed,
+    EventKind::IdentityRefreshFailed,
+    EventKind::IdentityInvalidated,
+];
+
 impl Identities {
+    /// Why an account is linked, as far as the event log knows; `page` is of the refreshes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`].
+    pub async fn explain(&self, id: IdentityId, page: PageRequest) -> Result<Explanation, Error> {
+        let identity = self.identities.find(id).await?.ok_or(Error::NotFound("identity"))?;
+        let of = |kinds: &[EventKind], after| EventFilter {
+            kinds: kinds.to_vec(),
+            identity_id: Some(id),
+            after,
+            ..EventFilter::default()
+        };
+        let linked = self.events.find_last(&of(&BEGINNINGS, None)).await?;
+        let since = linked.as_ref().map(|it| it.id);
+        let verified = self.events.find_last(&of(&PROOFS, since)).await?;
+        let refreshes = self.events.list(&of(&REFRESHES, since), page).await?;
+        Ok(Explanation { identity, linked, verified, refreshes })
+    }
+
     /// Identities in ascending id order.
     ///
     /// # Errors

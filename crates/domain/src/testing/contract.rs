@@ -9,6 +9,7 @@
 mod api_keys;
 mod auth_identities;
 mod auth_providers;
+mod changes;
 mod credentials;
 mod disconnection;
 mod event_log;
@@ -22,6 +23,7 @@ mod linking_sessions;
 mod organization_identities;
 mod revocations;
 mod transfers;
+mod webhooks;
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,10 +31,7 @@ use chrono::{DateTime, SubsecRound as _, Utc};
 
 use self::link_sessions::{claim, live_session, pending_link, sign_in, status, used_trip, waiting};
 pub use self::{
-    api_keys::*, auth_identities::*, auth_providers::*, credentials::*, disconnection::*,
-    event_log::*, identities::*, identity_lists::*, identity_providers::*, leases::*,
-    link_sessions::*, linking::*, linking_sessions::*, organization_identities::*, revocations::*,
-    transfers::*,
+        api_keys::*, auth_identities::*, auth_providers::*, credentials::*, disconnection::*, event_log::*, identities::*, identity_lists::*, identity_providers::*, leases::*, link_sessions::*, linking::*, linking_sessions::*, organization_identities::*, revocations::*, transfers::*, changes::*, webhooks::*,
 };
 use super::{RunningClock, fixtures};
 use crate::{
@@ -41,11 +40,7 @@ use crate::{
     ids::{IdentityId, ProviderId, RevocationId},
     page::PageRequest,
     ports::{
-        ApiKeyRepository, AuthIdentityRepository, AuthProviderRepository, Clock as _,
-        CredentialsRepository, EventFilter, EventLog, IdentityProviderRepository,
-        IdentityRepository, Lease, LeaseOutcome, Link, LinkOutcome, LinkSessionRepository,
-        NewIdentityProvider, OrganizationIdentityRepository, RefreshEnd, RevocationRepository,
-        StoredCredentials, TransferRepository, Unlink, UnlinkOutcome,
+        ApiKeyRepository, AuthIdentityRepository, AuthProviderRepository, Clock as _, CredentialsRepository, EventFilter, EventLog, IdentityProviderRepository, IdentityRepository, Lease, LeaseOutcome, Link, LinkOutcome, LinkSessionRepository, NewIdentityProvider, OrganizationIdentityRepository, RefreshEnd, RevocationRepository, StoredCredentials, TransferRepository, Unlink, UnlinkOutcome, WebhookRepository,
     },
 };
 
@@ -62,6 +57,7 @@ pub trait Store:
     + OrganizationIdentityRepository
     + RevocationRepository
     + TransferRepository
+    + WebhookRepository
     + 'static
 {
 }
@@ -78,6 +74,7 @@ impl<T> Store for T where
         + OrganizationIdentityRepository
         + RevocationRepository
         + TransferRepository
+        + WebhookRepository
         + 'static
 {
 }
@@ -147,6 +144,12 @@ impl dyn Store {
     /// The transfers.
     #[must_use]
     pub fn transfers(&self) -> &dyn TransferRepository {
+        self
+    }
+
+    /// The webhook endpoints and their deliveries.
+    #[must_use]
+    pub fn webhooks(&self) -> &dyn WebhookRepository {
         self
     }
 }
@@ -483,6 +486,20 @@ macro_rules! contract_tests {
             a_use_ends_and_the_identity_stays
             a_use_goes_with_its_identity
             a_link_for_an_organization_is_used_by_it
+            // changes
+            every_change_of_an_identity_tells_before_and_after
+            every_change_of_a_provider_or_key_tells_before_and_after
+            // webhooks
+            a_webhook_endpoint_is_found_as_it_was_inserted
+            a_webhook_endpoint_is_changed_and_removed
+            a_webhook_secret_is_rotated
+            each_event_becomes_one_delivery
+            of_racing_claims_each_delivery_goes_to_one
+            a_claim_that_ran_out_is_anothers
+            deliveries_of_one_identity_come_in_order
+            giving_up_is_told_once
+            what_was_given_up_is_replayed
+            deliveries_that_arrived_are_forgotten
         );
     };
     (@each $empty_store:expr; $($promise:ident)*) => {$(
@@ -507,6 +524,7 @@ mod tests {
             include_str!("contract/auth_identities.rs"),
             include_str!("contract/auth_providers.rs"),
             include_str!("contract/disconnection.rs"),
+            include_str!("contract/changes.rs"),
             include_str!("contract/credentials.rs"),
             include_str!("contract/event_log.rs"),
             include_str!("contract/identities.rs"),
@@ -519,6 +537,7 @@ mod tests {
             include_str!("contract/organization_identities.rs"),
             include_str!("contract/revocations.rs"),
             include_str!("contract/transfers.rs"),
+            include_str!("contract/webhooks.rs"),
         ];
         assert_eq!(ports.len(), list.lines().filter(|it| it.starts_with("mod ")).count() - 1);
         for port in ports {

@@ -48,6 +48,24 @@ impl<S: Send + Sync> FromRequestParts<S> for PathParameters {
     }
 }
 
+/// The two last parameters of the path, row ids: `{id}` and the one of a thing within it.
+pub(crate) struct IdAndId(pub(crate) i64, pub(crate) i64);
+
+impl<S: Send + Sync> FromRequestParts<S> for IdAndId {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let invalid = |name: &str| ApiError::invalid(name, "must be a positive integer");
+        let params =
+            RawPathParams::from_request_parts(parts, state).await.map_err(|_| invalid("id"))?;
+        let mut ids = params.iter().map(|(name, text)| row_id(text).ok_or_else(|| invalid(name)));
+        match (ids.next(), ids.next()) {
+            (Some(outer), Some(inner)) => Ok(Self(outer?, inner?)),
+            _ => Err(invalid("id")),
+        }
+    }
+}
+
 /// A row id in its only form: digits, no sign, no leading zero.
 pub(crate) fn row_id(text: &str) -> Option<i64> {
     if text.starts_with('0') || !text.bytes().all(|it| it.is_ascii_digit()) {

@@ -13,7 +13,7 @@ use serde_json::Value;
 use symbolon_domain::{
     api_key::{ApiKey, KeyScope},
     ports::{
-        ApiKeyRepository, AuthIdentityRepository, AuthProviderRepository, Clock, Connectors, CredentialsRepository, EventLog, IdentityProviderRepository, IdentityRepository, LinkSessionRepository, MockApiKeyRepository, MockAuthIdentityRepository, MockAuthProviderRepository, MockConnectors, MockCredentialsRepository, MockEventLog, MockIdentityProviderRepository, MockIdentityRepository, MockLinkSessionRepository, MockOrganizationIdentityRepository, OrganizationIdentityRepository, }, secret::SecretHash, services::{ ApiKeys, Identities, LinkSettings, Linking, Providers, ReturnUrls, SingleSignOn, Tasks, TokenPorts, TokenSettings, Tokens, MockRevocationRepository, MockTransferRepository, RevocationRepository, TransferRepository, Revocations, Transfers,
+        ApiKeyRepository, AuthIdentityRepository, AuthProviderRepository, Clock, Connectors, CredentialsRepository, EventLog, IdentityProviderRepository, IdentityRepository, LinkSessionRepository, MockApiKeyRepository, MockAuthIdentityRepository, MockAuthProviderRepository, MockConnectors, MockCredentialsRepository, MockEventLog, MockIdentityProviderRepository, MockIdentityRepository, MockLinkSessionRepository, MockOrganizationIdentityRepository, OrganizationIdentityRepository, }, secret::SecretHash, services::{ ApiKeys, Identities, LinkSettings, Linking, Providers, ReturnUrls, SingleSignOn, Tasks, TokenPorts, TokenSettings, Tokens, MockRevocationRepository, MockTransferRepository, RevocationRepository, TransferRepository, Revocations, Transfers, MockWebhookRepository, MockWebhookSender, WebhookRepository, WebhookSender, Webhooks,
     },
     testing::{TestClock, fixtures},
 };
@@ -38,6 +38,9 @@ pub(crate) struct Mocks {
     pub(crate) sessions: MockLinkSessionRepository,
     pub(crate) revocations: MockRevocationRepository,
     pub(crate) transfers: MockTransferRepository,
+    pub(crate) events: MockEventLog,
+    pub(crate) webhooks: MockWebhookRepository,
+    pub(crate) sender: MockWebhookSender,
 }
 
 impl Mocks {
@@ -59,6 +62,8 @@ impl Mocks {
             limits,
             revocations: Arc::new(self.revocations),
             transfers: Arc::new(self.transfers),
+            webhooks: Arc::new(self.webhooks),
+            sender: Arc::new(self.sender),
             ..Ports::default()
         }
         .app()
@@ -87,6 +92,8 @@ pub(crate) struct Ports {
     pub(crate) organization_identities: Arc<dyn OrganizationIdentityRepository>,
     pub(crate) revocations: Arc<dyn RevocationRepository>,
     pub(crate) transfers: Arc<dyn TransferRepository>,
+    pub(crate) webhooks: Arc<dyn WebhookRepository>,
+    pub(crate) sender: Arc<dyn WebhookSender>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) unready: Vec<Unready>,
     pub(crate) public_url: &'static str,
@@ -109,6 +116,8 @@ impl Default for Ports {
             organization_identities: Arc::new(MockOrganizationIdentityRepository::new()),
             revocations: Arc::new(MockRevocationRepository::new()),
             transfers: Arc::new(MockTransferRepository::new()),
+            webhooks: Arc::new(MockWebhookRepository::new()),
+            sender: Arc::new(MockWebhookSender::new()),
             clock: Arc::new(TestClock::default()),
             unready: Vec::new(),
             public_url: "https://symbolon.example",
@@ -166,7 +175,7 @@ impl Ports {
             auth_providers: self.auth_providers.clone(),
             auth_identities: self.auth_identities.clone(),
             providers: providers.clone(),
-            clock: self.clock,
+            clock: self.clock.clone(),
             tasks,
             settings: Arc::new(LinkSettings {
                 public_url: self.public_url.parse().unwrap(),
@@ -187,6 +196,12 @@ impl Ports {
             transfers: Arc::new(Transfers { transfers: self.transfers }),
             linking,
             tokens: Tokens::new(ports, settings),
+            events: self.events,
+            webhooks: Arc::new(Webhooks {
+                webhooks: self.webhooks,
+                sender: self.sender,
+                clock: self.clock,
+            }),
             connectors: self.connectors,
             readiness: Arc::new(Ready(self.unready)),
             metrics: Arc::new(self.metrics),

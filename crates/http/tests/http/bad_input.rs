@@ -130,6 +130,41 @@ fn endpoints() -> Vec<(Method, &'static str, Takes)> {
         (Method::GET, "/v1/organizations/{org}/identities", Query(&[])),
         (Method::PUT, "/v1/organizations/{org}/identities/{id}", Nothing),
         (Method::DELETE, "/v1/organizations/{org}/identities/{id}", Nothing),
+        (
+            Method::GET,
+            "/v1/events",
+            Query(&[
+                ("after", &["-1", "01", "x", "9223372036854775808", ""]),
+                ("type", &["", "identity", "identity.linked,", "IDENTITY.LINKED"]),
+                ("identity_id", NOT_IDS),
+                ("provider_id", NOT_IDS),
+                ("user_id", NOT_NAMES),
+                ("organization_id", NOT_NAMES),
+            ]),
+        ),
+        (
+            Method::GET,
+            "/v1/identities/{id}/explain",
+            Query(&[("limit", NOT_LIMITS), ("cursor", NOT_CURSORS)]),
+        ),
+        (Method::POST, "/v1/webhooks", Json(|| json!({"url": "https://receiver.example/"}))),
+        (Method::GET, "/v1/webhooks", Query(&[])),
+        (Method::GET, "/v1/webhooks/{id}", Nothing),
+        (Method::PATCH, "/v1/webhooks/{id}", Json(|| json!({}))),
+        (Method::DELETE, "/v1/webhooks/{id}", Nothing),
+        (Method::POST, "/v1/webhooks/{id}/rotate-secret", MaybeBody),
+        (Method::POST, "/v1/webhooks/{id}/test", Nothing),
+        (
+            Method::GET,
+            "/v1/webhooks/{id}/deliveries",
+            Query(&[
+                ("status", &["", "DEAD", "failed"]),
+                ("limit", NOT_LIMITS),
+                ("cursor", NOT_CURSORS),
+            ]),
+        ),
+        (Method::POST, "/v1/webhooks/{id}/deliveries/{delivery_id}/replay", Nothing),
+        (Method::POST, "/v1/webhooks/{id}/replay", Nothing),
     ]
 }
 
@@ -241,6 +276,26 @@ fn wrong_fields() -> Vec<(Method, &'static str, &'static str, Vec<Value>)> {
         (post(), "/v1/link-sessions", "login_hint", vec![json!(1), json!([])]),
         (post(), "/v1/link-sessions", "reattach", not_flags()),
         (post(), "/v1/link-sessions", "auto_complete", not_flags()),
+        (post(), "/v1/webhooks", "url", {
+            let long = json!(format!("https://receiver.example/{}", "x".repeat(2048)));
+            vec![json!(null), json!(1), json!("no address"), json!(""), long]
+        }),
+        (
+            post(),
+            "/v1/webhooks",
+            "types",
+            vec![json!(null), json!("identity.linked"), json!(["x"])],
+        ),
+        (post(), "/v1/webhooks", "enabled", not_flags()),
+        (Method::PATCH, "/v1/webhooks/{id}", "url", vec![json!(1), json!("no address")]),
+        (Method::PATCH, "/v1/webhooks/{id}", "types", vec![json!("x"), json!(["x"])]),
+        (Method::PATCH, "/v1/webhooks/{id}", "enabled", vec![json!(1), json!("true")]),
+        (
+            post(),
+            "/v1/webhooks/{id}/rotate-secret",
+            "overlap_seconds",
+            vec![json!(null), json!(-1), json!("1"), json!(604_801), json!(4_294_967_296_u64)],
+        ),
         (post(), "/v1/link-sessions/{id}/complete", "completion_code", not_texts()),
         (post(), "/v1/link-sessions/{id}/complete", "user_id", vec![json!(""), json!([])]),
     ]
@@ -255,6 +310,7 @@ fn named(template: &str) -> String {
     template
         .replace("{org}", "org-1")
         .replace("{user_id}", "user-1")
+        .replace("{delivery_id}", "1")
         .replace("{category}", "org-identity")
 }
 

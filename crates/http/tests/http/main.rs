@@ -4,6 +4,7 @@
 mod app;
 mod bad_input;
 mod browser;
+mod events;
 mod identities;
 mod limits;
 mod link_sessions;
@@ -16,4 +17,5 @@ mod scopes;
 mod single_sign_on;
 mod tokens;
 mod transfers;
+mod webhooks;
 mod whole_way;

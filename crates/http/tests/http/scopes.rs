@@ -3,14 +3,13 @@ use axum::{
     http::{Method, Request},
 };
 use symbolon_domain::api_key::KeyScope::{
-    self, IdentitiesRead, IdentitiesWrite, LinkWrite, ProvidersRead, ProvidersWrite, SsoRead,
-    SsoWrite, TokensRead,
+        self, IdentitiesRead, IdentitiesWrite, LinkWrite, ProvidersRead, ProvidersWrite, SsoRead, SsoWrite, TokensRead, Admin, EventsRead,
 };
 
 use crate::app::{Mocks, key_with};
 
 /// Every route under `/v1`, and what its caller must be allowed.
-const ROUTES: [(Method, &str, KeyScope); 0] = [
+const ROUTES: [(Method, &str, KeyScope); 52] = [
     (Method::POST, "/v1/providers", ProvidersWrite),
     (Method::GET, "/v1/providers", ProvidersRead),
     (Method::GET, "/v1/providers/1", ProvidersRead),
@@ -51,6 +50,18 @@ const ROUTES: [(Method, &str, KeyScope); 0] = [
     (Method::GET, "/v1/organizations/o/identities", SsoRead),
     (Method::PUT, "/v1/organizations/o/identities/1", SsoWrite),
     (Method::DELETE, "/v1/organizations/o/identities/1", SsoWrite),
+    (Method::GET, "/v1/events", EventsRead),
+    (Method::GET, "/v1/identities/1/explain", EventsRead),
+    (Method::POST, "/v1/webhooks", Admin),
+    (Method::GET, "/v1/webhooks", EventsRead),
+    (Method::GET, "/v1/webhooks/1", EventsRead),
+    (Method::PATCH, "/v1/webhooks/1", Admin),
+    (Method::DELETE, "/v1/webhooks/1", Admin),
+    (Method::POST, "/v1/webhooks/1/rotate-secret", Admin),
+    (Method::POST, "/v1/webhooks/1/test", Admin),
+    (Method::GET, "/v1/webhooks/1/deliveries", EventsRead),
+    (Method::POST, "/v1/webhooks/1/deliveries/1/replay", Admin),
+    (Method::POST, "/v1/webhooks/1/replay", Admin),
 ];
 
 #[tokio::test]
@@ -65,7 +76,7 @@ async fn each_route_takes_its_own_scope_or_admin_and_no_other_before_it_reads_th
                 .header("content-type", "application/json")
                 .body(Body::from("no json"));
             let answer = app.send(request.unwrap()).await;
-            let allowed = scope == needed || scope == KeyScope::Admin;
+            let allowed = scope == needed || scope == Admin;
             assert_eq!(answer.status != 403, allowed, "{method} {path} with {scope:?}: {answer:?}");
             if !allowed && method != Method::HEAD {
                 let detail = answer.problem(403, "forbidden");

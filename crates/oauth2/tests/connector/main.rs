@@ -18,3 +18,4 @@ mod revocation;
 mod ssrf;
 mod test_key;
 mod userinfo;
+mod webhooks;
