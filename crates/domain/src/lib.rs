@@ -102,6 +102,7 @@
 
 pub mod account;
 pub mod api_key;
+pub mod archive;
 pub mod credentials;
 pub mod error;
 pub mod event;

@@ -5,6 +5,7 @@
 //! [`testing::contract`](crate::testing::contract), which every adapter runs.
 
 mod api_keys;
+mod archive;
 mod clock;
 mod connector;
 mod credentials;
@@ -16,6 +17,7 @@ mod repository_error;
 mod sealer;
 
 pub use api_keys::*;
+pub use archive::*;
 pub use clock::*;
 pub use connector::*;
 pub use credentials::*;

@@ -238,6 +238,7 @@ fn take_credentials(
         expires_at,
         obtained_at: Some(now),
         scopes: scopes.to_vec(),
+        ..Credentials::default()
     };
     Ok((data, Some(credentials)))
 }

@@ -1,6 +1,7 @@
 //! The reference: what each port promises, in plain data structures.
 
 mod api_keys;
+mod archive;
 mod credentials;
 mod event_log;
 mod identities;
@@ -33,7 +34,7 @@ use crate::{
 /// the one lock, so each is a transaction, and no other sees half of it.
 pub struct MemoryStore {
     clock: Arc<dyn Clock>,
-    rows: Mutex<Rows>,
+    rows: Arc<Mutex<Rows>>,
     /// Rings whenever rows may have changed.
     bell: Notify,
 }
@@ -42,7 +43,7 @@ impl MemoryStore {
     /// An empty store on this clock.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, rows: Mutex::default(), bell: Notify::new() }
+        Self { clock, rows: Arc::default(), bell: Notify::new() }
     }
 
     /// The rows for reading, and the time.
@@ -69,7 +70,7 @@ impl Default for MemoryStore {
     }
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Rows {
     /// One sequence for all tables, so that a row's id never passes for another table's.
     last_id: i64,

@@ -16,6 +16,7 @@ use crate::{
     },
 };
 
+#[derive(Clone)]
 pub(super) struct IdentityRow {
     pub(super) identity: Identity,
     pub(super) credentials: Option<Credentials>,
