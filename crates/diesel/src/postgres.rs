@@ -70,6 +70,10 @@ const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/postg
 const CHANNEL: &str = "symbolon_identities";
 /// Names the advisory lock under which migrations run: "symbolon" in ASCII.
 const MIGRATION_LOCK: i64 = 0x7379_6d62_6f6c_6f6e;
+/// Names the advisory lock under which events are given their place: the next number.
+const SEQUENCE_LOCK: i64 = MIGRATION_LOCK + 1;
+/// Most events that are given their place in one transaction.
+const SEQUENCED_AT_ONCE: i64 = 1000;
 /// How often a transaction is tried again that lost a race. Each loss is somebody's win, so a
 /// crowd of this size gets through.
 pub(crate) const RACES: usize = 200;
@@ -153,6 +157,42 @@ async fn ring(conn: &mut Conn, identity: i64) -> QueryResult<()> {
         .execute(conn)
         .await
         .map(drop)
+}
+
+/// Gives committed events their place in the order in which they became visible.
+///
+/// Ids come from a sequence, before the commit, so a row may appear with an id below one that was
+/// read already. Places are given one transaction after the other, to rows that everybody sees, and
+/// each only above all earlier ones: whoever has read up to a place has missed none. In a batch the
+/// order is that of the ids, which for the rows of one identity is that in which they were written,
+/// as that happens under the identity's lock.
+async fn sequence(conn: &mut Conn) -> QueryResult<()> {
+    loop {
+        let waiting = sql::<Bool>("EXISTS (SELECT FROM events WHERE seq IS NULL)");
+        if !diesel::select(waiting).get_result::<bool>(conn).await? {
+            return Ok(());
+        }
+        let given = diesel_async::AsyncConnection::transaction(conn, async |conn| {
+            diesel::sql_query("SELECT pg_advisory_xact_lock($1)")
+                .bind::<BigInt, _>(SEQUENCE_LOCK)
+                .execute(conn)
+                .await?;
+            // A statement of its own: it must see what the last holder of the lock has committed.
+            diesel::sql_query(
+                "UPDATE events SET seq = place.seq FROM ( \
+                    SELECT id, (SELECT coalesce(max(seq), 0) FROM events) \
+                        + row_number() OVER (ORDER BY id) AS seq \
+                    FROM (SELECT id FROM events WHERE seq IS NULL ORDER BY id LIMIT $1) AS waiting \
+                 ) AS place WHERE events.id = place.id",
+            )
+            .bind::<BigInt, _>(SEQUENCED_AT_ONCE)
+            .execute(conn)
+            .await
+        });
+        if i64::try_from(given.await?).is_ok_and(|it| it < SEQUENCED_AT_ONCE) {
+            return Ok(());
+        }
+    }
 }
 
 /// Every migration there is, in their order.

@@ -90,6 +90,38 @@ macro_rules! tables {
                 before -> Nullable<$json>,
                 after -> Nullable<$json>,
                 detail -> $json,
+                seq -> Nullable<BigInt>,
+            }
+        }
+
+        diesel::table! {
+            webhook_endpoints (id) {
+                id -> BigInt,
+                url -> Text,
+                kinds -> $json,
+                enabled -> Bool,
+                secrets -> Binary,
+                generation -> BigInt,
+                position -> BigInt,
+                created_at -> $time,
+            }
+        }
+
+        diesel::table! {
+            webhook_deliveries (id) {
+                id -> BigInt,
+                endpoint_id -> BigInt,
+                event_id -> BigInt,
+                identity_id -> Nullable<BigInt>,
+                kind -> Text,
+                status -> Text,
+                attempts -> Integer,
+                next_attempt_at -> $time,
+                claimed_until -> Nullable<$time>,
+                last_status -> Nullable<Integer>,
+                last_error -> Nullable<Text>,
+                created_at -> $time,
+                settled_at -> Nullable<$time>,
             }
         }
 

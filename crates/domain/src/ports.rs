@@ -6,6 +6,8 @@
 
 mod api_keys;
 mod archive;
+mod auth_identities;
+mod auth_providers;
 mod clock;
 mod connector;
 mod credentials;
@@ -13,11 +15,14 @@ mod event_log;
 mod identities;
 mod identity_providers;
 mod link_sessions;
+mod organization_identities;
 mod repository_error;
 mod sealer;
 
 pub use api_keys::*;
 pub use archive::*;
+pub use auth_identities::*;
+pub use auth_providers::*;
 pub use clock::*;
 pub use connector::*;
 pub use credentials::*;
@@ -25,5 +30,6 @@ pub use event_log::*;
 pub use identities::*;
 pub use identity_providers::*;
 pub use link_sessions::*;
+pub use organization_identities::*;
 pub use repository_error::*;
 pub use sealer::*;

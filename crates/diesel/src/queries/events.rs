@@ -10,7 +10,7 @@ use symbolon_domain::{
     ports::{EventFilter, EventLog, RepositoryError},
 };
 
-use super::{Conn, Db, Store, now, schema::events};
+use super::{Conn, Db, Store, now, schema::events, sequence};
 use crate::{
     failure::Failure,
     values::{object, organization, parsed, user},
@@ -18,8 +18,8 @@ use crate::{
 
 #[derive(Queryable, Selectable)]
 #[diesel(table_name = events, check_for_backend(Db))]
-struct Row {
-    id: i64,
+pub(crate) struct Row {
+    seq: Option<i64>,
     at: DateTime<Utc>,
     kind: String,
     actor: String,
@@ -39,7 +39,7 @@ impl TryFrom<Row> for Event {
 
     fn try_from(row: Row) -> Result<Self, Failure> {
         Ok(Self {
-            id: EventId(row.id),
+            id: EventId(row.seq.ok_or_else(|| Failure::unreadable("an event has no place yet"))?),
             at: row.at,
             about: parsed(&row.kind, EventKind::parse)?,
             actor: Actor {
@@ -91,23 +91,51 @@ impl EventLog for Store {
         filter: &EventFilter,
         page: PageRequest,
     ) -> Result<Page<Event>, RepositoryError> {
-        let mut query = events::table.select(Row::as_select()).into_boxed::<Db>();
-        if let Some(kind) = filter.kind {
-            query = query.filter(events::kind.eq(kind.as_str()));
-        }
-        if let Some(id) = filter.identity_id {
-            query = query.filter(events::identity_id.eq(id.0));
-        }
-        if let Some(after) = page.after {
-            query = query.filter(events::id.gt(after));
-        }
-        let rows: Vec<Row> = query
-            .order(events::id)
+        let conn = &mut *self.reader().await?;
+        sequence(conn).await.map_err(Failure::from)?;
+        let rows: Vec<Row> = meant(filter)
+            .filter(events::seq.gt(page.after.unwrap_or(0)))
+            .order(events::seq)
             .limit(i64::from(page.limit) + 1)
-            .load(&mut *self.reader().await?)
+            .load(conn)
             .await
             .map_err(Failure::from)?;
         let events = rows.into_iter().map(Event::try_from).collect::<Result<_, _>>()?;
         Ok(Page::cut(events, page.limit, |it: &Event| it.id.0))
     }
+
+    async fn find_last(&self, filter: &EventFilter) -> Result<Option<Event>, RepositoryError> {
+        let conn = &mut *self.reader().await?;
+        sequence(conn).await.map_err(Failure::from)?;
+        let last = meant(filter).order(events::seq.desc()).limit(1);
+        let rows: Vec<Row> = last.load(conn).await.map_err(Failure::from)?;
+        Ok(rows.into_iter().next().map(Event::try_from).transpose()?)
+    }
 }
+
+/// The events that a filter means and that have their place.
+fn meant(filter: &EventFilter) -> Meant<'_> {
+    let mut query = events::table.select(Row::as_select()).into_boxed::<Db>();
+    query = query.filter(events::seq.gt(filter.after.map_or(0, |it| it.0)));
+    match filter.kinds.as_slice() {
+        [] => {}
+        // One index range, which keeps its order.
+        [kind] => query = query.filter(events::kind.eq(kind.as_str())),
+        kinds => query = query.filter(events::kind.eq_any(kinds.iter().map(|it| it.as_str()))),
+    }
+    if let Some(id) = filter.identity_id {
+        query = query.filter(events::identity_id.eq(id.0));
+    }
+    if let Some(id) = filter.provider_id {
+        query = query.filter(events::provider_id.eq(id.0));
+    }
+    if let Some(id) = &filter.user_id {
+        query = query.filter(events::user_id.eq(id.as_str()));
+    }
+    if let Some(id) = &filter.organization_id {
+        query = query.filter(events::organization_id.eq(id.as_str()));
+    }
+    query
+}
+
+type Meant<'a> = events::BoxedQuery<'a, Db, diesel::dsl::SqlTypeOf<diesel::dsl::AsSelect<Row, Db>>>;

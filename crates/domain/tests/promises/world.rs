@@ -112,7 +112,7 @@ impl World {
     }
 
     pub(crate) async fn events(&self, kind: EventKind) -> Vec<Event> {
-        let filter = EventFilter { kind: Some(kind), identity_id: None };
+        let filter = EventFilter { kinds: vec![kind], ..EventFilter::default() };
         EventLog::list(&*self.store, &filter, PageRequest::default()).await.unwrap().items
     }
 }

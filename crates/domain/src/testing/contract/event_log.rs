@@ -1,13 +1,13 @@
 //! [`EventLog`](crate::ports::EventLog), but for what other ports write.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use serde_json::{Map, json};
 
-use super::{ALL, Store, identity, now, race};
+use super::{ALL, Store, identity, link, linked, now, provider, race};
 use crate::{
     event::{Actor, Event, EventKind, NewEvent},
-    ids::{ApiKeyId, IdentityId},
+    ids::{ApiKeyId, EventId, IdentityId, ProviderId},
     page::PageRequest,
     ports::EventFilter,
     testing::fixtures,
@@ -52,32 +52,61 @@ pub async fn an_event_is_found_as_it_was_appended(store: &Arc<dyn Store>) {
     }
 }
 
-/// Events are found by kind and by identity, each alone and together.
-pub async fn events_are_found_by_kind_and_identity(store: &Arc<dyn Store>) {
-    for (about, identity) in [
-        (EventKind::GrantRevoked, Some(1)),
-        (EventKind::GrantRevocationFailed, Some(1)),
-        (EventKind::GrantRevoked, Some(2)),
-        (EventKind::GrantRevoked, None),
-    ] {
-        let identity_id = identity.map(IdentityId);
-        let event = NewEvent { about, identity_id, ..fixtures::new_event() };
+/// Events are found by kind, identity, provider, user and organization, each alone and together,
+/// from a place on; and the last of them by itself.
+pub async fn events_are_found_by_what_they_concern(store: &Arc<dyn Store>) {
+    let revoked = EventKind::GrantRevoked;
+    let failed = EventKind::GrantRevocationFailed;
+    let of = |about, nth: i64| NewEvent {
+        identity_id: Some(IdentityId(nth)),
+        provider_id: Some(ProviderId(10 + nth)),
+        user_id: Some(fixtures::user(&format!("user-{nth}"))),
+        organization_id: Some(fixtures::organization(&format!("organization-{nth}"))),
+        ..NewEvent::new(about, &fixtures::ACTOR)
+    };
+    for event in
+        [of(revoked, 1), of(failed, 1), of(revoked, 2), NewEvent::new(revoked, &fixtures::ACTOR)]
+    {
         store.events().append(&event).await.unwrap();
     }
     let all = list(store, EventFilter::default(), ALL).await;
-    let [first, failed, second, nobodys] = all.as_slice() else { panic!("{all:?}") };
-    let revoked = Some(EventKind::GrantRevoked);
-    let one = Some(IdentityId(1));
-    for (kind, identity_id, meant) in [
-        (revoked, None, vec![first, second, nobodys]),
-        (None, one, vec![first, failed]),
-        (revoked, one, vec![first]),
-        (Some(EventKind::IdentityLinked), None, vec![]),
-        (None, Some(IdentityId(3)), vec![]),
+    let [first, second, third, nobodys] = all.as_slice() else { panic!("{all:?}") };
+    let none = EventFilter::default;
+    let one = IdentityId(1);
+    for (filter, meant) in [
+        (EventFilter { kinds: vec![revoked], ..none() }, vec![first, third, nobodys]),
+        (EventFilter { kinds: vec![failed, revoked], ..none() }, all.iter().collect()),
+        (EventFilter { kinds: vec![EventKind::IdentityLinked], ..none() }, vec![]),
+        (EventFilter { identity_id: Some(one), ..none() }, vec![first, second]),
+        (EventFilter { identity_id: Some(IdentityId(3)), ..none() }, vec![]),
+        (EventFilter { provider_id: Some(ProviderId(12)), ..none() }, vec![third]),
+        (EventFilter { user_id: Some(fixtures::user("user-1")), ..none() }, vec![first, second]),
+        (EventFilter { user_id: Some(fixtures::user("USER-1")), ..none() }, vec![]),
+        (
+            EventFilter {
+                organization_id: Some(fixtures::organization("organization-2")),
+                ..none()
+            },
+            vec![third],
+        ),
+        (EventFilter { after: Some(second.id), ..none() }, vec![third, nobodys]),
+        (
+            EventFilter { kinds: vec![revoked], identity_id: Some(one), ..none() },
+            vec![first],
+        ),
+        (
+            EventFilter { identity_id: Some(one), after: Some(first.id), ..none() },
+            vec![second],
+        ),
+        (
+            EventFilter { identity_id: Some(one), user_id: Some(fixtures::user("user-2")), ..none() },
+            vec![],
+        ),
     ] {
-        let filter = EventFilter { kind, identity_id };
-        let found = list(store, filter, ALL).await;
+        let found = list(store, filter.clone(), ALL).await;
         assert_eq!(found.iter().collect::<Vec<_>>(), meant, "{filter:?}");
+        let last = store.events().find_last(&filter).await.unwrap();
+        assert_eq!(last.as_ref(), meant.last().copied(), "{filter:?}");
     }
 }
 
@@ -87,7 +116,8 @@ pub async fn events_come_in_pages(store: &Arc<dyn Store>) {
     for _ in 0..4 {
         append().await;
     }
-    let filter = EventFilter { kind: Some(EventKind::GrantRevoked), ..EventFilter::default() };
+    let filter =
+        EventFilter { kinds: vec![EventKind::GrantRevoked], ..EventFilter::default() };
     let page = PageRequest { limit: 3, after: None };
     let first = store.events().list(&filter, page).await.unwrap();
     assert_eq!((first.items.len(), first.next), (3, first.items.last().map(|it| it.id.0)));
@@ -112,10 +142,72 @@ pub async fn no_event_is_lost_in_a_race(store: &Arc<dyn Store>) {
     assert_eq!(ids.len(), 64);
 }
 
+/// Whoever goes on after the last event misses none, however many write meanwhile, and sees ids
+/// only ascend; what the writer of an event reads next has the event.
+pub async fn a_reader_who_goes_on_after_the_last_event_misses_none(store: &Arc<dyn Store>) {
+    const WRITERS: usize = 16;
+    const EACH: usize = 12;
+    let provider = provider(store, "of all").await;
+    let start = store.events().find_last(&EventFilter::default()).await.unwrap().unwrap().id;
+    let (done, mut over) = tokio::sync::watch::channel(());
+    let reader = tokio::spawn({
+        let store = store.clone();
+        async move {
+            let (mut seen, mut after) = (Vec::<Event>::new(), start);
+            loop {
+                // Looked at before the read: what was written before the end is then read.
+                let last = over.has_changed().is_err();
+                let filter = EventFilter { after: Some(after), ..EventFilter::default() };
+                let page = PageRequest { limit: 7, after: None };
+                let read = store.events().list(&filter, page).await.unwrap();
+                if let Some(newest) = read.items.last() {
+                    after = newest.id;
+                } else if last {
+                    return seen;
+                } else {
+                    let _ = tokio::time::timeout(Duration::from_millis(1), over.changed()).await;
+                }
+                seen.extend(read.items);
+            }
+        }
+    });
+    // Each write is a transaction of several statements, so that their commits overlap.
+    race(WRITERS, |writer| {
+        let store = store.clone();
+        async move {
+            let user = format!("user-{writer}");
+            for _ in 0..EACH {
+                let identity = linked(&store, &link(provider, &user, &user)).await;
+                let own =
+                    EventFilter { identity_id: Some(identity.id), ..EventFilter::default() };
+                let own = store.events().find_last(&own).await.unwrap().unwrap();
+                let version = own.after.unwrap()["version"].as_i64();
+                assert_eq!(version, Some(identity.version), "a writer reads its own event");
+            }
+        }
+    })
+    .await;
+    drop(done);
+    let seen = reader.await.unwrap();
+    let ids: Vec<EventId> = seen.iter().map(|it| it.id).collect();
+    assert!(ids.windows(2).all(|it| it[0] < it[1]), "{ids:?}");
+    assert_eq!(seen.len(), WRITERS * EACH);
+    for writer in 0..WRITERS {
+        let user = fixtures::user(&format!("user-{writer}"));
+        let versions: Vec<_> = seen
+            .iter()
+            .filter(|it| it.user_id.as_ref() == Some(&user))
+            .map(|it| it.after.as_ref().unwrap()["version"].as_i64().unwrap())
+            .collect();
+        let expected: Vec<_> = (1..).take(EACH).collect();
+        assert_eq!(versions, expected, "the events of an identity are in its order");
+    }
+}
+
 /// What happened to an identity stays on record when the identity is gone.
 pub async fn the_record_outlives_the_identity(store: &Arc<dyn Store>) {
     let id = identity(store).await.id;
-    store.identities().unlink(id, &fixtures::ACTOR).await.unwrap();
+    super::unlink(store, id).await;
     let event = NewEvent { identity_id: Some(id), ..fixtures::new_event() };
     store.events().append(&event).await.unwrap();
     let about = EventFilter { identity_id: Some(id), ..EventFilter::default() };

@@ -1,11 +1,25 @@
 use async_trait::async_trait;
 
-use super::{MemoryStore, page_of};
+use super::{MemoryStore, Rows, page_of};
 use crate::{
     event::{Event, NewEvent},
     page::{Page, PageRequest},
     ports::{EventFilter, EventLog, RepositoryError},
 };
+
+impl Rows {
+    fn events_of(&self, filter: &EventFilter) -> impl DoubleEndedIterator<Item = &Event> {
+        self.events.iter().filter(move |it| {
+            (filter.kinds.is_empty() || filter.kinds.contains(&it.about))
+                && (filter.identity_id.is_none() || filter.identity_id == it.identity_id)
+                && (filter.provider_id.is_none() || filter.provider_id == it.provider_id)
+                && (filter.user_id.is_none() || filter.user_id == it.user_id)
+                && (filter.organization_id.is_none()
+                    || filter.organization_id == it.organization_id)
+                && filter.after.is_none_or(|after| it.id > after)
+        })
+    }
+}
 
 #[async_trait]
 impl EventLog for MemoryStore {
@@ -19,12 +33,12 @@ impl EventLog for MemoryStore {
         filter: &EventFilter,
         page: PageRequest,
     ) -> Result<Page<Event>, RepositoryError> {
-        let EventFilter { kind, identity_id } = *filter;
         let (rows, _) = self.read();
-        let meant = rows.events.iter().filter(|it| {
-            kind.is_none_or(|wanted| wanted == it.about)
-                && identity_id.is_none_or(|wanted| Some(wanted) == it.identity_id)
-        });
-        Ok(page_of(meant, page, |it| it.id.0))
+        Ok(page_of(rows.events_of(filter), page, |it| it.id.0))
+    }
+
+    async fn find_last(&self, filter: &EventFilter) -> Result<Option<Event>, RepositoryError> {
+        let (rows, _) = self.read();
+        Ok(rows.events_of(filter).next_back().cloned())
     }
 }
