@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use symbolon_domain::ports::{
-    ApiKeyRepository, CredentialsRepository, EventLog, IdentityProviderRepository,
+    ApiKeyRepository, Archive, CredentialsRepository, EventLog, IdentityProviderRepository,
     IdentityRepository, LinkSessionRepository, RepositoryError, Sealer,
 };
 
@@ -30,6 +30,8 @@ pub struct Database {
     pub events: Arc<dyn EventLog>,
     /// Keeps API keys.
     pub api_keys: Arc<dyn ApiKeyRepository>,
+    /// Moves everything.
+    pub archive: Arc<dyn Archive>,
     engine: Arc<dyn Engine>,
 }
 
@@ -87,6 +89,7 @@ impl Database {
             + LinkSessionRepository
             + EventLog
             + ApiKeyRepository
+            + Archive
             + Engine
             + 'static,
     {
@@ -97,6 +100,7 @@ impl Database {
             sessions: store.clone(),
             events: store.clone(),
             api_keys: store.clone(),
+            archive: store.clone(),
             engine: store,
         }
     }

@@ -49,6 +49,9 @@ pub(crate) type Db = diesel::sqlite::Sqlite;
 
 #[path = "queries/api_keys.rs"]
 mod api_keys;
+#[path = "queries/archive.rs"]
+mod archive;
+mod bulk;
 #[path = "queries/credentials.rs"]
 mod credentials;
 #[path = "queries/events.rs"]

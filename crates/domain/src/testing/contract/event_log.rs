@@ -90,16 +90,14 @@ pub async fn events_are_found_by_what_they_concern(store: &Arc<dyn Store>) {
             vec![third],
         ),
         (EventFilter { after: Some(second.id), ..none() }, vec![third, nobodys]),
+        (EventFilter { kinds: vec![revoked], identity_id: Some(one), ..none() }, vec![first]),
+        (EventFilter { identity_id: Some(one), after: Some(first.id), ..none() }, vec![second]),
         (
-            EventFilter { kinds: vec![revoked], identity_id: Some(one), ..none() },
-            vec![first],
-        ),
-        (
-            EventFilter { identity_id: Some(one), after: Some(first.id), ..none() },
-            vec![second],
-        ),
-        (
-            EventFilter { identity_id: Some(one), user_id: Some(fixtures::user("user-2")), ..none() },
+            EventFilter {
+                identity_id: Some(one),
+                user_id: Some(fixtures::user("user-2")),
+                ..none()
+            },
             vec![],
         ),
     ] {
@@ -116,8 +114,7 @@ pub async fn events_come_in_pages(store: &Arc<dyn Store>) {
     for _ in 0..4 {
         append().await;
     }
-    let filter =
-        EventFilter { kinds: vec![EventKind::GrantRevoked], ..EventFilter::default() };
+    let filter = EventFilter { kinds: vec![EventKind::GrantRevoked], ..EventFilter::default() };
     let page = PageRequest { limit: 3, after: None };
     let first = store.events().list(&filter, page).await.unwrap();
     assert_eq!((first.items.len(), first.next), (3, first.items.last().map(|it| it.id.0)));
@@ -178,8 +175,7 @@ pub async fn a_reader_who_goes_on_after_the_last_event_misses_none(store: &Arc<d
             let user = format!("user-{writer}");
             for _ in 0..EACH {
                 let identity = linked(&store, &link(provider, &user, &user)).await;
-                let own =
-                    EventFilter { identity_id: Some(identity.id), ..EventFilter::default() };
+                let own = EventFilter { identity_id: Some(identity.id), ..EventFilter::default() };
                 let own = store.events().find_last(&own).await.unwrap().unwrap();
                 let version = own.after.unwrap()["version"].as_i64();
                 assert_eq!(version, Some(identity.version), "a writer reads its own event");

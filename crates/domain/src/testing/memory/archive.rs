@@ -197,8 +197,7 @@ impl Archive for MemoryStore {
     async fn export(&self, with_secrets: bool) -> Result<Box<dyn ArchiveExport>, RepositoryError> {
         let (rows, _) = self.read();
         let providers = rows.providers.values().map(|(provider, secrets)| {
-            let secrets =
-                if with_secrets { secrets.clone() } else { ProviderSecrets::default() };
+            let secrets = if with_secrets { secrets.clone() } else { ProviderSecrets::default() };
             Record::IdentityProvider(ProviderRecord { provider: provider.clone(), secrets })
         });
         let identities = rows.identities.values().map(|row| {
