@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use symbolon_domain::{
     ports::{
-        ApiKeyRepository, Clock, Connectors, CredentialsRepository, EventLog,
+        ApiKeyRepository, Archive, Clock, Connectors, CredentialsRepository, EventLog,
         IdentityProviderRepository, IdentityRepository, LinkSessionRepository,
     },
     services::{
@@ -25,6 +25,7 @@ pub(crate) struct Repositories {
     pub(crate) sessions: Arc<dyn LinkSessionRepository>,
     pub(crate) events: Arc<dyn EventLog>,
     pub(crate) keys: Arc<dyn ApiKeyRepository>,
+    pub(crate) archive: Arc<dyn Archive>,
 }
 
 /// The rules, ready to be called.

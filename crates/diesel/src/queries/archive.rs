@@ -145,7 +145,9 @@ async fn take(
                 take_providers(conn, &of_kind!(records, IdentityProvider), batch).await?
             }
             RecordKind::Identity => {
-                take_identities(conn, &of_kind!(records, Identity), batch).await?
+                let records = of_kind!(records, Identity);
+                let records: Vec<_> = records.into_iter().map(|it| &**it).collect();
+                take_identities(conn, &records, batch).await?
             }
             RecordKind::ApiKey => take_keys(conn, &of_kind!(records, ApiKey), batch).await?,
             RecordKind::Event => take_events(conn, &of_kind!(records, Event), batch).await?,
@@ -276,156 +278,213 @@ async fn take_providers(
     Ok(outcomes)
 }
 
-/// What is known of an identity that is there.
+/// A link of a user to an account, of which a group has at most one for each of them.
+trait Account {
+    type Row;
+
+    fn id(&self) -> i64;
+    fn group(&self) -> i64;
+    fn user(&self) -> &str;
+    fn account(&self) -> &str;
+    /// The row under this id.
+    fn row(&self, id: i64, sealer: &dyn Sealer) -> Result<Self::Row, Failure>;
+    /// There is no such group.
+    fn no_group(&self) -> Refusal;
+    /// The row of this id has the account.
+    fn account_taken(id: i64) -> Refusal;
+    /// The row of this id has the user.
+    fn user_taken(id: i64) -> Refusal;
+}
+
+/// What is known of a row that is there: id, group, user and account.
 type Known = (i64, i64, String, String);
 
-/// The rows of a provider with one of these accounts or users.
-async fn identities_at(
-    conn: &mut Conn,
-    idp: i64,
-    records: &[&IdentityRecord],
-) -> QueryResult<Vec<Known>> {
-    let columns =
-        (identities::id, identities::idp_id, identities::user_id, identities::external_id);
-    let accounts = records.iter().map(|it| it.identity.external_id.as_str());
-    let accounts = identities::table
-        .filter(identities::idp_id.eq(idp))
-        .filter(identities::external_id.eq_any(accounts))
-        .select(columns);
-    let mut rows: Vec<Known> = accounts.load(conn).await?;
-    let users = records.iter().map(|it| it.identity.user_id.as_str());
-    let users = identities::table
-        .filter(identities::idp_id.eq(idp))
-        .filter(identities::user_id.eq_any(users))
-        .select(columns);
-    rows.extend(users.load::<Known>(conn).await?);
-    Ok(rows)
+/// Takes accounts into a table: first inserts, and afterwards looks at what did not go in. An
+/// import into an empty table, or once more into a full one, is the common case.
+macro_rules! accounts {
+    ($record:ty: $take:ident, $left:ident, $table:ident, $group:ident, $account:ident) => {
+        /// Takes records; those in groups that are not `there` are refused.
+        async fn $take(
+            conn: &mut Conn,
+            records: &[&$record],
+            there: &HashSet<i64>,
+            batch: &mut Batch<'_>,
+        ) -> Result<Vec<ImportOutcome>, Failure> {
+            let table = stringify!($table);
+            let mut outcomes: Vec<Option<ImportOutcome>> = Vec::with_capacity(records.len());
+            // Records and the ids that they are to be inserted under; 0 for a new one.
+            let mut waiting = Vec::new();
+            for (index, record) in records.iter().enumerate() {
+                if there.contains(&record.group()) {
+                    let id = Account::id(*record);
+                    waiting.push((index, if may_be_kept(id) { id } else { 0 }));
+                    outcomes.push(None);
+                } else {
+                    outcomes.push(Some(ImportOutcome::Refused(record.no_group())));
+                }
+            }
+            batch.raise(conn, table, waiting.iter().map(|(_, id)| *id)).await?;
+
+            // Each round settles at least the first record that waits.
+            while !waiting.is_empty() {
+                let renamed = waiting.iter().filter(|(_, id)| *id == 0).count();
+                let mut new = batch.new_ids(conn, table, renamed).await?;
+                // Of several records with one id the first goes first; the others see what
+                // became of it.
+                let (mut round, mut later, mut claimed) = (Vec::new(), Vec::new(), HashSet::new());
+                for (index, id) in waiting {
+                    let id = if id == 0 { new.next().unwrap_or(0) } else { id };
+                    if claimed.insert(id) {
+                        round.push((index, id))
+                    } else {
+                        later.push((index, id))
+                    }
+                }
+                let mut rows = Vec::with_capacity(round.len());
+                for (index, id) in &round {
+                    rows.push(records[*index].row(*id, batch.sealer)?);
+                }
+                let created = insert_missing!(conn, $table::table, rows, $table::id)?;
+                let created: HashSet<i64> = created.into_iter().collect();
+                let (created, left): (Vec<_>, Vec<_>) =
+                    round.into_iter().partition(|(_, id)| created.contains(id));
+                for (index, id) in created {
+                    outcomes[index] = Some(ImportOutcome::Created(id));
+                }
+                let taken = $left(conn, records, &left, &mut outcomes).await?;
+                waiting = left
+                    .into_iter()
+                    .filter(|(index, _)| outcomes[*index].is_none())
+                    .map(|(index, id)| (index, if taken.contains(&id) { 0 } else { id }))
+                    .chain(later)
+                    .collect();
+                waiting.sort_unstable_by_key(|(index, _)| *index);
+            }
+            Ok(outcomes.into_iter().flatten().collect())
+        }
+
+        /// Says of records that did not go in what stands in their way, and answers which of
+        /// their ids are taken.
+        async fn $left(
+            conn: &mut Conn,
+            records: &[&$record],
+            left: &[(usize, i64)],
+            outcomes: &mut [Option<ImportOutcome>],
+        ) -> Result<HashSet<i64>, Failure> {
+            if left.is_empty() {
+                return Ok(HashSet::new());
+            }
+            let columns = ($table::id, $table::$group, $table::user_id, $table::$account);
+            let ids = left.iter().map(|(_, id)| *id);
+            let by_id = $table::table.filter($table::id.eq_any(ids)).select(columns);
+            let by_id: Vec<Known> = by_id.load(conn).await?;
+            let by_id: HashMap<i64, Known> = by_id.into_iter().map(|it| (it.0, it)).collect();
+
+            let mut others: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
+            for (index, id) in left {
+                let record = records[*index];
+                let is_same = by_id.get(id).is_some_and(|row| {
+                    row.1 == record.group() && row.2 == record.user() && row.3 == record.account()
+                });
+                if is_same {
+                    outcomes[*index] = Some(ImportOutcome::Unchanged(*id));
+                } else {
+                    others.entry(record.group()).or_default().push(*index);
+                }
+            }
+            for (group, indices) in others {
+                let at = || $table::table.filter($table::$group.eq(group)).select(columns);
+                let accounts = indices.iter().map(|it| records[*it].account());
+                let accounts = at().filter($table::$account.eq_any(accounts));
+                let mut rows: Vec<Known> = accounts.load(conn).await?;
+                let users = indices.iter().map(|it| records[*it].user());
+                let users = at().filter($table::user_id.eq_any(users));
+                rows.extend(users.load::<Known>(conn).await?);
+                for index in indices {
+                    let (user, account) = (records[index].user(), records[index].account());
+                    let of_account = rows.iter().find(|row| row.3 == account);
+                    let of_user = rows.iter().find(|row| row.2 == user);
+                    let refused = |refusal| Some(ImportOutcome::Refused(refusal));
+                    outcomes[index] = match (of_account, of_user) {
+                        (Some(row), _) if row.2 == user => Some(ImportOutcome::Unchanged(row.0)),
+                        (Some(row), _) => refused(<$record>::account_taken(row.0)),
+                        (None, Some(row)) => refused(<$record>::user_taken(row.0)),
+                        (None, None) => None,
+                    };
+                }
+            }
+            Ok(by_id.into_keys().collect())
+        }
+    };
 }
 
-/// Inserts first and looks afterwards at what did not go in: an import into an empty table, or
-/// once more into a full one, is the common case.
+impl Account for IdentityRecord {
+    type Row = IdentityRow;
+
+    fn id(&self) -> i64 {
+        self.identity.id.0
+    }
+
+    fn group(&self) -> i64 {
+        self.identity.idp_id.0
+    }
+
+    fn user(&self) -> &str {
+        self.identity.user_id.as_str()
+    }
+
+    fn account(&self) -> &str {
+        self.identity.external_id.as_str()
+    }
+
+    fn row(&self, id: i64, sealer: &dyn Sealer) -> Result<IdentityRow, Failure> {
+        IdentityRow::kept(self, id, sealer)
+    }
+
+    fn no_group(&self) -> Refusal {
+        Refusal::NoProvider(self.identity.idp_id)
+    }
+
+    fn account_taken(id: i64) -> Refusal {
+        Refusal::AccountTaken(IdentityId(id))
+    }
+
+    fn user_taken(id: i64) -> Refusal {
+        Refusal::UserTaken(IdentityId(id))
+    }
+}
+
+accounts!(IdentityRecord: insert_identities, left_identities, identities, idp_id, external_id);
+
 async fn take_identities(
     conn: &mut Conn,
-    records: &[&Box<IdentityRecord>],
+    records: &[&IdentityRecord],
     batch: &mut Batch<'_>,
 ) -> Result<Vec<ImportOutcome>, Failure> {
-    use identity_providers as at;
-
-    let idps: BTreeSet<_> = records.iter().map(|it| it.identity.idp_id.0).collect();
-    let there = at::table.filter(at::id.eq_any(&idps)).order(at::id).select(at::id);
-    let there: Vec<i64> = kept_there!(there).load(conn).await?;
-    let there: HashSet<_> = there.into_iter().collect();
-
-    let mut outcomes: Vec<Option<ImportOutcome>> = Vec::with_capacity(records.len());
-    // Records and the ids that they are to be inserted under; 0 for a new one.
-    let mut waiting = Vec::new();
-    for (index, record) in records.iter().enumerate() {
-        let idp = record.identity.idp_id;
-        if there.contains(&idp.0) {
-            let id = record.identity.id.0;
-            waiting.push((index, if may_be_kept(id) { id } else { 0 }));
-            outcomes.push(None);
-        } else {
-            outcomes.push(Some(ImportOutcome::Refused(Refusal::NoProvider(idp))));
-        }
-    }
-    batch.raise(conn, "identities", waiting.iter().map(|(_, id)| *id)).await?;
-
-    let mut told: BTreeMap<usize, NewEvent> = BTreeMap::new();
-    // Each round settles at least the first record that waits.
-    while !waiting.is_empty() {
-        let renamed = waiting.iter().filter(|(_, id)| *id == 0).count();
-        let mut new = batch.new_ids(conn, "identities", renamed).await?;
-        // Of several records with one id the first goes first; the others see what became of it.
-        let (mut round, mut later, mut claimed) = (Vec::new(), Vec::new(), HashSet::new());
-        for (index, id) in waiting {
-            let id = if id == 0 { new.next().unwrap_or(0) } else { id };
-            if claimed.insert(id) { round.push((index, id)) } else { later.push((index, id)) }
-        }
-        let mut rows = Vec::with_capacity(round.len());
-        for (index, id) in &round {
-            rows.push(IdentityRow::kept(records[*index], *id, batch.sealer)?);
-        }
-        let created = insert_missing!(conn, identities::table, rows, identities::id)?;
-        let created: HashSet<i64> = created.into_iter().collect();
-
-        let mut left = Vec::new();
-        for (index, id) in round {
-            if created.contains(&id) {
-                outcomes[index] = Some(ImportOutcome::Created(id));
-                let identity = IdentityRow::kept_identity(records[index], id);
-                let (kind, actor) = (EventKind::IdentityImported, &batch.settings.actor);
-                told.insert(index, NewEvent::of_identity(kind, actor, None, Some(&identity)));
-            } else {
-                left.push((index, id));
-            }
-        }
-        let taken = look_at_the_left(conn, records, &left, &mut outcomes).await?;
-        waiting = left
-            .into_iter()
-            .filter(|(index, _)| outcomes[*index].is_none())
-            .map(|(index, id)| (index, if taken.contains(&id) { 0 } else { id }))
-            .chain(later)
-            .collect();
-        waiting.sort_unstable_by_key(|(index, _)| *index);
-    }
-    batch.tell(conn, told.into_values().collect()).await?;
-    Ok(outcomes.into_iter().flatten().collect())
+    let there = providers_there(conn, records.iter().map(|it| it.identity.idp_id)).await?;
+    let outcomes = insert_identities(conn, records, &there, batch).await?;
+    let created = records.iter().zip(&outcomes).filter_map(|(record, outcome)| {
+        let ImportOutcome::Created(id) = *outcome else { return None };
+        let identity = IdentityRow::kept_identity(record, id);
+        let (kind, actor) = (EventKind::IdentityImported, &batch.settings.actor);
+        Some(NewEvent::of_identity(kind, actor, None, Some(&identity)))
+    });
+    let told = created.collect();
+    batch.tell(conn, told).await?;
+    Ok(outcomes)
 }
 
-/// Says of records that did not go in what stands in their way, and answers which of their ids
-/// are taken.
-async fn look_at_the_left(
+/// Which of these providers are there, and stay until the transaction ends.
+async fn providers_there(
     conn: &mut Conn,
-    records: &[&Box<IdentityRecord>],
-    left: &[(usize, i64)],
-    outcomes: &mut [Option<ImportOutcome>],
+    ids: impl Iterator<Item = ProviderId>,
 ) -> Result<HashSet<i64>, Failure> {
-    if left.is_empty() {
-        return Ok(HashSet::new());
-    }
-    let columns =
-        (identities::id, identities::idp_id, identities::user_id, identities::external_id);
-    let ids = left.iter().map(|(_, id)| *id);
-    let by_id = identities::table.filter(identities::id.eq_any(ids)).select(columns);
-    let by_id: Vec<Known> = by_id.load(conn).await?;
-    let by_id: HashMap<i64, Known> = by_id.into_iter().map(|it| (it.0, it)).collect();
+    use identity_providers as table;
 
-    let mut others: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
-    for (index, id) in left {
-        let identity = &records[*index].identity;
-        let is_same = |row: &&Known| {
-            row.1 == identity.idp_id.0
-                && row.2 == identity.user_id.as_str()
-                && row.3 == identity.external_id.as_str()
-        };
-        if by_id.get(id).is_some_and(|it| is_same(&it)) {
-            outcomes[*index] = Some(ImportOutcome::Unchanged(*id));
-        } else {
-            others.entry(identity.idp_id.0).or_default().push(*index);
-        }
-    }
-    for (idp, indices) in others {
-        let of_these: Vec<_> = indices.iter().map(|index| &**records[*index]).collect();
-        let rows = identities_at(conn, idp, &of_these).await?;
-        for index in indices {
-            let identity = &records[index].identity;
-            let (user, account) = (identity.user_id.as_str(), identity.external_id.as_str());
-            let of_account = rows.iter().find(|row| row.3 == account);
-            let of_user = rows.iter().find(|row| row.2 == user);
-            outcomes[index] = match (of_account, of_user) {
-                (Some(row), _) if row.2 == user => Some(ImportOutcome::Unchanged(row.0)),
-                (Some(row), _) => {
-                    Some(ImportOutcome::Refused(Refusal::AccountTaken(IdentityId(row.0))))
-                }
-                (None, Some(row)) => {
-                    Some(ImportOutcome::Refused(Refusal::UserTaken(IdentityId(row.0))))
-                }
-                (None, None) => None,
-            };
-        }
-    }
-    Ok(by_id.into_keys().collect())
+    let ids: BTreeSet<_> = ids.map(|it| it.0).collect();
+    let there = table::table.filter(table::id.eq_any(ids)).order(table::id).select(table::id);
+    let there: Vec<i64> = kept_there!(there).load(conn).await?;
+    Ok(there.into_iter().collect())
 }
 
 async fn take_keys(

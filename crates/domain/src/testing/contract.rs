@@ -7,6 +7,7 @@
 //! all, what must last lasts for minutes, and nothing measures how fast a store is.
 
 mod api_keys;
+mod archive;
 mod credentials;
 mod event_log;
 mod identities;
@@ -23,7 +24,7 @@ use chrono::{DateTime, SubsecRound as _, Utc};
 
 use self::link_sessions::{claim, live_session, pending_link, sign_in, status, used_trip, waiting};
 pub use self::{
-    api_keys::*, credentials::*, event_log::*, identities::*, identity_lists::*,
+    api_keys::*, archive::*, credentials::*, event_log::*, identities::*, identity_lists::*,
     identity_providers::*, leases::*, link_sessions::*, linking::*, linking_sessions::*,
 };
 use super::{RunningClock, fixtures};
@@ -34,7 +35,7 @@ use crate::{
     ids::{IdentityId, ProviderId},
     page::PageRequest,
     ports::{
-        ApiKeyRepository, Clock as _, CredentialsRepository, EventFilter, EventLog,
+        ApiKeyRepository, Archive, Clock as _, CredentialsRepository, EventFilter, EventLog,
         IdentityProviderRepository, IdentityRepository, Lease, LeaseOutcome, Link, LinkOutcome,
         LinkSessionRepository, NewIdentityProvider, RefreshEnd, StoredCredentials, Unlink,
         UnlinkOutcome,
@@ -44,6 +45,7 @@ use crate::{
 /// Everything that an adapter keeps.
 pub trait Store:
     ApiKeyRepository
+    + Archive
     + CredentialsRepository
     + EventLog
     + IdentityProviderRepository
@@ -55,6 +57,7 @@ pub trait Store:
 
 impl<T> Store for T where
     T: ApiKeyRepository
+        + Archive
         + CredentialsRepository
         + EventLog
         + IdentityProviderRepository
@@ -69,6 +72,12 @@ impl dyn Store {
     /// The API keys.
     #[must_use]
     pub fn api_keys(&self) -> &dyn ApiKeyRepository {
+        self
+    }
+
+    /// Everything at once.
+    #[must_use]
+    pub fn archive(&self) -> &dyn Archive {
         self
     }
 
@@ -239,6 +248,20 @@ where
 macro_rules! contract_tests {
     ($empty_store:expr) => {
         $crate::contract_tests!(@each $empty_store;
+            // archive
+            what_was_imported_comes_out_again
+            an_import_again_changes_nothing
+            a_row_whose_id_is_taken_gets_a_new_one
+            a_row_that_cannot_be_taken_is_refused_with_its_reason
+            records_of_a_batch_are_judged_one_after_the_other
+            ids_that_are_given_out_later_are_greater
+            an_import_tells_of_what_it_created
+            a_dry_run_answers_the_same_and_keeps_nothing
+            an_export_is_in_order_and_without_secrets_unless_asked
+            an_export_is_of_one_moment
+            a_text_with_a_nul_character_is_refused
+            an_event_keeps_its_id_or_is_refused
+            racing_imports_create_each_row_once
             // linking
             a_link_follows_the_table
             a_legacy_name_counts_only_for_the_users_own_row
@@ -381,6 +404,7 @@ mod tests {
         let list = include_str!("contract.rs");
         let ports = [
             include_str!("contract/api_keys.rs"),
+            include_str!("contract/archive.rs"),
             include_str!("contract/credentials.rs"),
             include_str!("contract/event_log.rs"),
             include_str!("contract/identities.rs"),
