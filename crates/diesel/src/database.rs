@@ -5,8 +5,9 @@ use std::{path::Path, sync::Arc};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use symbolon_domain::ports::{
-    ApiKeyRepository, Archive, CredentialsRepository, EventLog, IdentityProviderRepository,
-    IdentityRepository, LinkSessionRepository, RepositoryError, Sealer,
+    ApiKeyRepository, Archive, AuthIdentityRepository, AuthProviderRepository,
+    CredentialsRepository, EventLog, IdentityProviderRepository, IdentityRepository,
+    LinkSessionRepository, OrganizationIdentityRepository, RepositoryError, Sealer,
 };
 
 use crate::{
@@ -32,6 +33,12 @@ pub struct Database {
     pub api_keys: Arc<dyn ApiKeyRepository>,
     /// Moves everything.
     pub archive: Arc<dyn Archive>,
+    /// Keeps how organizations sign in.
+    pub auth_providers: Arc<dyn AuthProviderRepository>,
+    /// Keeps the accounts with which their users do.
+    pub auth_identities: Arc<dyn AuthIdentityRepository>,
+    /// Keeps which identities organizations use.
+    pub organization_identities: Arc<dyn OrganizationIdentityRepository>,
     engine: Arc<dyn Engine>,
 }
 
@@ -90,6 +97,9 @@ impl Database {
             + EventLog
             + ApiKeyRepository
             + Archive
+            + AuthProviderRepository
+            + AuthIdentityRepository
+            + OrganizationIdentityRepository
             + Engine
             + 'static,
     {
@@ -101,6 +111,9 @@ impl Database {
             events: store.clone(),
             api_keys: store.clone(),
             archive: store.clone(),
+            auth_providers: store.clone(),
+            auth_identities: store.clone(),
+            organization_identities: store.clone(),
             engine: store,
         }
     }

@@ -6,11 +6,14 @@ use serde_json::{Map, Value};
 
 use crate::{
     api_key::ApiKey,
+    auth_identity::AuthIdentity,
+    auth_provider::AuthProvider,
     credentials::Credentials,
     event::Event,
     identity::{Identity, text_form},
     identity_provider::{IdentityProvider, ProviderSecrets},
-    ids::{ApiKeyId, EventId, IdentityId, ProviderId},
+    ids::{AuthIdentityId, AuthProviderId, IdentityId, ProviderId},
+    organization_identity::OrganizationIdentity,
     ports::BackOff,
     secret::SecretHash,
 };
@@ -27,6 +30,12 @@ pub enum RecordKind {
     IdentityProvider,
     /// An identity.
     Identity,
+    /// An organization's single sign-on.
+    AuthProvider,
+    /// A user's account for single sign-on.
+    AuthIdentity,
+    /// An organization's use of an identity.
+    OrganizationIdentity,
     /// An API key.
     ApiKey,
     /// An event.
@@ -36,6 +45,9 @@ pub enum RecordKind {
 text_form!(RecordKind:
     IdentityProvider = "identity_provider",
     Identity = "identity",
+    AuthProvider = "auth_provider",
+    AuthIdentity = "auth_identity",
+    OrganizationIdentity = "organization_identity",
     ApiKey = "api_key",
     Event = "event",
 );
@@ -56,6 +68,12 @@ pub enum Record {
     IdentityProvider(ProviderRecord),
     /// An identity and its credentials.
     Identity(Box<IdentityRecord>),
+    /// An organization's single sign-on.
+    AuthProvider(Box<AuthProvider>),
+    /// A user's account for single sign-on and its credentials.
+    AuthIdentity(Box<AuthIdentityRecord>),
+    /// An organization's use of an identity.
+    OrganizationIdentity(OrganizationIdentity),
     /// An API key.
     ApiKey(ApiKeyRecord),
     /// An event.
@@ -69,6 +87,9 @@ impl Record {
         match self {
             Self::IdentityProvider(_) => RecordKind::IdentityProvider,
             Self::Identity(_) => RecordKind::Identity,
+            Self::AuthProvider(_) => RecordKind::AuthProvider,
+            Self::AuthIdentity(_) => RecordKind::AuthIdentity,
+            Self::OrganizationIdentity(_) => RecordKind::OrganizationIdentity,
             Self::ApiKey(_) => RecordKind::ApiKey,
             Self::Event(_) => RecordKind::Event,
         }
@@ -80,18 +101,11 @@ impl Record {
         match self {
             Self::IdentityProvider(it) => it.provider.id.0,
             Self::Identity(it) => it.identity.id.0,
+            Self::AuthProvider(it) => it.id.0,
+            Self::AuthIdentity(it) => it.auth_identity.id.0,
+            Self::OrganizationIdentity(it) => it.id.0,
             Self::ApiKey(it) => it.key.id.0,
             Self::Event(it) => it.id.0,
-        }
-    }
-
-    /// Gives it another id; references to it are the caller's to change.
-    pub fn set_id(&mut self, id: i64) {
-        match self {
-            Self::IdentityProvider(it) => it.provider.id = ProviderId(id),
-            Self::Identity(it) => it.identity.id = IdentityId(id),
-            Self::ApiKey(it) => it.key.id = ApiKeyId(id),
-            Self::Event(it) => it.id = EventId(id),
         }
     }
 
@@ -113,7 +127,12 @@ impl Record {
                     || it.identity.scopes.iter().any(text)
                     || it.back_off.as_ref().is_some_and(|it| text(&it.detail))
             }
-            Self::ApiKey(it) => text(&it.key.name),
+            Self::AuthProvider(it) => object_holds_nul(&it.config),
+            Self::AuthIdentity(it) => object_holds_nul(&it.auth_identity.data),
+            Self::OrganizationIdentity(_) => false,
+            Self::ApiKey(it) => {
+                text(&it.key.name) || it.key.limits.provider_types.iter().flatten().any(text)
+            }
             Self::Event(it) => {
                 it.actor.reason.as_ref().is_some_and(text)
                     || text(it.actor.who.to_string())
@@ -174,6 +193,17 @@ impl IdentityRecord {
     }
 }
 
+/// A user's account for single sign-on, and its credentials.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AuthIdentityRecord {
+    /// The row.
+    pub auth_identity: AuthIdentity,
+    /// `None` when it has none, and in an archive without secrets.
+    pub credentials: Option<Credentials>,
+    /// Counts the credentials.
+    pub generation: i64,
+}
+
 /// An API key, with what recognizes its secret.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ApiKeyRecord {
@@ -206,6 +236,21 @@ pub enum Refusal {
     /// It refers to a provider instance that is not there.
     #[error("there is no identity provider {0}")]
     NoProvider(ProviderId),
+    /// The organization signs in with another provider instance.
+    #[error("the organization signs in with another provider (auth provider {0})")]
+    OrganizationTaken(AuthProviderId),
+    /// The account signs another user in.
+    #[error("the account is another user's in this organization (auth identity {0})")]
+    SsoAccountTaken(AuthIdentityId),
+    /// The user signs in with another account.
+    #[error("the user has another account in this organization (auth identity {0})")]
+    SsoUserTaken(AuthIdentityId),
+    /// It refers to a single sign-on that is not there.
+    #[error("there is no auth provider {0}")]
+    NoAuthProvider(AuthProviderId),
+    /// It refers to an identity that is not there.
+    #[error("there is no identity {0}")]
+    NoIdentity(IdentityId),
     /// An event keeps its id, as the order of ids is that of what happened.
     #[error("the id is taken by another event")]
     EventIdTaken,
@@ -225,6 +270,11 @@ impl Refusal {
             Self::AccountTaken(_) => "account_taken",
             Self::UserTaken(_) => "user_taken",
             Self::NoProvider(_) => "no_provider",
+            Self::OrganizationTaken(_) => "organization_taken",
+            Self::SsoAccountTaken(_) => "account_taken",
+            Self::SsoUserTaken(_) => "user_taken",
+            Self::NoAuthProvider(_) => "no_auth_provider",
+            Self::NoIdentity(_) => "no_identity",
             Self::EventIdTaken => "event_id_taken",
             Self::NoHash => "no_hash",
             Self::NulCharacter => "nul_character",

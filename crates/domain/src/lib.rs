@@ -27,6 +27,7 @@
 //! use chrono::TimeDelta;
 //! use symbolon_domain::{
 //!     event::Actor,
+//!     identity_provider::OptionChanges,
 //!     ids::{ExternalId, UserId},
 //!     ports::{Clock, IdentityRepository, Link, LinkOutcome, LinkOwner},
 //!     services::{Identities, Providers, Tasks, TokenNeed, TokenPorts, TokenSettings, Tokens},
@@ -73,7 +74,8 @@
 //!
 //! // A provider instance, and Ada's account there.
 //! let config = serde_json::Map::new();
-//! let instance = providers.create("scripted", None, config, &Actor::OPERATOR).await?;
+//! let options = OptionChanges::default();
+//! let instance = providers.create("scripted", None, config, options, &Actor::OPERATOR).await?;
 //! let outcome = store
 //!     .link(&Link {
 //!         provider_id: instance.id,

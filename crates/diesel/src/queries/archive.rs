@@ -12,12 +12,18 @@ use serde_json::{Map, Value, json};
 use symbolon_domain::{
     api_key::ApiKey,
     archive::{
-        ApiKeyRecord, IdentityRecord, ImportOutcome, KEPT_IDS_END, ProviderRecord, Record,
-        RecordKind, Refusal,
+        ApiKeyRecord, AuthIdentityRecord, IdentityRecord, ImportOutcome, KEPT_IDS_END,
+        ProviderRecord, Record, RecordKind, Refusal,
     },
+    auth_identity::AuthIdentity,
+    auth_provider::AuthProvider,
     event::{Event, EventKind, NewEvent},
+    identity::Identity,
     identity_provider::{IdentityProvider, ProviderSecrets},
-    ids::{EventId, IdentityId, ProviderId},
+    ids::{
+        AuthIdentityId, AuthProviderId, EventId, IdentityId, OrganizationIdentityId, ProviderId,
+    },
+    organization_identity::OrganizationIdentity,
     ports::{
         Archive, ArchiveExport, ArchiveImport, BackOff, FailureClass, ImportSettings,
         RepositoryError, Sealer,
@@ -26,13 +32,19 @@ use symbolon_domain::{
 
 use super::{
     Conn, Store, api_keys as keys,
+    auth_identities::Row as AuthIdentityRow,
+    auth_providers as auth_provider_rows,
     bulk::{
         Rehearsal, event_places, event_row_id, import_transaction, insert_all, insert_missing,
         kept_there, new_ids, raise_ids,
     },
     events as log, identity_providers as providers,
     identity_row::{self, Row as IdentityRow},
-    schema::{api_keys, events, identities, identity_providers},
+    organization_identities as use_rows,
+    schema::{
+        api_keys, auth_identities, auth_providers, events, identities, identity_providers,
+        organization_identities,
+    },
     time, to_microseconds,
 };
 use crate::{
@@ -148,6 +160,19 @@ async fn take(
                 let records = of_kind!(records, Identity);
                 let records: Vec<_> = records.into_iter().map(|it| &**it).collect();
                 take_identities(conn, &records, batch).await?
+            }
+            RecordKind::AuthProvider => {
+                let records = of_kind!(records, AuthProvider);
+                let records: Vec<_> = records.into_iter().map(|it| &**it).collect();
+                take_auth_providers(conn, &records, batch).await?
+            }
+            RecordKind::AuthIdentity => {
+                let records = of_kind!(records, AuthIdentity);
+                let records: Vec<_> = records.into_iter().map(|it| &**it).collect();
+                take_auth_identities(conn, &records, batch).await?
+            }
+            RecordKind::OrganizationIdentity => {
+                take_uses(conn, &of_kind!(records, OrganizationIdentity), batch).await?
             }
             RecordKind::ApiKey => take_keys(conn, &of_kind!(records, ApiKey), batch).await?,
             RecordKind::Event => take_events(conn, &of_kind!(records, Event), batch).await?,
@@ -487,6 +512,188 @@ async fn providers_there(
     Ok(there.into_iter().collect())
 }
 
+async fn take_auth_providers(
+    conn: &mut Conn,
+    records: &[&AuthProvider],
+    batch: &mut Batch<'_>,
+) -> Result<Vec<ImportOutcome>, Failure> {
+    use auth_providers as table;
+
+    let there = providers_there(conn, records.iter().map(|it| it.provider_id)).await?;
+    let ids = records.iter().map(|it| it.id.0);
+    let by_id = table::table.filter(table::id.eq_any(ids)).select(table::id);
+    let by_id: Vec<i64> = by_id.load(conn).await?;
+    let organizations = records.iter().map(|it| it.organization_id.as_str());
+    let by_key = table::table.filter(table::organization_id.eq_any(organizations)).select((
+        table::organization_id,
+        table::id,
+        table::provider_id,
+    ));
+    let by_key: Vec<(String, i64, i64)> = by_key.load(conn).await?;
+    // Which provider each organization signs in with, those of the batch included.
+    let mut with: HashMap<String, i64> =
+        by_key.iter().map(|(organization, _, idp)| (organization.clone(), *idp)).collect();
+    let rows = by_key.into_iter().map(|(organization, id, _)| (organization, id)).collect();
+    let known: Vec<_> =
+        records.iter().copied().filter(|it| there.contains(&it.provider_id.0)).collect();
+    let key = |it: &AuthProvider| it.organization_id.as_str().to_owned();
+    let judged =
+        judge(known.iter().map(|it| (it.id.0, key(it))), rows, by_id.into_iter().collect());
+    let mut judged = batch.ids(conn, "auth_providers", &judged).await?.into_iter();
+
+    let (mut outcomes, mut new, mut told) =
+        (Vec::new(), Vec::<auth_provider_rows::Row>::new(), Vec::new());
+    for record in records {
+        let no_provider = ImportOutcome::Refused(Refusal::NoProvider(record.provider_id));
+        if !there.contains(&record.provider_id.0) {
+            outcomes.push(no_provider);
+            continue;
+        }
+        let outcome = judged.next().unwrap_or(no_provider);
+        let idp = *with.entry(key(record)).or_insert(record.provider_id.0);
+        outcomes.push(match outcome {
+            ImportOutcome::Unchanged(id) if idp != record.provider_id.0 => {
+                ImportOutcome::Refused(Refusal::OrganizationTaken(AuthProviderId(id)))
+            }
+            ImportOutcome::Created(id) => {
+                let made = AuthProvider { id: AuthProviderId(id), ..(*record).clone() };
+                new.push((&made).into());
+                let (kind, actor) = (EventKind::AuthProviderCreated, &batch.settings.actor);
+                told.push(NewEvent::of_auth_provider(kind, actor, None, Some(&made)));
+                outcome
+            }
+            outcome => outcome,
+        });
+    }
+    insert_all!(conn, table::table, new)?;
+    batch.tell(conn, told).await?;
+    Ok(outcomes)
+}
+
+impl Account for AuthIdentityRecord {
+    type Row = AuthIdentityRow;
+
+    fn id(&self) -> i64 {
+        self.auth_identity.id.0
+    }
+
+    fn group(&self) -> i64 {
+        self.auth_identity.auth_provider_id.0
+    }
+
+    fn user(&self) -> &str {
+        self.auth_identity.user_id.as_str()
+    }
+
+    fn account(&self) -> &str {
+        self.auth_identity.ident.as_str()
+    }
+
+    fn row(&self, id: i64, sealer: &dyn Sealer) -> Result<AuthIdentityRow, Failure> {
+        AuthIdentityRow::kept(self, id, sealer)
+    }
+
+    fn no_group(&self) -> Refusal {
+        Refusal::NoAuthProvider(self.auth_identity.auth_provider_id)
+    }
+
+    fn account_taken(id: i64) -> Refusal {
+        Refusal::SsoAccountTaken(AuthIdentityId(id))
+    }
+
+    fn user_taken(id: i64) -> Refusal {
+        Refusal::SsoUserTaken(AuthIdentityId(id))
+    }
+}
+
+accounts!(
+    AuthIdentityRecord: insert_auth_identities, left_auth_identities, auth_identities,
+    auth_provider_id, ident
+);
+
+async fn take_auth_identities(
+    conn: &mut Conn,
+    records: &[&AuthIdentityRecord],
+    batch: &mut Batch<'_>,
+) -> Result<Vec<ImportOutcome>, Failure> {
+    use auth_providers as table;
+
+    let ids: BTreeSet<_> = records.iter().map(|it| it.auth_identity.auth_provider_id.0).collect();
+    let there = table::table
+        .filter(table::id.eq_any(ids))
+        .order(table::id)
+        .select(auth_provider_rows::Row::as_select());
+    let there: Vec<auth_provider_rows::Row> = kept_there!(there).load(conn).await?;
+    let there: Vec<AuthProvider> =
+        there.into_iter().map(AuthProvider::try_from).collect::<Result<_, _>>()?;
+    let there: HashMap<i64, AuthProvider> = there.into_iter().map(|it| (it.id.0, it)).collect();
+    let ids = there.keys().copied().collect();
+    let outcomes = insert_auth_identities(conn, records, &ids, batch).await?;
+    let created = records.iter().zip(&outcomes).filter_map(|(record, outcome)| {
+        let ImportOutcome::Created(id) = *outcome else { return None };
+        let made = AuthIdentity { id: AuthIdentityId(id), ..record.auth_identity.clone() };
+        let of = there.get(&made.auth_provider_id.0)?;
+        let (kind, actor) = (EventKind::AuthIdentityLinked, &batch.settings.actor);
+        Some(NewEvent::of_auth_identity(kind, actor, of, None, Some(&made)))
+    });
+    let told = created.collect();
+    batch.tell(conn, told).await?;
+    Ok(outcomes)
+}
+
+async fn take_uses(
+    conn: &mut Conn,
+    records: &[&OrganizationIdentity],
+    batch: &mut Batch<'_>,
+) -> Result<Vec<ImportOutcome>, Failure> {
+    use organization_identities as table;
+
+    let identity_ids: BTreeSet<_> = records.iter().map(|it| it.identity_id.0).collect();
+    let there = identities::table
+        .filter(identities::id.eq_any(&identity_ids))
+        .order(identities::id)
+        .select(identity_row::Shown::as_select());
+    let there: Vec<identity_row::Shown> = kept_there!(there).load(conn).await?;
+    let there: Vec<Identity> =
+        there.into_iter().map(Identity::try_from).collect::<Result<_, _>>()?;
+    let there: HashMap<i64, Identity> = there.into_iter().map(|it| (it.id.0, it)).collect();
+    let ids = records.iter().map(|it| it.id.0);
+    let by_id = table::table.filter(table::id.eq_any(ids)).select(table::id);
+    let by_id: Vec<i64> = by_id.load(conn).await?;
+    let by_key = table::table.filter(table::identity_id.eq_any(&identity_ids)).select((
+        table::organization_id,
+        table::identity_id,
+        table::id,
+    ));
+    let by_key: Vec<(String, i64, i64)> = by_key.load(conn).await?;
+    let rows = by_key.into_iter().map(|(of, identity, id)| ((of, identity), id)).collect();
+    let known = records.iter().filter(|it| there.contains_key(&it.identity_id.0));
+    let key =
+        |it: &OrganizationIdentity| (it.organization_id.as_str().to_owned(), it.identity_id.0);
+    let judged = judge(known.map(|it| (it.id.0, key(it))), rows, by_id.into_iter().collect());
+    let mut judged = batch.ids(conn, "organization_identities", &judged).await?.into_iter();
+
+    let (mut outcomes, mut new, mut told) = (Vec::new(), Vec::<use_rows::Row>::new(), Vec::new());
+    for record in records {
+        let no_identity = ImportOutcome::Refused(Refusal::NoIdentity(record.identity_id));
+        let Some(of) = there.get(&record.identity_id.0) else {
+            outcomes.push(no_identity);
+            continue;
+        };
+        let outcome = judged.next().unwrap_or(no_identity);
+        if let ImportOutcome::Created(id) = outcome {
+            let made = OrganizationIdentity { id: OrganizationIdentityId(id), ..(*record).clone() };
+            new.push((&made).into());
+            let (kind, actor) = (EventKind::OrganizationIdentityLinked, &batch.settings.actor);
+            told.push(NewEvent::of_organization_identity(kind, actor, &made, of));
+        }
+        outcomes.push(outcome);
+    }
+    insert_all!(conn, table::table, new)?;
+    batch.tell(conn, told).await?;
+    Ok(outcomes)
+}
+
 async fn take_keys(
     conn: &mut Conn,
     records: &[&ApiKeyRecord],
@@ -643,6 +850,45 @@ impl Export {
                     .map(|row| Ok(Record::Identity(Box::new(row.record(&**sealer, with_secrets)?))))
                     .collect()
             }
+            RecordKind::AuthProvider => {
+                let rows: Vec<auth_provider_rows::Row> = auth_providers::table
+                    .filter(auth_providers::id.gt(after))
+                    .order(auth_providers::id)
+                    .limit(STEP)
+                    .select(auth_provider_rows::Row::as_select())
+                    .load(conn)
+                    .await?;
+                rows.into_iter()
+                    .map(|row| Ok(Record::AuthProvider(Box::new(row.try_into()?))))
+                    .collect()
+            }
+            RecordKind::AuthIdentity => {
+                let rows: Vec<AuthIdentityRow> = auth_identities::table
+                    .filter(auth_identities::id.gt(after))
+                    .order(auth_identities::id)
+                    .limit(STEP)
+                    .select(AuthIdentityRow::as_select())
+                    .load(conn)
+                    .await?;
+                rows.into_iter()
+                    .map(|row| {
+                        let record = row.record(&**sealer, with_secrets)?;
+                        Ok(Record::AuthIdentity(Box::new(record)))
+                    })
+                    .collect()
+            }
+            RecordKind::OrganizationIdentity => {
+                let rows: Vec<use_rows::Row> = organization_identities::table
+                    .filter(organization_identities::id.gt(after))
+                    .order(organization_identities::id)
+                    .limit(STEP)
+                    .select(use_rows::Row::as_select())
+                    .load(conn)
+                    .await?;
+                rows.into_iter()
+                    .map(|row| Ok(Record::OrganizationIdentity(row.try_into()?)))
+                    .collect()
+            }
             RecordKind::ApiKey => {
                 let rows: Vec<(keys::Row, Vec<u8>)> = api_keys::table
                     .filter(api_keys::id.gt(after))
@@ -721,10 +967,10 @@ impl Archive for Store {
 }
 
 impl IdentityRow {
-    /// An identity as it enters the store under this id, without its expiry's and its event's rest.
-    fn kept_identity(record: &IdentityRecord, id: i64) -> symbolon_domain::identity::Identity {
+    /// An identity as it enters the store, under this id.
+    fn kept_identity(record: &IdentityRecord, id: i64) -> Identity {
         let expires_at = record.credentials.as_ref().and_then(|it| it.expires_at);
-        symbolon_domain::identity::Identity {
+        Identity {
             id: IdentityId(id),
             expires_at: expires_at.map(to_microseconds),
             ..record.identity.clone()

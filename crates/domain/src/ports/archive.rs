@@ -44,16 +44,17 @@ pub trait ArchiveImport: Send {
     ///
     /// | there is | becomes |
     /// | --- | --- |
-    /// | a row that says the same: a provider of its type and external id, an identity of its provider, user and account, a key of its hash, the very event | unchanged, under the row's id |
-    /// | another user's link of its account, or another account of its user | refused |
+    /// | a row that says the same: a provider of its type and external id, an identity of its provider, user and account, a single sign-on of its organization and provider, an account for it of its user and name, an organization's use of the same identity, a key of its hash, the very event | unchanged, under the row's id |
+    /// | another user's link of its account, another account of its user, or another provider of its organization | refused |
+    /// | nothing that it refers to | refused |
     /// | nothing of the like, and its id is free | created, under its id |
     /// | nothing of the like, and its id is taken, not positive, or [too great](crate::archive::KEPT_IDS_END) | created, under a new id; an event is refused |
     ///
     /// Credentials and secrets are sealed. Ids that are given out later are greater than those
     /// of created rows, and than those that created events speak of.
     ///
-    /// Where the import tells, each created identity has its `identity.imported`, and each
-    /// created provider its `provider.created`, in the same transaction.
+    /// Where the import tells, each created identity has its `identity.imported`, and whatever
+    /// else is created the event of its making, but for keys and events, in the same transaction.
     async fn take(&mut self, records: &[Record]) -> Result<Vec<ImportOutcome>, RepositoryError>;
 
     /// Writes the event `import.finished` with this detail, where the import tells.

@@ -2,11 +2,14 @@
 
 mod api_keys;
 mod archive;
+mod auth_identities;
+mod auth_providers;
 mod credentials;
 mod event_log;
 mod identities;
 mod identity_providers;
 mod link_sessions;
+mod organization_identities;
 
 use std::{
     collections::BTreeMap,
@@ -19,9 +22,16 @@ use tokio::sync::Notify;
 use self::{identities::IdentityRow, link_sessions::SessionRow};
 use crate::{
     api_key::ApiKey,
+    auth_identity::AuthIdentity,
+    auth_provider::AuthProvider,
+    credentials::Credentials,
     event::{Event, NewEvent},
     identity_provider::{IdentityProvider, ProviderSecrets},
-    ids::{EventId, IdentityId, LinkSessionId, ProviderId},
+    ids::{
+        AuthIdentityId, AuthProviderId, EventId, IdentityId, LinkSessionId, OrganizationIdentityId,
+        ProviderId,
+    },
+    organization_identity::OrganizationIdentity,
     page::{Page, PageRequest},
     ports::Clock,
     secret::SecretHash,
@@ -79,6 +89,11 @@ struct Rows {
     sessions: BTreeMap<LinkSessionId, SessionRow>,
     events: Vec<Event>,
     api_keys: Vec<(ApiKey, SecretHash)>,
+    auth_providers: BTreeMap<AuthProviderId, AuthProvider>,
+    auth_identities: BTreeMap<AuthIdentityId, (AuthIdentity, Option<Credentials>)>,
+    organization_identities: BTreeMap<OrganizationIdentityId, OrganizationIdentity>,
+    /// How often an imported account for single sign-on had got credentials.
+    auth_generations: BTreeMap<AuthIdentityId, i64>,
 }
 
 impl Rows {

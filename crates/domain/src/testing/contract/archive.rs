@@ -8,13 +8,19 @@ use super::{ALL, Store, events, identity, kinds, link, linked, now, provider, ra
 use crate::{
     api_key::ApiKey,
     archive::{
-        ApiKeyRecord, IdentityRecord, ImportOutcome, KEPT_IDS_END, ProviderRecord, Record,
-        RecordKind, Refusal,
+        ApiKeyRecord, AuthIdentityRecord, IdentityRecord, ImportOutcome, KEPT_IDS_END,
+        ProviderRecord, Record, RecordKind, Refusal,
     },
+    auth_identity::AuthIdentity,
+    auth_provider::AuthProvider,
     event::{Event, EventKind},
     identity::{Identity, IdentityFilter, IdentityStatus, Invalid, InvalidReason},
     identity_provider::{IdentityProvider, ProviderOptions},
-    ids::{ApiKeyId, EventId, IdentityId, ProviderId},
+    ids::{
+        ApiKeyId, AuthIdentityId, AuthProviderId, EventId, IdentityId, OrganizationIdentityId,
+        ProviderId,
+    },
+    organization_identity::OrganizationIdentity,
     ports::{BackOff, FailureClass, ImportSettings, Unlink},
     secret::{Secret, SecretHash},
     testing::fixtures,
@@ -88,6 +94,50 @@ fn of_identity(id: i64, idp: i64, user: &str, account: &str) -> Record {
     Record::Identity(Box::new(identity_record(id, idp, user, account)))
 }
 
+/// The single sign-on of this organization.
+fn of_auth_provider(id: i64, organization: &str, idp: i64) -> Record {
+    Record::AuthProvider(Box::new(AuthProvider {
+        id: AuthProviderId(id),
+        organization_id: fixtures::organization(organization),
+        provider_id: ProviderId(idp),
+        config: fixtures::object(json!({"domain": "a.example"})),
+        allow_unlinked: true,
+        scim_enabled: true,
+        default_role: Some(50),
+        default_global_access: true,
+        sync_time: Some(10),
+        last_sync: Some(now()),
+        date_added: now(),
+        version: 3,
+    }))
+}
+
+fn of_auth_identity(id: i64, at: i64, user: &str, ident: &str) -> Record {
+    let auth_identity = AuthIdentity {
+        id: AuthIdentityId(id),
+        auth_provider_id: AuthProviderId(at),
+        user_id: fixtures::user(user),
+        ident: fixtures::external_id(ident),
+        data: fixtures::object(json!({"email": "a@a.example"})),
+        last_verified: now(),
+        last_synced: now(),
+        date_added: now(),
+        version: 4,
+    };
+    let credentials = Some(fixtures::credentials());
+    let record = AuthIdentityRecord { auth_identity, credentials, generation: 5 };
+    Record::AuthIdentity(Box::new(record))
+}
+
+fn of_use(id: i64, organization: &str, identity: i64) -> Record {
+    Record::OrganizationIdentity(OrganizationIdentity {
+        id: OrganizationIdentityId(id),
+        organization_id: fixtures::organization(organization),
+        identity_id: IdentityId(identity),
+        date_added: now(),
+    })
+}
+
 fn of_key(id: i64, secret: &str) -> Record {
     let key = ApiKey {
         id: ApiKeyId(id),
@@ -145,6 +195,12 @@ pub async fn what_was_imported_comes_out_again(store: &Arc<dyn Store>) {
         of_identity(6001, 5001, "u1", "a1"),
         of_identity(6002, 5001, "u2", "a2"),
         of_identity(6003, 5002, "u1", "a1"),
+        of_auth_provider(6501, "o1", 5001),
+        of_auth_provider(6502, "o2", 5001),
+        of_auth_identity(6601, 6501, "u1", "i1"),
+        of_auth_identity(6602, 6502, "u1", "i1"),
+        of_use(6701, "o1", 6001),
+        of_use(6702, "o2", 6001),
         of_key(7001, "k"),
         of_event(8001, EventKind::IdentityLinked),
         of_event(8003, EventKind::IdentityUnlinked),
@@ -173,6 +229,9 @@ pub async fn an_import_again_changes_nothing(store: &Arc<dyn Store>) {
     let records = [
         vec![of_provider(5001, "one")],
         vec![of_identity(6001, 5001, "u1", "a1"), of_identity(6002, 5001, "u2", "a2")],
+        vec![of_auth_provider(6501, "o1", 5001)],
+        vec![of_auth_identity(6601, 6501, "u1", "i1")],
+        vec![of_use(6701, "o1", 6001)],
         vec![of_key(7001, "k")],
         vec![of_event(8001, EventKind::IdentityLinked)],
     ];
@@ -193,6 +252,9 @@ pub async fn a_row_whose_id_is_taken_gets_a_new_one(store: &Arc<dyn Store>) {
     take(store, &telling(), &[of_provider(5001, "one")]).await;
     take(store, &telling(), &[of_identity(6001, 5001, "u1", "a1")]).await;
     take(store, &telling(), &[of_key(7001, "k")]).await;
+    take(store, &telling(), &[of_auth_provider(6501, "o1", 5001)]).await;
+    take(store, &telling(), &[of_auth_identity(6601, 6501, "u1", "i1")]).await;
+    take(store, &telling(), &[of_use(6701, "o1", 6001)]).await;
     for batch in [
         vec![of_provider(5001, "x"), of_provider(0, "y"), of_provider(KEPT_IDS_END, "z")],
         vec![
@@ -200,6 +262,9 @@ pub async fn a_row_whose_id_is_taken_gets_a_new_one(store: &Arc<dyn Store>) {
             of_identity(-5, 5001, "u3", "a3"),
             of_identity(i64::MAX, 5001, "u4", "a4"),
         ],
+        vec![of_auth_provider(6501, "o2", 5001), of_auth_provider(0, "o3", 5001)],
+        vec![of_auth_identity(6601, 6501, "u2", "i2"), of_auth_identity(0, 6501, "u3", "i3")],
+        vec![of_use(6701, "o2", 6001), of_use(0, "o3", 6001)],
         vec![of_key(7001, "x"), of_key(0, "y")],
     ] {
         let outcomes = take(store, &telling(), &batch).await;
@@ -253,6 +318,44 @@ pub async fn a_row_that_cannot_be_taken_is_refused_with_its_reason(store: &Arc<d
         ]
     );
     assert_eq!(store.identities().find(there.id).await.unwrap(), Some(there));
+
+    take(store, &telling(), &[of_provider(5001, "one")]).await;
+    let batch = [
+        of_auth_provider(6501, "o1", idp),
+        of_auth_provider(6502, "o1", 5001),
+        of_auth_provider(6503, "o2", 9999),
+    ];
+    assert_eq!(
+        take(store, &telling(), &batch).await,
+        [
+            ImportOutcome::Created(6501),
+            ImportOutcome::Refused(Refusal::OrganizationTaken(AuthProviderId(6501))),
+            ImportOutcome::Refused(Refusal::NoProvider(ProviderId(9999))),
+        ]
+    );
+    let batch = [
+        of_auth_identity(6601, 6501, "u1", "i1"),
+        of_auth_identity(6602, 6501, "u2", "i1"),
+        of_auth_identity(6603, 6501, "u1", "i2"),
+        of_auth_identity(6604, 9999, "u1", "i1"),
+    ];
+    assert_eq!(
+        take(store, &telling(), &batch).await,
+        [
+            ImportOutcome::Created(6601),
+            ImportOutcome::Refused(Refusal::SsoAccountTaken(AuthIdentityId(6601))),
+            ImportOutcome::Refused(Refusal::SsoUserTaken(AuthIdentityId(6601))),
+            ImportOutcome::Refused(Refusal::NoAuthProvider(AuthProviderId(9999))),
+        ]
+    );
+    let batch = [of_use(6701, "o1", there.id.0), of_use(6702, "o1", 9999)];
+    assert_eq!(
+        take(store, &telling(), &batch).await,
+        [
+            ImportOutcome::Created(6701),
+            ImportOutcome::Refused(Refusal::NoIdentity(IdentityId(9999))),
+        ]
+    );
     let Record::ApiKey(key) = of_key(7001, "k") else { panic!() };
     let without = Record::ApiKey(ApiKeyRecord { hash: None, ..key });
     let outcomes = take(store, &telling(), &[without, of_key(7002, "k")]).await;
@@ -330,6 +433,9 @@ pub async fn an_import_tells_of_what_it_created(store: &Arc<dyn Store>) {
         of_identity(6003, 5001, "u3", "a3"),
     ];
     import.take(&batch).await.unwrap();
+    import.take(&[of_auth_provider(6501, "o1", 5001)]).await.unwrap();
+    import.take(&[of_auth_identity(6601, 6501, "u1", "i1")]).await.unwrap();
+    import.take(&[of_use(6701, "o1", 6001)]).await.unwrap();
     import.finish(&fixtures::object(json!({"created": 3}))).await.unwrap();
     let events = events(store).await;
     let told: Vec<_> = events.iter().map(|it| (it.about, it.identity_id)).collect();
@@ -338,20 +444,24 @@ pub async fn an_import_tells_of_what_it_created(store: &Arc<dyn Store>) {
         [
             (EventKind::IdentityImported, Some(IdentityId(6001))),
             (EventKind::IdentityImported, Some(IdentityId(6003))),
+            (EventKind::AuthProviderCreated, None),
+            (EventKind::AuthIdentityLinked, None),
+            (EventKind::OrganizationIdentityLinked, Some(IdentityId(6001))),
             (EventKind::ImportFinished, None),
         ]
     );
     assert_eq!(events[0].actor, fixtures::ACTOR);
     assert_eq!(events[0].user_id, Some(fixtures::user("u1")));
     assert_eq!(events[0].after.as_ref().unwrap()["external_id"], "a1");
-    assert_eq!(events[2].detail, fixtures::object(json!({"created": 3})));
+    assert_eq!(events[3].organization_id, Some(fixtures::organization("o1")));
+    assert_eq!(events[5].detail, fixtures::object(json!({"created": 3})));
 
     let silent = ImportSettings { tells: false, ..telling() };
     let mut import = store.archive().import(&silent).await.unwrap();
     import.take(&[of_provider(5002, "two")]).await.unwrap();
     import.take(&[of_identity(6004, 5002, "u1", "a1")]).await.unwrap();
     import.finish(&fixtures::object(json!({}))).await.unwrap();
-    assert_eq!(kinds(store).await.len(), 3);
+    assert_eq!(kinds(store).await.len(), 6);
 }
 
 /// A dry run answers what would become of each record, also of those that refer to others of the
@@ -367,6 +477,9 @@ pub async fn a_dry_run_answers_the_same_and_keeps_nothing(store: &Arc<dyn Store>
             of_identity(6003, there.idp_id.0, "user-1", "account-1"),
         ],
         vec![of_identity(6004, 5001, "u1", "a4")],
+        vec![of_auth_provider(6501, "o1", 5001)],
+        vec![of_auth_identity(6601, 6501, "u1", "i1"), of_auth_identity(6602, 6501, "u1", "i2")],
+        vec![of_use(6701, "o1", 6001)],
         vec![of_key(7001, "k")],
         vec![of_event(80_001, EventKind::IdentityLinked)],
     ];
@@ -393,6 +506,9 @@ pub async fn an_export_is_in_order_and_without_secrets_unless_asked(store: &Arc<
     let there = identity(store).await;
     take(store, &telling(), &[of_provider(5001, "one"), of_provider(5000, "zero")]).await;
     take(store, &telling(), &[of_key(7001, "k")]).await;
+    take(store, &telling(), &[of_auth_provider(6501, "o1", 5001)]).await;
+    take(store, &telling(), &[of_auth_identity(6601, 6501, "u1", "i1")]).await;
+    take(store, &telling(), &[of_use(6701, "o1", there.id.0)]).await;
     let records = export(store, false).await;
     assert!(records.windows(2).all(|it| (it[0].kind(), it[0].id()) < (it[1].kind(), it[1].id())));
     let kinds: HashSet<_> = records.iter().map(Record::kind).collect();
@@ -405,7 +521,8 @@ pub async fn an_export_is_in_order_and_without_secrets_unless_asked(store: &Arc<
                 assert_eq!(it.credentials, None);
             }
             Record::ApiKey(it) => assert_eq!(it.hash, None),
-            Record::Event(_) => {}
+            Record::AuthIdentity(it) => assert_eq!(it.credentials, None),
+            Record::AuthProvider(_) | Record::OrganizationIdentity(_) | Record::Event(_) => {}
         }
     }
     let with = export(store, true).await;

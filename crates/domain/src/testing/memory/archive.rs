@@ -7,10 +7,13 @@ use serde_json::{Map, Value};
 use super::{IdentityRow, MemoryStore, Rows, to_microseconds};
 use crate::{
     archive::{
-        ApiKeyRecord, IdentityRecord, ImportOutcome, KEPT_IDS_END, ProviderRecord, Record, Refusal,
+        ApiKeyRecord, AuthIdentityRecord, IdentityRecord, ImportOutcome, KEPT_IDS_END,
+        ProviderRecord, Record, Refusal,
     },
+    auth_provider::AuthProvider,
     event::{Event, EventKind, NewEvent},
     identity_provider::ProviderSecrets,
+    organization_identity::OrganizationIdentity,
     ports::{Archive, ArchiveExport, ArchiveImport, Clock, ImportSettings, RepositoryError},
 };
 
@@ -33,6 +36,9 @@ impl Rows {
         match record {
             Record::IdentityProvider(it) => self.import_provider(it, settings, now),
             Record::Identity(it) => self.import_identity(it, settings, now),
+            Record::AuthProvider(it) => self.import_auth_provider(it, settings, now),
+            Record::AuthIdentity(it) => self.import_auth_identity(it, settings, now),
+            Record::OrganizationIdentity(it) => self.import_use(it, settings, now),
             Record::ApiKey(it) => self.import_api_key(it),
             Record::Event(it) => self.import_event(it),
         }
@@ -116,6 +122,95 @@ impl Rows {
         ImportOutcome::Created(id)
     }
 
+    fn import_auth_provider(
+        &mut self,
+        record: &AuthProvider,
+        settings: &ImportSettings,
+        now: DateTime<Utc>,
+    ) -> ImportOutcome {
+        let mut made = record.clone();
+        if !self.providers.contains_key(&made.provider_id) {
+            return ImportOutcome::Refused(Refusal::NoProvider(made.provider_id));
+        }
+        let mut there = self.auth_providers.values();
+        if let Some(there) = there.find(|it| it.organization_id == made.organization_id) {
+            return if there.provider_id == made.provider_id {
+                ImportOutcome::Unchanged(there.id.0)
+            } else {
+                ImportOutcome::Refused(Refusal::OrganizationTaken(there.id))
+            };
+        }
+        made.id.0 = self.id_for(made.id.0, self.auth_providers.contains_key(&made.id));
+        if settings.tells {
+            let kind = EventKind::AuthProviderCreated;
+            self.log(NewEvent::of_auth_provider(kind, &settings.actor, None, Some(&made)), now);
+        }
+        let id = made.id;
+        self.auth_providers.insert(id, made);
+        ImportOutcome::Created(id.0)
+    }
+
+    fn import_auth_identity(
+        &mut self,
+        record: &AuthIdentityRecord,
+        settings: &ImportSettings,
+        now: DateTime<Utc>,
+    ) -> ImportOutcome {
+        let mut made = record.auth_identity.clone();
+        let Some(of) = self.auth_providers.get(&made.auth_provider_id).cloned() else {
+            return ImportOutcome::Refused(Refusal::NoAuthProvider(made.auth_provider_id));
+        };
+        let accounts = || {
+            let all = self.auth_identities.values().map(|(it, _)| it);
+            all.filter(|it| it.auth_provider_id == made.auth_provider_id)
+        };
+        if let Some(there) = accounts().find(|it| it.ident == made.ident) {
+            return if there.user_id == made.user_id {
+                ImportOutcome::Unchanged(there.id.0)
+            } else {
+                ImportOutcome::Refused(Refusal::SsoAccountTaken(there.id))
+            };
+        }
+        if let Some(there) = accounts().find(|it| it.user_id == made.user_id) {
+            return ImportOutcome::Refused(Refusal::SsoUserTaken(there.id));
+        }
+        made.id.0 = self.id_for(made.id.0, self.auth_identities.contains_key(&made.id));
+        if settings.tells {
+            let (kind, actor) = (EventKind::AuthIdentityLinked, &settings.actor);
+            self.log(NewEvent::of_auth_identity(kind, actor, &of, None, Some(&made)), now);
+        }
+        let id = made.id;
+        self.auth_generations.insert(id, record.generation);
+        self.auth_identities.insert(id, (made, record.credentials.clone()));
+        ImportOutcome::Created(id.0)
+    }
+
+    fn import_use(
+        &mut self,
+        record: &OrganizationIdentity,
+        settings: &ImportSettings,
+        now: DateTime<Utc>,
+    ) -> ImportOutcome {
+        let mut made = record.clone();
+        let Some(of) = self.identities.get(&made.identity_id).map(|it| it.identity.clone()) else {
+            return ImportOutcome::Refused(Refusal::NoIdentity(made.identity_id));
+        };
+        let is_same = |it: &&OrganizationIdentity| {
+            it.organization_id == made.organization_id && it.identity_id == made.identity_id
+        };
+        if let Some(there) = self.organization_identities.values().find(is_same) {
+            return ImportOutcome::Unchanged(there.id.0);
+        }
+        made.id.0 = self.id_for(made.id.0, self.organization_identities.contains_key(&made.id));
+        if settings.tells {
+            let (kind, actor) = (EventKind::OrganizationIdentityLinked, &settings.actor);
+            self.log(NewEvent::of_organization_identity(kind, actor, &made, &of), now);
+        }
+        let id = made.id;
+        self.organization_identities.insert(id, made);
+        ImportOutcome::Created(id.0)
+    }
+
     fn import_api_key(&mut self, record: &ApiKeyRecord) -> ImportOutcome {
         let Some(hash) = record.hash else { return ImportOutcome::Refused(Refusal::NoHash) };
         if let Some((there, _)) = self.api_keys.iter().find(|(_, it)| *it == hash) {
@@ -142,8 +237,7 @@ impl Rows {
         }
         let spoken_of = [Some(event.id.0), event.identity_id.map(|it| it.0)];
         let spoken_of = spoken_of.into_iter().chain([event.provider_id.map(|it| it.0)]).flatten();
-        self.last_id =
-            spoken_of.filter(|it| *it < KEPT_IDS_END).fold(self.last_id, std::cmp::Ord::max);
+        self.last_id = spoken_of.filter(|it| *it < KEPT_IDS_END).fold(self.last_id, Ord::max);
         self.events.push(event.clone());
         self.events.sort_by_key(|it| it.id);
         ImportOutcome::Created(event.id.0)
@@ -210,12 +304,30 @@ impl Archive for MemoryStore {
                 back_off: row.back_off.clone(),
             }))
         });
+        let auth_providers =
+            rows.auth_providers.values().map(|it| Record::AuthProvider(Box::new(it.clone())));
+        let auth_identities = rows.auth_identities.values().map(|(it, credentials)| {
+            let known = rows.auth_generations.get(&it.id).copied();
+            Record::AuthIdentity(Box::new(AuthIdentityRecord {
+                auth_identity: it.clone(),
+                generation: known.unwrap_or_else(|| i64::from(credentials.is_some())),
+                credentials: credentials.clone().filter(|_| with_secrets),
+            }))
+        });
+        let uses = rows.organization_identities.values().cloned().map(Record::OrganizationIdentity);
         let keys = rows.api_keys.iter().map(|(key, hash)| {
             Record::ApiKey(ApiKeyRecord { key: key.clone(), hash: with_secrets.then_some(*hash) })
         });
         let events = rows.events.iter().map(|it| Record::Event(Box::new(it.clone())));
-        let kinds: [Vec<Record>; 4] =
-            [providers.collect(), identities.collect(), keys.collect(), events.collect()];
+        let kinds: [Vec<Record>; 7] = [
+            providers.collect(),
+            identities.collect(),
+            auth_providers.collect(),
+            auth_identities.collect(),
+            uses.collect(),
+            keys.collect(),
+            events.collect(),
+        ];
         let pages: Vec<_> =
             kinds.iter().flat_map(|kind| kind.chunks(1000)).map(<[_]>::to_vec).collect();
         Ok(Box::new(Export(pages.into_iter())))
