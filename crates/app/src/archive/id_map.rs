@@ -1,5 +1,7 @@
 use std::collections::{BTreeMap, HashMap};
 
+use super::report::Reason;
+
 /// Which row a foreign id has become. Ids that were kept cost memory only by the gaps between
 /// them.
 #[derive(Debug, Default)]
@@ -40,6 +42,26 @@ impl IdMap {
         let (_, last) = self.kept.range(..=foreign).next_back()?;
         (*last >= foreign).then_some(foreign)
     }
+}
+
+fn of(map: &IdMap, id: i64, code: &'static str, what: &str) -> Result<i64, Reason> {
+    let text = || format!("the file has no {what} {id} that was taken");
+    map.get(id).ok_or_else(|| Reason { code, text: text() })
+}
+
+/// The provider instance that a row refers to.
+pub(super) fn of_provider(map: &IdMap, id: i64) -> Result<i64, Reason> {
+    of(map, id, "no_provider", "identity provider")
+}
+
+/// The single sign-on that a row refers to.
+pub(super) fn of_auth_provider(map: &IdMap, id: i64) -> Result<i64, Reason> {
+    of(map, id, "no_auth_provider", "auth provider")
+}
+
+/// The identity that a row refers to.
+pub(super) fn of_identity(map: &IdMap, id: i64) -> Result<i64, Reason> {
+    of(map, id, "no_identity", "identity")
 }
 
 #[cfg(test)]

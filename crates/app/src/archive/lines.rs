@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use symbolon_domain::{
     Error,
     archive::{Record, RecordKind},
-    ids::{IdentityId, ProviderId},
+    ids::{AuthProviderId, IdentityId, ProviderId},
     page::PageRequest,
     ports::{Archive, EventFilter, EventLog, ImportSettings},
 };
@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 
 use super::{
     file::{self, Counted, Private},
-    id_map::IdMap,
+    id_map::{IdMap, of_auth_provider, of_identity, of_provider},
     progress::Progress,
     report::{Note, Origin, Reason, Report},
     taking::{Became, Coming, Taking},
@@ -188,6 +188,7 @@ struct Restoring<'a> {
 struct Known {
     providers: IdMap,
     identities: IdMap,
+    auth_providers: IdMap,
 }
 
 impl Known {
@@ -195,6 +196,7 @@ impl Known {
         match became.kind {
             RecordKind::IdentityProvider => self.providers.insert(became.foreign, became.ours),
             RecordKind::Identity => self.identities.insert(became.foreign, became.ours),
+            RecordKind::AuthProvider => self.auth_providers.insert(became.foreign, became.ours),
             _ => {}
         }
     }
@@ -205,12 +207,18 @@ impl Known {
         match record {
             Record::IdentityProvider(_) | Record::ApiKey(_) => {}
             Record::Identity(it) => {
-                let idp = it.identity.idp_id.0;
-                let ours = self.providers.get(idp).ok_or_else(|| Reason {
-                    code: "no_provider",
-                    text: format!("the file has no identity provider {idp} that was taken"),
-                })?;
-                it.identity.idp_id = ProviderId(ours);
+                it.identity.idp_id =
+                    ProviderId(of_provider(&self.providers, it.identity.idp_id.0)?);
+            }
+            Record::AuthProvider(it) => {
+                it.provider_id = ProviderId(of_provider(&self.providers, it.provider_id.0)?);
+            }
+            Record::AuthIdentity(it) => {
+                let at = &mut it.auth_identity.auth_provider_id;
+                *at = AuthProviderId(of_auth_provider(&self.auth_providers, at.0)?);
+            }
+            Record::OrganizationIdentity(it) => {
+                it.identity_id = IdentityId(of_identity(&self.identities, it.identity_id.0)?);
             }
             Record::Event(it) => {
                 let ours = |id: Option<i64>, map: &IdMap| id.map(|it| map.get(it).unwrap_or(it));

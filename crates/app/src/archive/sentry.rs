@@ -9,11 +9,14 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use symbolon_domain::{
     Error,
-    archive::{Record, RecordKind},
-    ports::{Archive, Connectors, IdentityProviderRepository, ImportSettings},
+    archive::{ImportOutcome, ProviderRecord, Record, RecordKind},
+    identity_provider::{IdentityProvider, ProviderOptions, ProviderSecrets},
+    ids::ProviderId,
+    page::PageRequest,
+    ports::{Archive, Connectors, IdentityProviderRepository, ImportSettings, ProviderFilter},
 };
 use tokio::sync::mpsc;
 
@@ -23,7 +26,7 @@ use super::{
     file::{self, Counted},
     id_map::IdMap,
     progress::Progress,
-    report::{Origin, Reason, Report},
+    report::{Note, Origin, Reason, Report},
     taking::{Became, Coming, Taking},
 };
 use crate::failure::Failure;
@@ -32,9 +35,15 @@ use crate::failure::Failure;
 const AHEAD: usize = 500;
 /// The models that are taken, in the order of their references: one pass over the file for each
 /// line, so that the order in the file does not matter.
-const PASSES: [&[&str]; 2] = [&[PROVIDER], &[IDENTITY]];
+const PASSES: [&[&str]; 3] =
+    [&[PROVIDER], &[IDENTITY, AUTH_PROVIDER], &[AUTH_IDENTITY, ORGANIZATION_IDENTITY]];
 const PROVIDER: &str = "sentry.identityprovider";
 const IDENTITY: &str = "sentry.identity";
+const AUTH_PROVIDER: &str = "sentry.authprovider";
+const AUTH_IDENTITY: &str = "sentry.authidentity";
+const ORGANIZATION_IDENTITY: &str = "sentry.organizationidentity";
+/// What a provider instance is called in the report that was made for an auth provider.
+const MADE: &str = "identity_provider (made for an auth provider)";
 
 /// What an import from Sentry works with.
 pub(crate) struct Parts<'a> {
@@ -110,6 +119,19 @@ struct Known {
     /// Which row of the file a provider instance of ours came from.
     sources: HashMap<i64, i64>,
     identities: IdMap,
+    auth_providers: IdMap,
+    /// The instance of each type that organizations sign in with.
+    sign_in: HashMap<String, ProviderId>,
+    /// The type of each provider instance of the file.
+    types: HashMap<i64, String>,
+    /// Instances of the file by type.
+    instances: HashMap<String, BTreeSet<i64>>,
+    /// Types of which an instance was made without configuration.
+    made: BTreeSet<String>,
+    /// Types with several instances, and which one organizations sign in with.
+    ambiguous: BTreeMap<String, ProviderId>,
+    /// Auth providers whose secrets have no place.
+    dropped_secrets: u64,
     /// Types that the catalog does not have.
     foreign_types: BTreeSet<String>,
     /// Types whose instances the operator has to complete, how many, and what the first one lacks.
@@ -130,8 +152,12 @@ impl Known {
                     return Err(Reason { code: "provider_repeated", text });
                 }
                 self.providers.insert(foreign, ours);
+                if let Some(kind) = self.types.get(&foreign) {
+                    self.instances.entry(kind.clone()).or_default().insert(ours);
+                }
             }
             RecordKind::Identity => self.identities.insert(foreign, ours),
+            RecordKind::AuthProvider => self.auth_providers.insert(foreign, ours),
             _ => {}
         }
         Ok(())
@@ -143,6 +169,26 @@ impl Known {
             report.warn(format!(
                 "type {kind} is not in the catalog: its identities are kept, and their tokens are \
                  handed out until they expire"
+            ));
+        }
+        for kind in &self.made {
+            let kind = kind.escape_debug();
+            report.warn(format!(
+                "organizations sign in with type {kind}, of which there was no identity provider: \
+                 one was made without configuration; complete it with PATCH /v1/providers/{{id}}"
+            ));
+        }
+        for (kind, id) in &self.ambiguous {
+            let kind = kind.escape_debug();
+            report.warn(format!(
+                "of type {kind} there are several identity providers; organizations sign in with {id}"
+            ));
+        }
+        if self.dropped_secrets > 0 {
+            report.warn(format!(
+                "the config of {} auth providers held secrets, which were not taken: secrets belong \
+                 to the identity provider",
+                self.dropped_secrets
             ));
         }
         for (kind, (count, lacks)) in &self.incomplete {
@@ -212,7 +258,7 @@ impl Sentry<'_> {
     }
 
     async fn row(&mut self, origin: Origin, fields: Value) -> Result<(), Failure> {
-        match self.coming(&origin, fields) {
+        match self.coming(&origin, fields).await? {
             Ok((record, notes)) => {
                 if self.taking.is_full_for(record.kind()) {
                     self.flush().await?;
@@ -224,19 +270,54 @@ impl Sentry<'_> {
         }
     }
 
-    fn coming(
+    /// The record that a row says, or why there is none.
+    async fn coming(
         &mut self,
         origin: &Origin,
         fields: Value,
-    ) -> Result<(Record, Vec<super::report::Note>), Reason> {
-        let pk = fields::integer(&origin.id)
-            .ok_or_else(|| Reason::malformed("pk: must be a whole number"))?;
-        let fields = Fields::new(fields)?;
-        match origin.model.as_str() {
+    ) -> Result<Result<(Record, Vec<Note>), Reason>, Failure> {
+        let read = fields::integer(&origin.id)
+            .ok_or_else(|| Reason::malformed("pk: must be a whole number"))
+            .and_then(|pk| Ok((pk, Fields::new(fields)?)));
+        let (pk, mut fields) = match read {
+            Ok(read) => read,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        if origin.model == AUTH_PROVIDER {
+            let kind = match fields.text("provider", 128) {
+                Ok(kind) => kind,
+                Err(reason) => return Ok(Err(reason)),
+            };
+            let with = self.signs_in_with(&kind).await?;
+            let made = rows::auth_provider(pk, with, fields, self.parts.now);
+            return Ok(made.map(|(made, had_secrets)| {
+                self.known.dropped_secrets += u64::from(had_secrets);
+                (Record::AuthProvider(Box::new(made)), Vec::new())
+            }));
+        }
+        Ok(self.simple(pk, &origin.model, fields))
+    }
+
+    fn simple(
+        &mut self,
+        pk: i64,
+        model: &str,
+        fields: Fields,
+    ) -> Result<(Record, Vec<Note>), Reason> {
+        match model {
             PROVIDER => {
                 let record = rows::provider(pk, fields, self.parts)?;
                 self.look_at(&record);
                 Ok((Record::IdentityProvider(record), Vec::new()))
+            }
+            AUTH_IDENTITY => {
+                let (record, notes) = rows::auth_identity(pk, fields, &self.known.auth_providers)?;
+                Ok((Record::AuthIdentity(Box::new(record)), notes))
+            }
+            ORGANIZATION_IDENTITY => {
+                let (identities, now) = (&self.known.identities, self.parts.now);
+                let record = rows::organization_identity(pk, fields, identities, now)?;
+                Ok((Record::OrganizationIdentity(record), Vec::new()))
             }
             _ => {
                 let (record, notes) = rows::identity(pk, fields, &self.known.providers)?;
@@ -245,10 +326,66 @@ impl Sentry<'_> {
         }
     }
 
+    /// The instance of a type that organizations sign in with: the first one, or one that is made
+    /// for that.
+    async fn signs_in_with(&mut self, kind: &str) -> Result<ProviderId, Failure> {
+        if let Some(id) = self.known.sign_in.get(kind) {
+            return Ok(*id);
+        }
+        let filter =
+            ProviderFilter { provider_type: Some(kind.to_owned()), ..ProviderFilter::default() };
+        let page = PageRequest { limit: 2, after: None };
+        let there = self.parts.providers.list(&filter, page).await.map_err(Error::from)?;
+        // In a dry run those of the file are not there.
+        let mut there: BTreeSet<i64> = there.items.iter().map(|it| it.id.0).collect();
+        there.extend(self.known.instances.get(kind).into_iter().flatten());
+        let id = if let Some(first) = there.first() {
+            if there.len() > 1 {
+                self.known.ambiguous.insert(kind.to_owned(), ProviderId(*first));
+            }
+            ProviderId(*first)
+        } else {
+            self.make(kind).await?
+        };
+        self.known.sign_in.insert(kind.to_owned(), id);
+        Ok(id)
+    }
+
+    async fn make(&mut self, kind: &str) -> Result<ProviderId, Failure> {
+        self.flush().await?;
+        let provider = IdentityProvider {
+            id: ProviderId(0),
+            provider_type: kind.to_owned(),
+            external_id: None,
+            config: Map::new(),
+            secret_names: Vec::new(),
+            options: ProviderOptions::default(),
+            names_issuer: false,
+            date_added: self.parts.now,
+            version: 1,
+        };
+        let record = ProviderRecord { provider, secrets: ProviderSecrets::new() };
+        let record = Record::IdentityProvider(record);
+        let outcomes = self.taking.import.take(&[record]).await.map_err(Error::from)?;
+        match outcomes.first() {
+            Some(ImportOutcome::Created(id)) => {
+                self.known.made.insert(kind.to_owned());
+                self.taking.report.created(MADE);
+                Ok(ProviderId(*id))
+            }
+            Some(ImportOutcome::Unchanged(id)) => Ok(ProviderId(*id)),
+            _ => {
+                let text = format!("no identity provider of type {kind:?} can be made");
+                Err(Failure::Argument(text))
+            }
+        }
+    }
+
     /// Notes what the operator has to do about a provider instance.
-    fn look_at(&mut self, record: &symbolon_domain::archive::ProviderRecord) {
+    fn look_at(&mut self, record: &ProviderRecord) {
         let provider = &record.provider;
         let kind = &provider.provider_type;
+        self.known.types.insert(provider.id.0, kind.clone());
         let connectors = self.parts.connectors;
         if connectors.find_type(kind).is_none() {
             self.known.foreign_types.insert(kind.clone());

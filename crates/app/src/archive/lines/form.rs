@@ -7,15 +7,21 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use symbolon_domain::{
-    api_key::{ApiKey, KeyScope},
-    archive::{ApiKeyRecord, IdentityRecord, ProviderRecord, Record, RecordKind},
+    api_key::{ApiKey, KeyLimits, KeyScope},
+    archive::{
+        ApiKeyRecord, AuthIdentityRecord, IdentityRecord, ProviderRecord, Record, RecordKind,
+    },
+    auth_identity::AuthIdentity,
+    auth_provider::AuthProvider,
     credentials::Credentials,
     event::{Actor, Event, EventKind, Who},
     identity::{Identity, IdentityStatus, Invalid, InvalidReason},
     identity_provider::{IdentityProvider, ProviderOptions},
     ids::{
-        ApiKeyId, EventId, ExternalId, IdentityId, InvalidId, OrganizationId, ProviderId, UserId,
+        ApiKeyId, AuthIdentityId, AuthProviderId, EventId, ExternalId, IdentityId, InvalidId,
+        OrganizationId, OrganizationIdentityId, ProviderId, UserId,
     },
+    organization_identity::OrganizationIdentity,
     ports::{BackOff, FailureClass},
     secret::{Secret, SecretHash},
 };
@@ -29,6 +35,9 @@ use crate::archive::report::Reason;
 pub(super) enum Line {
     IdentityProvider(ProviderLine),
     Identity(Box<IdentityLine>),
+    AuthProvider(Box<AuthProviderLine>),
+    AuthIdentity(Box<AuthIdentityLine>),
+    OrganizationIdentity(OrganizationIdentityLine),
     ApiKey(ApiKeyLine),
     Event(Box<EventLine>),
     End(End),
@@ -123,10 +132,58 @@ pub(super) struct CredentialsLine {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct AuthProviderLine {
+    id: i64,
+    organization_id: String,
+    provider_id: i64,
+    config: Map<String, Value>,
+    allow_unlinked: bool,
+    scim_enabled: bool,
+    default_role: Option<i32>,
+    default_global_access: bool,
+    sync_time: Option<i32>,
+    last_sync: Option<DateTime<Utc>>,
+    date_added: DateTime<Utc>,
+    version: i64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AuthIdentityLine {
+    id: i64,
+    auth_provider_id: i64,
+    user_id: String,
+    ident: String,
+    data: Map<String, Value>,
+    last_verified: DateTime<Utc>,
+    last_synced: DateTime<Utc>,
+    date_added: DateTime<Utc>,
+    version: i64,
+    generation: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    credentials: Option<CredentialsLine>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OrganizationIdentityLine {
+    id: i64,
+    organization_id: String,
+    identity_id: i64,
+    date_added: DateTime<Utc>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct ApiKeyLine {
     id: i64,
     name: String,
     scopes: Vec<String>,
+    /// Absent for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    organizations: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    provider_types: Option<Vec<String>>,
     created_at: DateTime<Utc>,
     revoked_at: Option<DateTime<Utc>>,
     /// SHA-256 of the secret, in hexadecimal.
@@ -186,6 +243,9 @@ impl From<&Record> for Line {
         match record {
             Record::IdentityProvider(it) => Self::IdentityProvider(it.into()),
             Record::Identity(it) => Self::Identity(Box::new((&**it).into())),
+            Record::AuthProvider(it) => Self::AuthProvider(Box::new((&**it).into())),
+            Record::AuthIdentity(it) => Self::AuthIdentity(Box::new((&**it).into())),
+            Record::OrganizationIdentity(it) => Self::OrganizationIdentity(it.into()),
             Record::ApiKey(it) => Self::ApiKey(it.into()),
             Record::Event(it) => Self::Event(Box::new((&**it).into())),
         }
@@ -198,6 +258,9 @@ impl Line {
         match self {
             Self::IdentityProvider(it) => (RecordKind::IdentityProvider, it.id),
             Self::Identity(it) => (RecordKind::Identity, it.id),
+            Self::AuthProvider(it) => (RecordKind::AuthProvider, it.id),
+            Self::AuthIdentity(it) => (RecordKind::AuthIdentity, it.id),
+            Self::OrganizationIdentity(it) => (RecordKind::OrganizationIdentity, it.id),
             Self::ApiKey(it) => (RecordKind::ApiKey, it.id),
             Self::Event(it) => (RecordKind::Event, it.id),
             Self::End(_) => (RecordKind::Event, 0),
@@ -220,6 +283,9 @@ impl Line {
         match self {
             Self::IdentityProvider(it) => Ok(Record::IdentityProvider(it.into())),
             Self::Identity(it) => Ok(Record::Identity(Box::new((*it).try_into()?))),
+            Self::AuthProvider(it) => Ok(Record::AuthProvider(Box::new((*it).try_into()?))),
+            Self::AuthIdentity(it) => Ok(Record::AuthIdentity(Box::new((*it).try_into()?))),
+            Self::OrganizationIdentity(it) => Ok(Record::OrganizationIdentity(it.try_into()?)),
             Self::ApiKey(it) => Ok(Record::ApiKey(it.try_into()?)),
             Self::Event(it) => Ok(Record::Event(Box::new((*it).try_into()?))),
             Self::End(_) => Err(Reason::malformed("is the end of a file")),
@@ -364,6 +430,109 @@ impl From<CredentialsLine> for Credentials {
     }
 }
 
+impl From<&AuthProvider> for AuthProviderLine {
+    fn from(it: &AuthProvider) -> Self {
+        Self {
+            id: it.id.0,
+            organization_id: it.organization_id.as_str().to_owned(),
+            provider_id: it.provider_id.0,
+            config: it.config.clone(),
+            allow_unlinked: it.allow_unlinked,
+            scim_enabled: it.scim_enabled,
+            default_role: it.default_role,
+            default_global_access: it.default_global_access,
+            sync_time: it.sync_time,
+            last_sync: it.last_sync,
+            date_added: it.date_added,
+            version: it.version,
+        }
+    }
+}
+
+impl TryFrom<AuthProviderLine> for AuthProvider {
+    type Error = Reason;
+
+    fn try_from(it: AuthProviderLine) -> Result<Self, Reason> {
+        Ok(Self {
+            id: AuthProviderId(it.id),
+            organization_id: opaque("organization_id", it.organization_id, OrganizationId::new)?,
+            provider_id: ProviderId(it.provider_id),
+            config: it.config,
+            allow_unlinked: it.allow_unlinked,
+            scim_enabled: it.scim_enabled,
+            default_role: it.default_role,
+            default_global_access: it.default_global_access,
+            sync_time: it.sync_time,
+            last_sync: it.last_sync,
+            date_added: it.date_added,
+            version: it.version,
+        })
+    }
+}
+
+impl From<&AuthIdentityRecord> for AuthIdentityLine {
+    fn from(record: &AuthIdentityRecord) -> Self {
+        let it = &record.auth_identity;
+        Self {
+            id: it.id.0,
+            auth_provider_id: it.auth_provider_id.0,
+            user_id: it.user_id.as_str().to_owned(),
+            ident: it.ident.as_str().to_owned(),
+            data: it.data.clone(),
+            last_verified: it.last_verified,
+            last_synced: it.last_synced,
+            date_added: it.date_added,
+            version: it.version,
+            generation: record.generation,
+            credentials: record.credentials.as_ref().map(CredentialsLine::from),
+        }
+    }
+}
+
+impl TryFrom<AuthIdentityLine> for AuthIdentityRecord {
+    type Error = Reason;
+
+    fn try_from(it: AuthIdentityLine) -> Result<Self, Reason> {
+        let auth_identity = AuthIdentity {
+            id: AuthIdentityId(it.id),
+            auth_provider_id: AuthProviderId(it.auth_provider_id),
+            user_id: opaque("user_id", it.user_id, UserId::new)?,
+            ident: opaque("ident", it.ident, ExternalId::new)?,
+            data: it.data,
+            last_verified: it.last_verified,
+            last_synced: it.last_synced,
+            date_added: it.date_added,
+            version: it.version,
+        };
+        let credentials = it.credentials.map(Credentials::from);
+        Ok(Self { auth_identity, credentials, generation: it.generation })
+    }
+}
+
+impl From<&OrganizationIdentity> for OrganizationIdentityLine {
+    fn from(it: &OrganizationIdentity) -> Self {
+        Self {
+            id: it.id.0,
+            organization_id: it.organization_id.as_str().to_owned(),
+            identity_id: it.identity_id.0,
+            date_added: it.date_added,
+        }
+    }
+}
+
+impl TryFrom<OrganizationIdentityLine> for OrganizationIdentity {
+    type Error = Reason;
+
+    fn try_from(it: OrganizationIdentityLine) -> Result<Self, Reason> {
+        Ok(Self {
+            id: OrganizationIdentityId(it.id),
+            organization_id: opaque("organization_id", it.organization_id, OrganizationId::new)?,
+            identity_id: IdentityId(it.identity_id),
+            date_added: it.date_added,
+        })
+    }
+}
+
 impl From<&ApiKeyRecord> for ApiKeyLine {
     fn from(record: &ApiKeyRecord) -> Self {
         let it = &record.key;
@@ -371,6 +540,11 @@ impl From<&ApiKeyRecord> for ApiKeyLine {
             id: it.id.0,
             name: it.name.clone(),
             scopes: it.scopes.iter().map(|it| it.as_str().to_owned()).collect(),
+            organizations: it
+                .limits
+                .organization_texts()
+                .map(|all| all.into_iter().map(str::to_owned).collect()),
+            provider_types: it.limits.provider_types.clone(),
             created_at: it.created_at,
             revoked_at: it.revoked_at,
             hash: record.hash.map(|it| hex::encode(it.0)),
@@ -393,10 +567,18 @@ impl TryFrom<ApiKeyLine> for ApiKeyRecord {
             .iter()
             .map(|it| one_of("scopes", it, KeyScope::parse))
             .collect::<Result<_, _>>();
+        let organizations = it.organizations.map(|all| {
+            let organization = |it| opaque("organizations", it, OrganizationId::new);
+            all.into_iter().map(organization).collect::<Result<Vec<_>, Reason>>()
+        });
         let key = ApiKey {
             id: ApiKeyId(it.id),
             name: it.name,
             scopes: scopes?,
+            limits: KeyLimits {
+                organizations: organizations.transpose()?,
+                provider_types: it.provider_types,
+            },
             created_at: it.created_at,
             revoked_at: it.revoked_at,
         };

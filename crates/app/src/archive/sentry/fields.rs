@@ -170,6 +170,14 @@ impl Fields {
         self.maybe_time(name)?.ok_or_else(|| must_be(name, "there"))
     }
 
+    pub(super) fn maybe_bool(&mut self, name: &'static str) -> Result<Option<bool>, Reason> {
+        match self.take(name) {
+            Value::Null => Ok(None),
+            Value::Bool(it) => Ok(Some(it)),
+            _ => Err(must_be(name, "true or false")),
+        }
+    }
+
     pub(super) fn maybe_integer(&mut self, name: &'static str) -> Result<Option<i64>, Reason> {
         match self.take(name) {
             Value::Null => Ok(None),

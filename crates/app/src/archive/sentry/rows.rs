@@ -1,13 +1,19 @@
 //! Rows of Sentry's tables as records of ours.
 
-use chrono::DateTime;
+use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 use symbolon_domain::{
-    archive::{IdentityRecord, ProviderRecord},
+    archive::{AuthIdentityRecord, IdentityRecord, ProviderRecord},
+    auth_identity::AuthIdentity,
+    auth_provider::AuthProvider,
     credentials::Credentials,
     identity::{Identity, IdentityStatus, Invalid, InvalidReason},
     identity_provider::{IdentityProvider, ProviderOptions},
-    ids::{ExternalId, IdentityId, ProviderId},
+    ids::{
+        AuthIdentityId, AuthProviderId, ExternalId, IdentityId, OrganizationId,
+        OrganizationIdentityId, ProviderId,
+    },
+    organization_identity::OrganizationIdentity,
 };
 
 use super::{
@@ -15,7 +21,7 @@ use super::{
     fields::{Fields, Json},
 };
 use crate::archive::{
-    id_map::IdMap,
+    id_map::{IdMap, of_auth_provider, of_identity, of_provider},
     report::{Note, Reason},
     secrets::{secret, take_secrets},
 };
@@ -60,10 +66,7 @@ pub(super) fn identity(
 ) -> Result<(IdentityRecord, Vec<Note>), Reason> {
     let mut notes = Vec::new();
     let idp = fields.reference(&["idp", "idp_id"])?;
-    let idp_id = providers.get(idp).map(ProviderId).ok_or_else(|| Reason {
-        code: "no_provider",
-        text: format!("idp: the file has no identity provider {idp} that was taken"),
-    })?;
+    let idp_id = ProviderId(of_provider(providers, idp)?);
     let user_id = fields.user()?;
     let external_id = fields.opaque(&["external_id"], ExternalId::new)?;
     let scopes = fields.texts("scopes")?;
@@ -105,6 +108,104 @@ pub(super) fn identity(
     Ok((IdentityRecord::new(identity, credentials), notes))
 }
 
+/// `sentry.authprovider`, for the instance that its type stands for.
+pub(super) fn auth_provider(
+    pk: i64,
+    provider_id: ProviderId,
+    mut fields: Fields,
+    now: DateTime<Utc>,
+) -> Result<(AuthProvider, bool), Reason> {
+    let organization_id =
+        fields.opaque(&["organization", "organization_id"], OrganizationId::new)?;
+    let Json::Object(mut config) = fields.json("config")? else {
+        return Err(Reason::malformed("config: is encrypted"));
+    };
+    // There is no place for them: what is signed in with is the provider instance's.
+    let had_secrets = !take_secrets(&mut config).is_empty();
+    let flags = fields.maybe_integer("flags")?.unwrap_or(0);
+    let small = |name: &str, value: Option<i64>| {
+        value
+            .map(i32::try_from)
+            .transpose()
+            .map_err(|_| Reason::malformed(format!("{name}: must be a whole number of 32 bits")))
+    };
+    let made = AuthProvider {
+        id: AuthProviderId(pk),
+        organization_id,
+        provider_id,
+        config,
+        allow_unlinked: flags & ALLOW_UNLINKED != 0,
+        scim_enabled: flags & SCIM_ENABLED != 0,
+        default_role: small("default_role", fields.maybe_integer("default_role")?)?,
+        default_global_access: fields.maybe_bool("default_global_access")?.unwrap_or(true),
+        sync_time: small("sync_time", fields.maybe_integer("sync_time")?)?,
+        last_sync: fields.maybe_time("last_sync")?,
+        date_added: fields.maybe_time("date_added")?.unwrap_or(now),
+        version: 1,
+    };
+    Ok((made, had_secrets))
+}
+
+/// Bits of an auth provider's `flags`.
+const ALLOW_UNLINKED: i64 = 1;
+const SCIM_ENABLED: i64 = 2;
+
+/// `sentry.authidentity`.
+pub(super) fn auth_identity(
+    pk: i64,
+    mut fields: Fields,
+    auth_providers: &IdMap,
+) -> Result<(AuthIdentityRecord, Vec<Note>), Reason> {
+    let mut notes = Vec::new();
+    let at = fields.reference(&["auth_provider", "auth_provider_id"])?;
+    let auth_provider_id = AuthProviderId(of_auth_provider(auth_providers, at)?);
+    let user_id = fields.user()?;
+    let ident = fields.opaque(&["ident"], ExternalId::new)?;
+    let (data, credentials) = match fields.json("data")? {
+        Json::Object(mut data) => {
+            let credentials = credentials(&mut data, &[], &mut notes);
+            (data, credentials)
+        }
+        Json::Encrypted => {
+            notes.push(Note::Encrypted);
+            (Map::new(), None)
+        }
+    };
+    let date_added = fields.time("date_added")?;
+    let last_verified = fields.maybe_time("last_verified")?.unwrap_or(date_added);
+    let auth_identity = AuthIdentity {
+        id: AuthIdentityId(pk),
+        auth_provider_id,
+        user_id,
+        ident,
+        data,
+        last_verified,
+        last_synced: fields.maybe_time("last_synced")?.unwrap_or(last_verified),
+        date_added,
+        version: 1,
+    };
+    let generation = i64::from(credentials.is_some());
+    Ok((AuthIdentityRecord { auth_identity, credentials, generation }, notes))
+}
+
+/// `sentry.organizationidentity`.
+pub(super) fn organization_identity(
+    pk: i64,
+    mut fields: Fields,
+    identities: &IdMap,
+    now: DateTime<Utc>,
+) -> Result<OrganizationIdentity, Reason> {
+    let organization_id =
+        fields.opaque(&["organization", "organization_id"], OrganizationId::new)?;
+    let identity = fields.reference(&["identity", "identity_id"])?;
+    Ok(OrganizationIdentity {
+        id: OrganizationIdentityId(pk),
+        organization_id,
+        identity_id: IdentityId(of_identity(identities, identity)?),
+        date_added: fields.maybe_time("date_added")?.unwrap_or(now),
+    })
+}
+
 /// Takes the credentials out of `data`, and every other secret with them.
 fn credentials(
     data: &mut Map<String, Value>,
@@ -141,7 +242,7 @@ fn credentials(
 }
 
 /// Seconds since 1970, as a number or its text.
-fn unix_time(value: &Value) -> Option<DateTime<chrono::Utc>> {
+fn unix_time(value: &Value) -> Option<DateTime<Utc>> {
     let seconds = match value {
         Value::Number(number) => number.as_f64()?,
         Value::String(text) => text.trim().parse::<f64>().ok()?,

@@ -317,7 +317,7 @@ pub async fn a_row_that_cannot_be_taken_is_refused_with_its_reason(store: &Arc<d
             ImportOutcome::Created(6005),
         ]
     );
-    assert_eq!(store.identities().find(there.id).await.unwrap(), Some(there));
+    assert_eq!(store.identities().find(there.id).await.unwrap().as_ref(), Some(&there));
 
     take(store, &telling(), &[of_provider(5001, "one")]).await;
     let batch = [
