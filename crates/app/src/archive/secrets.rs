@@ -22,8 +22,8 @@ const SECRET: &[&str] = &[
     "assertion",
     "jwt",
 ];
-/// What a name with `token` in it ends in when it is about a token and not one.
-const ABOUT_A_TOKEN: &[&str] = &[
+/// What such a name ends in, or one with `token` in it, when it is about a secret and not one.
+const ABOUT: &[&str] = &[
     "url",
     "uri",
     "endpoint",
@@ -110,8 +110,8 @@ fn names_a_secret(name: &str) -> bool {
         .filter(char::is_ascii_alphanumeric)
         .map(|it| it.to_ascii_lowercase())
         .collect();
-    SECRET.iter().any(|it| letters.contains(it))
-        || (letters.contains("token") && !ABOUT_A_TOKEN.iter().any(|it| letters.ends_with(it)))
+    !ABOUT.iter().any(|it| letters.ends_with(it))
+        && (letters.contains("token") || SECRET.iter().any(|it| letters.contains(it)))
 }
 
 #[cfg(test)]
@@ -124,7 +124,7 @@ mod tests {
     fn secrets_are_known_by_their_name_or_their_look() {
         let Value::Object(mut object) = json!({
             "client_id": "id", "client_secret": "s1", "site": "https://example.com",
-            "access_token_url": "https://example.com/token", "token_type": "bearer",
+            "access_token_url": "https://example.com/token", "authorization_endpoint": "https://a", "token_type": "bearer",
             "token_endpoint_auth_method": "client_secret_basic", "webhookToken": "s2",
             "nested": {"deep": [{"API-Key": "s3"}]}, "list": ["a", "xoxb-s4"], "password": null,
             "empty_secret": "", "has_secret": true, "pin_secret": 12, "key": "eyJhbGciOi.s5",
@@ -141,6 +141,7 @@ mod tests {
             left,
             [
                 "access_token_url",
+                "authorization_endpoint",
                 "client_id",
                 "has_secret",
                 "installation",

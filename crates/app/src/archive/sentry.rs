@@ -142,7 +142,7 @@ impl Known {
     /// Remembers what a row became. Two instances of one type without an external id are one row
     /// here: the second is refused, as it may be another instance.
     fn became(&mut self, became: Became) -> Result<(), Reason> {
-        let Became { kind, foreign, ours, .. } = became;
+        let Became { kind, foreign, ours } = became;
         match kind {
             RecordKind::IdentityProvider => {
                 let source = *self.sources.entry(ours).or_insert(foreign);

@@ -26,7 +26,6 @@ pub(super) struct Became {
     pub(super) kind: RecordKind,
     pub(super) foreign: i64,
     pub(super) ours: i64,
-    pub(super) created: bool,
 }
 
 /// Takes records batch by batch, and reports what becomes of them.
@@ -85,7 +84,7 @@ impl<'a> Taking<'a> {
                     continue;
                 }
             };
-            if let Err(reason) = judge(Became { kind, foreign, ours, created }) {
+            if let Err(reason) = judge(Became { kind, foreign, ours }) {
                 self.report.refused(&origin, &reason)?;
                 continue;
             }

@@ -313,6 +313,125 @@ fn each_row_that_cannot_be_taken_is_told_by_position_and_reason() {
     assert!(!ran.err.contains("canary"));
 }
 
+fn auth_provider(pk: i64, fields: &Value) -> Value {
+    let mut all = json!({
+        "organization": pk, "provider": "google", "config": {"domain": "a.example"},
+        "date_added": "2020-01-31T12:00:00Z", "sync_time": null, "last_sync": null,
+        "default_role": 50, "default_global_access": true, "flags": 0,
+    });
+    merge(&mut all, fields);
+    json!({"model": "sentry.authprovider", "pk": pk, "fields": all})
+}
+
+fn auth_identity(pk: i64, fields: &Value) -> Value {
+    let mut all = json!({
+        "user": pk, "auth_provider": 1, "ident": format!("ident-{pk}"), "data": {},
+        "last_verified": "2020-01-31T12:00:00Z", "last_synced": "2020-01-31T12:00:00Z",
+        "date_added": "2019-01-31T12:00:00Z",
+    });
+    merge(&mut all, fields);
+    json!({"model": "sentry.authidentity", "pk": pk, "fields": all})
+}
+
+fn organization_identity(pk: i64, organization: i64, identity: i64) -> Value {
+    let fields = json!({
+        "organization_id": organization, "identity": identity,
+        "date_added": "2026-06-01T00:00:00Z", "date_updated": "2026-06-01T00:00:00Z",
+    });
+    json!({"model": "sentry.organizationidentity", "pk": pk, "fields": fields})
+}
+
+#[test]
+fn single_sign_on_comes_over_in_whatever_order() {
+    let place = place();
+    write(
+        &place,
+        &[
+            organization_identity(31, 8, 11),
+            auth_identity(
+                21,
+                &json!({
+                    "auth_provider": 2, "user": 5, "ident": 99,
+                    "data": {"access_token": CANARY, "email": "a@a.example", "expires": 1_900_000_000},
+                }),
+            ),
+            auth_provider(
+                1,
+                &json!({"organization": 7, "flags": 3, "provider": "github",
+                "last_sync": "2020-02-01T00:00:00Z", "sync_time": 60}),
+            ),
+            auth_provider(2, &json!({"organization": 8, "config": {"password": CANARY}})),
+            identity(11, &json!({"idp": 3})),
+            provider(3, &json!({"type": "github"})),
+            // What stands against them.
+            auth_provider(4, &json!({"organization": 8, "provider": "github"})),
+            auth_provider(5, &json!({"provider": ""})),
+            auth_identity(22, &json!({"auth_provider": 2, "ident": "99"})),
+            auth_identity(23, &json!({"auth_provider": 2, "user": 5})),
+            auth_identity(24, &json!({"auth_provider": 9})),
+            organization_identity(32, 8, 12),
+            auth_provider(6, &json!({"default_role": 5_000_000_000_i64})),
+        ],
+    );
+    let ran = import(&place, &["--json", "--report", "report.jsonl"]);
+    assert_eq!(ran.status, Some(1), "{ran:?}");
+    let report = place.read("report.jsonl");
+    let refused: Vec<_> = report
+        .lines()
+        .map(|it| serde_json::from_str::<Value>(it).unwrap())
+        .map(|it| (it["position"].as_u64().unwrap(), it["refused"].as_str().unwrap().to_owned()))
+        .collect();
+    let refused: Vec<_> = refused.iter().map(|(at, code)| (*at, code.as_str())).collect();
+    let mut expected = vec![
+        (6, "organization_taken"),
+        (7, "malformed"),
+        (8, "account_taken"),
+        (9, "user_taken"),
+        (10, "no_auth_provider"),
+        (11, "no_identity"),
+        (12, "malformed"),
+    ];
+    let mut sorted = refused.clone();
+    sorted.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(sorted, expected);
+    let told = summary(&ran);
+    let warnings = told["warnings"].to_string();
+    assert!(warnings.contains("sign in with type google, of which there was no identity provider"));
+    assert!(warnings.contains("the config of 1 auth providers held secrets"), "{warnings}");
+
+    let lines = exported(&place, &["--with-secrets"]);
+    let providers = of_kind(&lines, "identity_provider");
+    let google = providers.iter().find(|it| it["type"] == "google").unwrap();
+    assert_eq!((&google["external_id"], &google["config"]), (&Value::Null, &json!({})));
+    let auth_providers = of_kind(&lines, "auth_provider");
+    assert_eq!(auth_providers.len(), 2);
+    let it = &auth_providers[0];
+    assert_eq!((&it["id"], &it["organization_id"]), (&json!(1), &json!("7")));
+    assert_eq!((&it["provider_id"], &it["allow_unlinked"]), (&json!(3), &json!(true)));
+    assert_eq!((&it["scim_enabled"], &it["sync_time"]), (&json!(true), &json!(60)));
+    assert_eq!(
+        (&it["last_sync"], &it["default_role"]),
+        (&json!("2020-02-01T00:00:00Z"), &json!(50))
+    );
+    let it = &auth_providers[1];
+    assert_eq!((&it["provider_id"], &it["allow_unlinked"]), (&google["id"], &json!(false)));
+    assert_eq!(it["config"], json!({}));
+    let it = &of_kind(&lines, "auth_identity")[0];
+    assert_eq!((&it["id"], &it["auth_provider_id"]), (&json!(21), &json!(2)));
+    assert_eq!((&it["user_id"], &it["ident"]), (&json!("5"), &json!("99")));
+    assert_eq!(it["data"], json!({"email": "a@a.example"}));
+    assert_eq!(it["credentials"]["access_token"], CANARY);
+    let it = &of_kind(&lines, "organization_identity")[0];
+    assert_eq!((&it["organization_id"], &it["identity_id"]), (&json!("8"), &json!(11)));
+
+    let before = lines;
+    let again = import(&place, &["--json", "--report", "report.jsonl"]);
+    assert_eq!(summary(&again)["created"], 0);
+    assert_eq!(exported(&place, &["--with-secrets"]), before);
+    assert!(!serde_json::to_string(&exported(&place, &[])).unwrap().contains(CANARY));
+}
+
 #[test]
 fn importing_again_doubles_nothing() {
     let place = place();
@@ -455,6 +574,9 @@ fn fill(place: &Place) {
             ),
             identity(95, &json!({"idp": 40, "status": 2})),
             identity(93, &json!({"idp": 41, "user": "someone", "scopes": ["a", "b"]})),
+            auth_provider(60, &json!({})),
+            auth_identity(61, &json!({"auth_provider": 60, "data": {"access_token": CANARY}})),
+            organization_identity(62, 7, 90),
         ],
     );
     import(place, &[]).done();
@@ -488,7 +610,15 @@ async fn a_store_goes_from_sqlite_to_postgresql_and_back_byte_by_byte() {
     assert_eq!(first, second);
     let (second, third) = moved(&postgres, &back);
     assert_eq!(second, third);
-    let kinds = ["identity_provider", "identity", "api_key", "event"];
+    let kinds = [
+        "identity_provider",
+        "identity",
+        "auth_provider",
+        "auth_identity",
+        "organization_identity",
+        "api_key",
+        "event",
+    ];
     assert!(kinds.iter().all(|it| third.contains(&format!("{{\"kind\":\"{it}\""))), "{third}");
     let rows = tables_as_text(there.url()).await.unwrap();
     assert!(!rows.contains(CANARY) && !rows.contains(&hex(CANARY)));

@@ -368,12 +368,12 @@ impl TryFrom<IdentityLine> for IdentityRecord {
     fn try_from(it: IdentityLine) -> Result<Self, Reason> {
         let invalid = it.invalid.map(|it| {
             let reason = one_of("invalid.reason", &it.reason, InvalidReason::parse)?;
-            Ok(Invalid { reason, at: it.at })
+            Ok::<_, Reason>(Invalid { reason, at: it.at })
         });
         let back_off = it.back_off.map(|it| {
             let class = one_of("back_off.class", &it.class, FailureClass::parse)?;
             let BackOffLine { until, failures, detail, .. } = it;
-            Ok(BackOff { until, class, failures, detail })
+            Ok::<_, Reason>(BackOff { until, class, failures, detail })
         });
         let identity = Identity {
             id: IdentityId(it.id),
@@ -560,7 +560,7 @@ impl TryFrom<ApiKeyLine> for ApiKeyRecord {
             let mut bytes = [0; 32];
             hex::decode_to_slice(text, &mut bytes)
                 .map_err(|_| Reason::malformed("hash: must be 64 hexadecimal digits"))?;
-            Ok(SecretHash(bytes))
+            Ok::<_, Reason>(SecretHash(bytes))
         });
         let scopes = it
             .scopes
