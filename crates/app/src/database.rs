@@ -140,6 +140,9 @@ impl Database {
             events: database.events,
             keys: database.api_keys,
             archive: database.archive,
+            auth_providers: database.auth_providers,
+            auth_identities: database.auth_identities,
+            organization_identities: database.organization_identities,
         }
     }
 

@@ -12,5 +12,6 @@ mod operations;
 mod problems;
 mod providers;
 mod scopes;
+mod single_sign_on;
 mod tokens;
 mod whole_way;
