@@ -98,6 +98,25 @@ Examples:
   symbolon doctor --json | jq '.[] | select(.status != \"ok\")'"
     )]
     Doctor(OutputArgs),
+    /// Bring identities over from another system, or a whole store from an export
+    #[command(subcommand, arg_required_else_help = true)]
+    Import(ImportCommand),
+    /// Write everything that the service holds to a file
+    #[command(
+        long_about = "\
+Write everything that the service holds to a file, as JSON lines: providers, identities, API keys
+and the event log, as they are at one moment, while the service runs. `symbolon import symbolon`
+reads it, into either kind of database, with every id, version and counter.
+
+Without --with-secrets there are no credentials, no client secrets and no hashes of API keys in it:
+users would have to link again. With it they lie in the file in the clear.",
+        after_help = "\
+Examples:
+  symbolon export backup.jsonl
+  symbolon export --with-secrets move.jsonl
+  symbolon export --force backup.jsonl      writes over the last one"
+    )]
+    Export(ExportArgs),
     /// Print a completion script for a shell
     #[command(after_help = "\
 Examples:
@@ -245,6 +264,81 @@ Examples:
         #[command(flatten)]
         output: OutputArgs,
     },
+}
+
+/// `import …`.
+#[derive(Debug, Subcommand)]
+pub enum ImportCommand {
+    /// Take Sentry's identities from Django's dumpdata JSON
+    #[command(
+        long_about = "\
+Take Sentry's identities from Django's dumpdata JSON: identity providers, identities, auth
+providers, auth identities and organization identities. Other models in the file are skipped and
+counted.
+
+Ids are kept where they are free. Credentials and other secrets are taken out of `data` and sealed.
+A row that cannot be taken is reported by its position and reason, and the others are taken. What is
+there already stays as it is, so that the same file can be imported again, also after an
+interruption. The service may run meanwhile.
+
+Exit status: 0 when every row was taken or was there, 1 when one was not.",
+        after_help = "\
+Examples:
+  sentry django dumpdata sentry.identityprovider sentry.identity sentry.authprovider \\
+    sentry.authidentity sentry.organizationidentity > sentry.json
+  symbolon import sentry --dry-run sentry.json
+  symbolon import sentry --report refused.jsonl sentry.json"
+    )]
+    Sentry(ImportArgs),
+    /// Take everything from an export of Symbolon's own
+    #[command(
+        long_about = "\
+Take everything from a file that `symbolon export` wrote, into an empty database or beside what is
+there. An empty one becomes what was exported, with every id, version and counter; the other kind of
+database too. In one that has rows of its own those stay as they are, and records that stand against
+them are reported by their line and reason.
+
+Exit status: 0 when every record was taken or was there, 1 when one was not.",
+        after_help = "\
+Examples:
+  symbolon import symbolon --dry-run backup.jsonl
+  symbolon import symbolon --json backup.jsonl"
+    )]
+    Symbolon(ImportArgs),
+}
+
+/// `import …`.
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// What to import
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Only say what would become of each row; nothing is written
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Write what became of rows that need a look here, as JSON lines, in place of standard error
+    #[arg(long, value_name = "PATH")]
+    pub report: Option<PathBuf>,
+    /// How the summary is printed.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// Where to write it; readable by its owner only
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Write credentials, client secrets and hashes of API keys too, in the clear
+    #[arg(long)]
+    pub with_secrets: bool,
+    /// Write over a file that is there
+    #[arg(long)]
+    pub force: bool,
+    /// How the summary is printed.
+    #[command(flatten)]
+    pub output: OutputArgs,
 }
 
 /// An address that only this machine reaches.

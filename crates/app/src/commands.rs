@@ -2,6 +2,8 @@
 
 mod api_key;
 mod doctor;
+mod export;
+mod import;
 mod keyring;
 mod migrate;
 mod serve;
@@ -35,6 +37,8 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::ApiKey(command) => block_on(api_key::run(&command, config)),
         Command::Keyring(command) => keyring::run(&command, config),
         Command::Doctor(output) => block_on(doctor::run(output, config)),
+        Command::Import(command) => block_on(import::run(&command, config)),
+        Command::Export(arguments) => block_on(export::run(&arguments, config)),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "symbolon", &mut script);

@@ -25,12 +25,40 @@ impl Database {
     /// The same, and makes no file where none is.
     pub(crate) async fn open_existing(settings: &DatabaseSettings) -> Result<Self, Failure> {
         if let Some(path) = missing_file(settings) {
-            let path = path.display();
-            return Err(Failure::Argument(format!(
-                "there is no database at {path}; `symbolon serve` or `symbolon migrate` makes it"
-            )));
+            return Err(missing(path));
         }
         Self::open_migrated(settings).await
+    }
+
+    /// Opens a database that is there, with all its tables, for a command that may open secrets.
+    pub(crate) async fn open_existing_with(
+        settings: &DatabaseSettings,
+        sealer: Option<Arc<dyn Sealer>>,
+    ) -> Result<Self, Failure> {
+        if let Some(path) = missing_file(settings) {
+            return Err(missing(path));
+        }
+        Self::open_to_serve(settings, sealer.unwrap_or_else(|| Arc::new(NoKeys))).await
+    }
+
+    /// Opens a database that is there and changes nothing, not even its tables, which must be
+    /// those of this version.
+    pub(crate) async fn open_unchanged(
+        settings: &DatabaseSettings,
+        sealer: Arc<dyn Sealer>,
+    ) -> Result<Self, Failure> {
+        if let Some(path) = missing_file(settings) {
+            return Err(missing(path));
+        }
+        let database = Self::open_sealed(settings, sealer).await?;
+        let pending = database.pending_migrations().await?;
+        if pending.is_empty() {
+            return Ok(database);
+        }
+        let names = pending.join(", ");
+        Err(Failure::Argument(format!(
+            "the database lacks migrations ({names}); run `symbolon migrate` first"
+        )))
     }
 
     /// Opens the database with all its tables. An embedded one is brought up to date here; on
@@ -112,6 +140,7 @@ impl Database {
             revocations: database.revocations,
             transfers: database.transfers,
             keys: database.api_keys,
+            archive: database.archive,
             auth_providers: database.auth_providers,
             auth_identities: database.auth_identities,
             organization_identities: database.organization_identities,
@@ -137,6 +166,13 @@ impl Database {
 fn missing_file(settings: &DatabaseSettings) -> Option<&Path> {
     let path = Path::new(settings.url.as_ref()?.expose().strip_prefix("sqlite:")?);
     (!path.exists()).then_some(path)
+}
+
+fn missing(path: &Path) -> Failure {
+    let path = path.display();
+    Failure::Argument(format!(
+        "there is no database at {path}; `symbolon serve` or `symbolon migrate` makes it"
+    ))
 }
 
 /// For commands that touch no secret: seals and opens nothing.

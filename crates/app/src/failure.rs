@@ -59,6 +59,9 @@ pub enum Failure {
     /// Standard output cannot be written to.
     #[error("cannot write the output")]
     Output(#[source] io::Error),
+    /// A part of what was asked for is done; the report says what is not.
+    #[error("{0}")]
+    Incomplete(String),
     /// At least one check found a problem; the report says which.
     #[error("{0}")]
     Unhealthy(String),

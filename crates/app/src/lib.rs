@@ -1,5 +1,6 @@
 //! The Symbolon service: configuration, wiring, telemetry and the command.
 
+mod archive;
 mod catalog;
 pub mod cli;
 pub mod commands;

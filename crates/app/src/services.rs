@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use symbolon_domain::{
     ports::{
-        ApiKeyRepository, AuthIdentityRepository, AuthProviderRepository, Clock, Connectors, CredentialsRepository, EventLog, IdentityProviderRepository, IdentityRepository, LinkSessionRepository, OrganizationIdentityRepository, }, services::{ ApiKeys, Identities, LinkSettings, Linking, Providers, SingleSignOn, Tasks, TokenPorts, TokenSettings, Tokens, RevocationRepository, TransferRepository, Revocations, Transfers, WebhookRepository, WebhookSender, Busy, DeliverySettings, WebhookDispatcher, Webhooks,
+        ApiKeyRepository, AuthIdentityRepository, AuthProviderRepository, Clock, Connectors, CredentialsRepository, EventLog, IdentityProviderRepository, IdentityRepository, LinkSessionRepository, OrganizationIdentityRepository, }, services::{ ApiKeys, Identities, LinkSettings, Linking, Providers, SingleSignOn, Tasks, TokenPorts, TokenSettings, Tokens, RevocationRepository, TransferRepository, Revocations, Transfers, WebhookRepository, WebhookSender, Busy, DeliverySettings, WebhookDispatcher, Webhooks, Archive,
     },
 };
 use url::Url;
@@ -21,6 +21,7 @@ pub(crate) struct Repositories {
     pub(crate) revocations: Arc<dyn RevocationRepository>,
     pub(crate) transfers: Arc<dyn TransferRepository>,
     pub(crate) keys: Arc<dyn ApiKeyRepository>,
+    pub(crate) archive: Arc<dyn Archive>,
     pub(crate) auth_providers: Arc<dyn AuthProviderRepository>,
     pub(crate) auth_identities: Arc<dyn AuthIdentityRepository>,
     pub(crate) organization_identities: Arc<dyn OrganizationIdentityRepository>,

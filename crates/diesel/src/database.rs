@@ -5,10 +5,7 @@ use std::{path::Path, sync::Arc};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use symbolon_domain::ports::{
-    ApiKeyRepository, AuthIdentityRepository, AuthProviderRepository, CredentialsRepository,
-    EventLog, IdentityProviderRepository, IdentityRepository, LinkSessionRepository,
-    OrganizationIdentityRepository, RepositoryError, RevocationRepository, Sealer,
-    TransferRepository, WebhookRepository,
+        ApiKeyRepository, AuthIdentityRepository, AuthProviderRepository, CredentialsRepository, EventLog, IdentityProviderRepository, IdentityRepository, LinkSessionRepository, OrganizationIdentityRepository, RepositoryError, RevocationRepository, Sealer, TransferRepository, WebhookRepository, Archive,
 };
 
 use crate::{
@@ -32,6 +29,8 @@ pub struct Database {
     pub events: Arc<dyn EventLog>,
     /// Keeps API keys.
     pub api_keys: Arc<dyn ApiKeyRepository>,
+    /// Moves everything.
+    pub archive: Arc<dyn Archive>,
     /// Keeps how organizations sign in.
     pub auth_providers: Arc<dyn AuthProviderRepository>,
     /// Keeps the accounts with which their users do.
@@ -101,6 +100,7 @@ impl Database {
             + LinkSessionRepository
             + EventLog
             + ApiKeyRepository
+            + Archive
             + AuthProviderRepository
             + AuthIdentityRepository
             + OrganizationIdentityRepository
@@ -117,6 +117,7 @@ impl Database {
             sessions: store.clone(),
             events: store.clone(),
             api_keys: store.clone(),
+            archive: store.clone(),
             auth_providers: store.clone(),
             auth_identities: store.clone(),
             organization_identities: store.clone(),

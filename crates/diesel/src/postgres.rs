@@ -57,10 +57,13 @@ const SKIP_CLAIMED: &str = "FOR UPDATE SKIP LOCKED";
 
 #[path = "queries/api_keys.rs"]
 mod api_keys;
+#[path = "queries/archive.rs"]
+mod archive;
 #[path = "queries/auth_identities.rs"]
 mod auth_identities;
 #[path = "queries/auth_providers.rs"]
 mod auth_providers;
+mod bulk;
 #[path = "queries/credentials.rs"]
 mod credentials;
 #[path = "queries/events.rs"]

@@ -1,5 +1,7 @@
 //! What a provider gave us for an account.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Duration, Utc};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -23,6 +25,9 @@ pub struct Credentials {
     pub obtained_at: Option<DateTime<Utc>>,
     /// What the provider granted.
     pub scopes: Vec<String>,
+    /// Further secret values that came with the account, by name: from an import, for example
+    /// the customer's own `client_secret`.
+    pub others: BTreeMap<String, Secret>,
 }
 
 impl Credentials {
@@ -45,6 +50,7 @@ impl Credentials {
             id_token: answer.id_token.or(self.id_token),
             token_type: answer.token_type.or(self.token_type),
             scopes: if answer.scopes.is_empty() { self.scopes } else { answer.scopes },
+            others: if answer.others.is_empty() { self.others } else { answer.others },
             access_token,
             expires_at,
             obtained_at,
@@ -118,6 +124,8 @@ pub(crate) struct PlainCredentials {
     obtained_at: Option<DateTime<Utc>>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     scopes: Vec<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    others: BTreeMap<String, Zeroizing<String>>,
 }
 
 impl From<&Credentials> for PlainCredentials {
@@ -134,6 +142,11 @@ impl From<&Credentials> for PlainCredentials {
             expires_at: it.expires_at,
             obtained_at: it.obtained_at,
             scopes: it.scopes.clone(),
+            others: it
+                .others
+                .iter()
+                .map(|(name, secret)| (name.clone(), Zeroizing::new(secret.expose().to_owned())))
+                .collect(),
         }
     }
 }
@@ -154,6 +167,11 @@ impl TryFrom<PlainCredentials> for Credentials {
             expires_at: form.expires_at,
             obtained_at: form.obtained_at,
             scopes: form.scopes,
+            others: form
+                .others
+                .into_iter()
+                .map(|(name, value)| (name, Secret::new(value.as_str())))
+                .collect(),
         })
     }
 }
@@ -169,6 +187,7 @@ mod tests {
             refresh_token: Some(Secret::new("r")),
             expires_at: DateTime::from_timestamp(1_800_000_000, 0),
             scopes: vec!["openid".into()],
+            others: [("client_secret".to_owned(), Secret::new("c"))].into(),
             ..Credentials::default()
         };
         assert_eq!(Credentials::from_plain(&credentials.to_plain()), Ok(credentials));

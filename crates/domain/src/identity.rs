@@ -90,6 +90,8 @@ pub enum InvalidReason {
     NoRefreshToken,
     /// A refresh token was sent, no answer came, and the one careful retry did not settle it.
     RotationInDoubt,
+    /// The system that it was imported from said so.
+    Imported,
 }
 
 macro_rules! text_form {
@@ -119,6 +121,7 @@ text_form!(InvalidReason:
     GrantRejected = "grant_rejected",
     NoRefreshToken = "no_refresh_token",
     RotationInDoubt = "rotation_in_doubt",
+    Imported = "imported",
 );
 
 /// Which identities are meant: all conditions together.

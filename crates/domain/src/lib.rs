@@ -117,6 +117,7 @@
 
 pub mod account;
 pub mod api_key;
+pub mod archive;
 pub mod auth_identity;
 pub mod auth_provider;
 pub mod credentials;

@@ -5,6 +5,7 @@
 //! [`testing::contract`](crate::testing::contract), which every adapter runs.
 
 mod api_keys;
+mod archive;
 mod auth_identities;
 mod auth_providers;
 mod clock;
@@ -22,6 +23,7 @@ mod transfers;
 mod webhooks;
 
 pub use api_keys::*;
+pub use archive::*;
 pub use auth_identities::*;
 pub use auth_providers::*;
 pub use clock::*;

@@ -131,6 +131,7 @@ impl OpenIdConnector {
             expires_at: life.and_then(|it| now.checked_add_signed(it)),
             obtained_at: Some(now),
             scopes: tokens.scopes.unwrap_or(scopes),
+            ..Credentials::default()
         }
     }
 

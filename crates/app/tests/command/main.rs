@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod api_key;
+mod archive;
 mod curl;
 mod demo;
 mod doctor;

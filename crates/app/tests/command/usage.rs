@@ -19,6 +19,12 @@ fn wrong_usage_is_told_and_exits_with_2() {
         &["api-key", "revoke", "0"],
         &["keyring", "generate"],
         &["keyring", "melt"],
+        &["import"],
+        &["import", "sentry"],
+        &["import", "symbolon", "file", "--with-secrets"],
+        &["import", "myspace", "file"],
+        &["export"],
+        &["export", "--dry-run", "file"],
         &["completions"],
         &["completions", "cobol"],
         &["demo", "--listen", "0.0.0.0:8080"],
@@ -48,6 +54,9 @@ fn every_command_has_help_that_shows_how() {
         &["api-key", "revoke", "--help"],
         &["keyring", "generate", "--help"],
         &["doctor", "--help"],
+        &["import", "sentry", "--help"],
+        &["import", "symbolon", "--help"],
+        &["export", "--help"],
         &["completions", "--help"],
     ] {
         let out = place.run(arguments).done();

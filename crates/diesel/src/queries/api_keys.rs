@@ -30,6 +30,36 @@ pub(crate) struct Row {
     provider_types: Option<Value>,
 }
 
+/// A whole row, of an import.
+#[derive(Insertable)]
+#[diesel(table_name = api_keys, check_for_backend(Db))]
+pub(crate) struct KeptRow {
+    id: i64,
+    name: String,
+    scopes: Value,
+    hash: Vec<u8>,
+    created_at: DateTime<Utc>,
+    revoked_at: Option<DateTime<Utc>>,
+    organizations: Option<Value>,
+    provider_types: Option<Value>,
+}
+
+impl KeptRow {
+    /// The row of a key, under this id.
+    pub(crate) fn new(key: &ApiKey, id: i64, hash: SecretHash) -> Self {
+        Self {
+            id,
+            name: key.name.clone(),
+            scopes: json!(key.scopes.iter().map(|it| it.as_str()).collect::<Vec<_>>()),
+            hash: hash.0.to_vec(),
+            created_at: super::to_microseconds(key.created_at),
+            revoked_at: key.revoked_at.map(super::to_microseconds),
+            organizations: key.limits.organization_texts().map(|it| json!(it)),
+            provider_types: key.limits.provider_types.as_ref().map(|it| json!(it)),
+        }
+    }
+}
+
 impl TryFrom<Row> for ApiKey {
     type Error = Failure;
 

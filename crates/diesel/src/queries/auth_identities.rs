@@ -4,6 +4,7 @@ use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use serde_json::Value;
 use symbolon_domain::{
+    archive::AuthIdentityRecord,
     auth_identity::AuthIdentity,
     auth_provider::AuthProvider,
     credentials::Credentials,
@@ -32,10 +33,10 @@ use crate::{
 };
 
 /// The whole row. Changed only under the row's lock, then written back as a whole.
-#[derive(Queryable, Selectable, AsChangeset, Identifiable)]
+#[derive(Queryable, Selectable, Insertable, AsChangeset, Identifiable)]
 #[diesel(table_name = auth_identities, check_for_backend(Db), treat_none_as_null = true)]
-struct Row {
-    id: i64,
+pub(crate) struct Row {
+    pub(crate) id: i64,
     auth_provider_id: i64,
     user_id: String,
     ident: String,
@@ -49,6 +50,44 @@ struct Row {
 }
 
 impl Row {
+    /// The row of an import, under this id.
+    pub(crate) fn kept(
+        record: &AuthIdentityRecord,
+        id: i64,
+        sealer: &dyn Sealer,
+    ) -> Result<Self, Failure> {
+        let it = &record.auth_identity;
+        let row = Self {
+            id,
+            auth_provider_id: it.auth_provider_id.0,
+            user_id: it.user_id.as_str().to_owned(),
+            ident: it.ident.as_str().to_owned(),
+            data: Value::Object(it.data.clone()),
+            last_verified: super::to_microseconds(it.last_verified),
+            last_synced: super::to_microseconds(it.last_synced),
+            date_added: super::to_microseconds(it.date_added),
+            version: it.version,
+            credentials: None,
+            generation: record.generation,
+        };
+        let credentials = record.credentials.as_ref();
+        let credentials = credentials.map(|it| seal(sealer, &row.place(), it)).transpose()?;
+        Ok(Self { credentials, ..row })
+    }
+
+    /// The record of the row.
+    pub(crate) fn record(
+        &self,
+        sealer: &dyn Sealer,
+        with_secrets: bool,
+    ) -> Result<AuthIdentityRecord, Failure> {
+        Ok(AuthIdentityRecord {
+            auth_identity: self.identity()?,
+            credentials: if with_secrets { self.open(sealer)? } else { None },
+            generation: self.generation,
+        })
+    }
+
     fn identity(&self) -> Result<AuthIdentity, Failure> {
         Ok(AuthIdentity {
             id: AuthIdentityId(self.id),

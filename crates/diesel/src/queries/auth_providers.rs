@@ -23,9 +23,9 @@ use crate::{
     values::{object, organization},
 };
 
-#[derive(Queryable, Selectable)]
+#[derive(Queryable, Selectable, Insertable)]
 #[diesel(table_name = auth_providers, check_for_backend(Db))]
-struct Row {
+pub(crate) struct Row {
     id: i64,
     organization_id: String,
     provider_id: i64,
@@ -38,6 +38,25 @@ struct Row {
     last_sync: Option<DateTime<Utc>>,
     date_added: DateTime<Utc>,
     version: i64,
+}
+
+impl From<&AuthProvider> for Row {
+    fn from(it: &AuthProvider) -> Self {
+        Self {
+            id: it.id.0,
+            organization_id: it.organization_id.as_str().to_owned(),
+            provider_id: it.provider_id.0,
+            config: Value::Object(it.config.clone()),
+            allow_unlinked: it.allow_unlinked,
+            scim_enabled: it.scim_enabled,
+            default_role: it.default_role,
+            default_global_access: it.default_global_access,
+            sync_time: it.sync_time,
+            last_sync: it.last_sync.map(to_microseconds),
+            date_added: to_microseconds(it.date_added),
+            version: it.version,
+        }
+    }
 }
 
 impl TryFrom<Row> for AuthProvider {

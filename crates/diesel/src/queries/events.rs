@@ -58,6 +58,54 @@ impl TryFrom<Row> for Event {
     }
 }
 
+/// A whole row, of one of the many that an import writes.
+#[derive(Insertable)]
+#[diesel(table_name = events, check_for_backend(Db))]
+pub(crate) struct Kept {
+    id: Option<i64>,
+    at: DateTime<Utc>,
+    kind: String,
+    actor: String,
+    acting_user: Option<String>,
+    reason: Option<String>,
+    identity_id: Option<i64>,
+    provider_id: Option<i64>,
+    user_id: Option<String>,
+    organization_id: Option<String>,
+    before: Option<Value>,
+    after: Option<Value>,
+    detail: Value,
+    seq: Option<i64>,
+}
+
+impl Kept {
+    /// The row of an event that happened now, and has this place.
+    pub(crate) fn new(event: NewEvent, at: DateTime<Utc>, seq: Option<i64>) -> Self {
+        let row = Self::of(&event.kept(EventId(0), at), None);
+        Self { seq, ..row }
+    }
+
+    /// The row of this id of an event that happened elsewhere.
+    pub(crate) fn of(event: &Event, id: Option<i64>) -> Self {
+        Self {
+            id,
+            at: super::to_microseconds(event.at),
+            kind: event.about.as_str().to_owned(),
+            actor: event.actor.who.to_string(),
+            acting_user: event.actor.acting_user.as_ref().map(|it| it.as_str().to_owned()),
+            reason: event.actor.reason.clone(),
+            identity_id: event.identity_id.map(|it| it.0),
+            provider_id: event.provider_id.map(|it| it.0),
+            user_id: event.user_id.as_ref().map(|it| it.as_str().to_owned()),
+            organization_id: event.organization_id.as_ref().map(|it| it.as_str().to_owned()),
+            before: event.before.clone().map(Value::Object),
+            after: event.after.clone().map(Value::Object),
+            detail: Value::Object(event.detail.clone()),
+            seq: Some(event.id.0),
+        }
+    }
+}
+
 /// Writes an event, in the transaction of what it tells of.
 pub(crate) async fn insert(conn: &mut Conn, event: &NewEvent) -> QueryResult<()> {
     diesel::insert_into(events::table)

@@ -28,9 +28,9 @@ use crate::{
 };
 use schema::identity_providers as table;
 
-#[derive(Queryable, Selectable)]
+#[derive(Queryable, Selectable, Insertable)]
 #[diesel(table_name = table, check_for_backend(Db))]
-struct Row {
+pub(crate) struct Row {
     id: i64,
     provider_type: String,
     external_id: Option<String>,
@@ -42,6 +42,30 @@ struct Row {
     names_issuer: bool,
     date_added: DateTime<Utc>,
     version: i64,
+}
+
+impl Row {
+    /// The whole row of an import.
+    pub(crate) fn new(
+        provider: &IdentityProvider,
+        secrets: &ProviderSecrets,
+        sealer: &dyn Sealer,
+    ) -> Result<Self, Failure> {
+        let (id, version) = (provider.id.0, provider.version);
+        Ok(Self {
+            id,
+            provider_type: provider.provider_type.clone(),
+            external_id: provider.external_id.clone(),
+            config: Value::Object(provider.config.clone()),
+            secret_names: json!(provider.secret_names),
+            secrets: seal(sealer, id, version, secrets)?,
+            login: provider.options.login,
+            multiple_accounts: provider.options.multiple_accounts,
+            names_issuer: provider.names_issuer,
+            date_added: super::to_microseconds(provider.date_added),
+            version,
+        })
+    }
 }
 
 impl TryFrom<Row> for IdentityProvider {
@@ -84,7 +108,7 @@ fn seal(
     sealer.seal(&place, &plain).map(Some).map_err(|error| Failure::sealed(&place, &error))
 }
 
-fn open(sealer: &dyn Sealer, row: &Row) -> Result<ProviderSecrets, Failure> {
+pub(crate) fn open(sealer: &dyn Sealer, row: &Row) -> Result<ProviderSecrets, Failure> {
     let Some(kept) = &row.secrets else { return Ok(ProviderSecrets::new()) };
     let place = place(row.id, row.version);
     let plain = sealer.open(&place, kept).map_err(|error| Failure::sealed(&place, &error))?;

@@ -19,13 +19,24 @@ use super::{
 };
 use crate::{failure::Failure, values::organization};
 
-#[derive(Queryable, Selectable)]
+#[derive(Queryable, Selectable, Insertable)]
 #[diesel(table_name = organization_identities, check_for_backend(Db))]
-struct Row {
+pub(crate) struct Row {
     id: i64,
     organization_id: String,
     identity_id: i64,
     date_added: DateTime<Utc>,
+}
+
+impl From<&OrganizationIdentity> for Row {
+    fn from(it: &OrganizationIdentity) -> Self {
+        Self {
+            id: it.id.0,
+            organization_id: it.organization_id.as_str().to_owned(),
+            identity_id: it.identity_id.0,
+            date_added: super::to_microseconds(it.date_added),
+        }
+    }
 }
 
 impl TryFrom<Row> for OrganizationIdentity {

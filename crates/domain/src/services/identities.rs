@@ -338,6 +338,7 @@ pub(super) fn take_credentials(
         expires_at,
         obtained_at: Some(now),
         scopes: scopes.to_vec(),
+        ..Credentials::default()
     };
     Ok((data, Some(credentials)))
 }

@@ -193,6 +193,7 @@ fn not_valid(invalid: Option<&Invalid>) -> Error {
         Some(InvalidReason::RotationInDoubt) => {
             "a refresh token was sent, the provider's answer was lost, and the retry did not help"
         }
+        Some(InvalidReason::Imported) => "the system it was imported from had it as invalid",
         None => "the identity is marked invalid",
     };
     let since = invalid.map(|it| format!(" ({})", it.at.format("%Y-%m-%dT%H:%M:%SZ")));

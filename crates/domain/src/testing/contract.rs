@@ -7,6 +7,7 @@
 //! all, what must last lasts for minutes, and nothing measures how fast a store is.
 
 mod api_keys;
+mod archive;
 mod auth_identities;
 mod auth_providers;
 mod changes;
@@ -31,7 +32,7 @@ use chrono::{DateTime, SubsecRound as _, Utc};
 
 use self::link_sessions::{claim, live_session, pending_link, sign_in, status, used_trip, waiting};
 pub use self::{
-        api_keys::*, auth_identities::*, auth_providers::*, credentials::*, disconnection::*, event_log::*, identities::*, identity_lists::*, identity_providers::*, leases::*, link_sessions::*, linking::*, linking_sessions::*, organization_identities::*, revocations::*, transfers::*, changes::*, webhooks::*,
+        api_keys::*, auth_identities::*, auth_providers::*, credentials::*, disconnection::*, event_log::*, identities::*, identity_lists::*, identity_providers::*, leases::*, link_sessions::*, linking::*, linking_sessions::*, organization_identities::*, revocations::*, transfers::*, changes::*, webhooks::*, archive::*,
 };
 use super::{RunningClock, fixtures};
 use crate::{
@@ -40,13 +41,14 @@ use crate::{
     ids::{IdentityId, ProviderId, RevocationId},
     page::PageRequest,
     ports::{
-        ApiKeyRepository, AuthIdentityRepository, AuthProviderRepository, Clock as _, CredentialsRepository, EventFilter, EventLog, IdentityProviderRepository, IdentityRepository, Lease, LeaseOutcome, Link, LinkOutcome, LinkSessionRepository, NewIdentityProvider, OrganizationIdentityRepository, RefreshEnd, RevocationRepository, StoredCredentials, TransferRepository, Unlink, UnlinkOutcome, WebhookRepository,
+        ApiKeyRepository, AuthIdentityRepository, AuthProviderRepository, Clock as _, CredentialsRepository, EventFilter, EventLog, IdentityProviderRepository, IdentityRepository, Lease, LeaseOutcome, Link, LinkOutcome, LinkSessionRepository, NewIdentityProvider, OrganizationIdentityRepository, RefreshEnd, RevocationRepository, StoredCredentials, TransferRepository, Unlink, UnlinkOutcome, WebhookRepository, Archive,
     },
 };
 
 /// Everything that an adapter keeps.
 pub trait Store:
     ApiKeyRepository
+    + Archive
     + AuthIdentityRepository
     + AuthProviderRepository
     + CredentialsRepository
@@ -64,6 +66,7 @@ pub trait Store:
 
 impl<T> Store for T where
     T: ApiKeyRepository
+        + Archive
         + AuthIdentityRepository
         + AuthProviderRepository
         + CredentialsRepository
@@ -84,6 +87,12 @@ impl dyn Store {
     /// The API keys.
     #[must_use]
     pub fn api_keys(&self) -> &dyn ApiKeyRepository {
+        self
+    }
+
+    /// Everything at once.
+    #[must_use]
+    pub fn archive(&self) -> &dyn Archive {
         self
     }
 
@@ -304,6 +313,20 @@ where
 macro_rules! contract_tests {
     ($empty_store:expr) => {
         $crate::contract_tests!(@each $empty_store;
+            // archive
+            what_was_imported_comes_out_again
+            an_import_again_changes_nothing
+            a_row_whose_id_is_taken_gets_a_new_one
+            a_row_that_cannot_be_taken_is_refused_with_its_reason
+            records_of_a_batch_are_judged_one_after_the_other
+            ids_that_are_given_out_later_are_greater
+            an_import_tells_of_what_it_created
+            a_dry_run_answers_the_same_and_keeps_nothing
+            an_export_is_in_order_and_without_secrets_unless_asked
+            an_export_is_of_one_moment
+            a_text_with_a_nul_character_is_refused
+            an_event_keeps_its_id_or_is_refused
+            racing_imports_create_each_row_once
             // linking
             a_link_follows_the_table
             several_accounts_stay_when_only_one_is_allowed
@@ -521,6 +544,7 @@ mod tests {
         let list = include_str!("contract.rs");
         let ports = [
             include_str!("contract/api_keys.rs"),
+            include_str!("contract/archive.rs"),
             include_str!("contract/auth_identities.rs"),
             include_str!("contract/auth_providers.rs"),
             include_str!("contract/disconnection.rs"),

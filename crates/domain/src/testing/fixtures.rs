@@ -106,6 +106,7 @@ pub fn credentials() -> Credentials {
         expires_at: Some(NOW + TimeDelta::hours(1)),
         obtained_at: Some(NOW),
         scopes: vec!["openid".into(), "email".into()],
+        ..Credentials::default()
     }
 }
 

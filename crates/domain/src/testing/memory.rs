@@ -1,6 +1,7 @@
 //! The reference: what each port promises, in plain data structures.
 
 mod api_keys;
+mod archive;
 mod auth_identities;
 mod auth_providers;
 mod credentials;
@@ -48,7 +49,7 @@ use crate::{
 /// the one lock, so each is a transaction, and no other sees half of it.
 pub struct MemoryStore {
     clock: Arc<dyn Clock>,
-    rows: Mutex<Rows>,
+    rows: Arc<Mutex<Rows>>,
     /// Rings whenever rows may have changed.
     bell: Notify,
 }
@@ -57,7 +58,7 @@ impl MemoryStore {
     /// An empty store on this clock.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, rows: Mutex::default(), bell: Notify::new() }
+        Self { clock, rows: Arc::default(), bell: Notify::new() }
     }
 
     /// The rows for reading, and the time.
@@ -84,7 +85,7 @@ impl Default for MemoryStore {
     }
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Rows {
     /// One sequence for all tables, so that a row's id never passes for another table's.
     last_id: i64,
@@ -100,6 +101,8 @@ struct Rows {
     webhook_deliveries: BTreeMap<WebhookDeliveryId, DeliveryRow>,
     revocations: BTreeMap<RevocationId, RevocationRow>,
     transfers: BTreeMap<TransferId, Transfer>,
+    /// How often an imported account for single sign-on had got credentials.
+    auth_generations: BTreeMap<AuthIdentityId, i64>,
 }
 
 impl Rows {

@@ -234,6 +234,7 @@ impl State {
             expires_at: Some(now + self.lifetime),
             obtained_at: Some(now),
             scopes: vec!["openid".to_owned()],
+            ..Credentials::default()
         }
     }
 

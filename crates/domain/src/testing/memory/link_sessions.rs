@@ -14,6 +14,7 @@ use crate::{
     secret::SecretHash,
 };
 
+#[derive(Clone)]
 pub(super) struct SessionRow {
     pub(super) session: LinkSession,
     token: SecretHash,
@@ -22,6 +23,7 @@ pub(super) struct SessionRow {
     pending: Option<(SecretHash, PendingLink)>,
 }
 
+#[derive(Clone)]
 struct Trip {
     attempt: Attempt,
     /// Whether the browser came back from it.

@@ -1,0 +1,17 @@
+//! Identities from elsewhere, and whole stores in and out.
+
+mod dump;
+mod file;
+mod id_map;
+mod lines;
+mod progress;
+mod report;
+mod secrets;
+mod sentry;
+mod taking;
+
+pub(crate) use self::{
+    lines::{restore, save},
+    report::Report,
+    sentry::{Parts as SentryParts, import as import_sentry},
+};

@@ -1,0 +1,54 @@
+use std::{
+    io::{self, Write as _},
+    path::Path,
+    sync::Arc,
+};
+
+use serde_json::{Map, json};
+use symbolon_domain::ports::Sealer;
+use symbolon_keyring::KeyRing;
+
+use crate::{
+    archive,
+    cli::ExportArgs,
+    database::Database,
+    failure::Failure,
+    output::{print, print_json},
+    settings::{Need, Settings},
+};
+
+/// `symbolon export`.
+pub(super) async fn run(arguments: &ExportArgs, config: Option<&Path>) -> Result<(), Failure> {
+    let needs: &[_] =
+        if arguments.with_secrets { &[Need::Database, Need::Keyring] } else { &[Need::Database] };
+    let settings = Settings::load(config, needs)?;
+    let keys: Option<Arc<dyn Sealer>> = if arguments.with_secrets {
+        let file = settings.keyring.file.as_deref().unwrap_or(Path::new(""));
+        Some(Arc::new(KeyRing::load(file)?))
+    } else {
+        None
+    };
+    let database = Database::open_existing_with(&settings.database, keys).await?;
+    let ExportArgs { file, with_secrets, force, output } = arguments;
+    let archive = database.repositories().archive;
+    let counts = archive::save(&*archive, file, *with_secrets, *force).await?;
+    if *with_secrets {
+        // Where nobody listens there is nobody to tell.
+        let _ = writeln!(
+            io::stderr(),
+            "symbolon: {} holds credentials in the clear; keep it as you keep the key ring",
+            file.display()
+        );
+    }
+    if output.json {
+        let counts: Map<_, _> =
+            counts.iter().map(|(kind, count)| (kind.as_str().to_owned(), json!(count))).collect();
+        return print_json(&json!({
+            "file": file.display().to_string(), "with_secrets": with_secrets, "records": counts,
+        }));
+    }
+    let total: u64 = counts.values().sum();
+    let kinds: Vec<_> = counts.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    let kinds = if kinds.is_empty() { String::new() } else { format!(" ({})", kinds.join(", ")) };
+    print(&format!("{total} records{kinds} in {}\n", file.display()))
+}
