@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use metrics_exporter_prometheus::PrometheusHandle;
 use symbolon_domain::{event::Actor, ports::Connectors};
-use symbolon_http::{HttpParts, Readiness, Unready};
+use symbolon_http::{HttpParts, Readiness, SentryRpc, Unready};
 use tokio::net::TcpListener;
 
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     failure::{Failure, sentence},
     server::{answer, bound, finish},
     services::Services,
-    settings::Settings,
+    settings::{SentryRpcSettings, Settings},
     shutdown::Shutdown,
     sweeper::sweep,
     telemetry,
@@ -71,8 +71,17 @@ impl Service {
     /// [`Failure`] when listening fails.
     pub(crate) async fn run(self, shutdown: Shutdown) -> Result<(), Failure> {
         let Self { parts, services } = self;
-        let ServiceParts { database, connectors, listener, metrics, .. } = parts;
-        let sessions = database.repositories().sessions;
+        let ServiceParts { settings, database, connectors, listener, metrics, .. } = parts;
+        let repositories = database.repositories();
+        let sessions = repositories.sessions;
+        let SentryRpcSettings { shared_secrets, include_credentials } = settings.sentry_rpc;
+        let sentry_rpc = (!shared_secrets.is_empty()).then(|| SentryRpc {
+            shared_secrets,
+            include_credentials,
+            providers: repositories.providers,
+            identities: Arc::clone(&services.identities),
+            credentials: repositories.credentials,
+        });
         let render = metrics.clone();
         let router = symbolon_http::router(HttpParts {
             api_keys: services.api_keys,
@@ -81,6 +90,7 @@ impl Service {
             linking: services.linking,
             tokens: services.tokens,
             connectors,
+            sentry_rpc,
             readiness: Arc::new(DatabaseReadiness(database)),
             metrics: Arc::new(move || render.render()),
         });

@@ -15,6 +15,7 @@ mod operations;
 mod provider_types;
 mod providers;
 mod request;
+mod sentry_rpc;
 mod telemetry;
 mod tokens;
 
@@ -27,6 +28,7 @@ use symbolon_domain::{
 };
 
 pub use operations::{Readiness, RenderMetrics, Unready};
+pub use sentry_rpc::SentryRpc;
 pub use telemetry::{REQUEST_DURATION, REQUEST_DURATION_BUCKETS, REQUESTS};
 
 /// What the routes work with.
@@ -44,6 +46,8 @@ pub struct HttpParts {
     pub tokens: Tokens,
     /// The catalog.
     pub connectors: Arc<dyn Connectors>,
+    /// Sentry's RPC, where it is turned on; otherwise its path is not there.
+    pub sentry_rpc: Option<SentryRpc>,
     /// What `/readyz` asks.
     pub readiness: Arc<dyn Readiness>,
     /// What `/metrics` answers.
@@ -59,6 +63,7 @@ pub fn router(parts: HttpParts) -> Router {
         linking,
         tokens,
         connectors,
+        sentry_rpc,
         readiness,
         metrics,
     } = parts;
@@ -88,6 +93,10 @@ pub fn router(parts: HttpParts) -> Router {
         }))
         .merge(browser::router(browser::BrowserRoutes::new(linking, connectors)))
         .merge(operations::router(operations::OperationRoutes { readiness, metrics }));
+    let api = match sentry_rpc {
+        Some(rpc) => api.merge(sentry_rpc::router(rpc)),
+        None => api,
+    };
     openapi::serve(api)
         .fallback(async || error::ApiError::no_route())
         .method_not_allowed_fallback(async || error::ApiError::method_not_allowed())

@@ -42,6 +42,7 @@ const SECURITY: &str = "api_key";
         (name = "tokens", description = "Access tokens that work"),
         (name = "link sessions", description = "Links and sign-ins in the browser"),
         (name = "browser", description = "Where browsers come by; not for programs"),
+        (name = "sentry", description = "Sentry's RPC of the identity service; only where it is on"),
         (name = "operations", description = "For those who run the service"),
     ),
 )]

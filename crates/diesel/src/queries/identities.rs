@@ -338,11 +338,17 @@ pub(crate) fn list_query(
     if let Some(provider) = filter.provider_id {
         query = query.filter(identities::idp_id.eq(provider.0));
     }
-    if filter.provider_external_id.is_some() || filter.provider_type.is_some() {
+    if filter.provider_external_id.is_some()
+        || filter.provider_has_no_external_id
+        || filter.provider_type.is_some()
+    {
         let mut providers =
             identity_providers::table.select(identity_providers::id).into_boxed::<Db>();
         if let Some(external_id) = filter.provider_external_id.clone() {
             providers = providers.filter(identity_providers::external_id.eq(external_id));
+        }
+        if filter.provider_has_no_external_id {
+            providers = providers.filter(identity_providers::external_id.is_null());
         }
         if let Some(provider_type) = filter.provider_type.clone() {
             providers = providers.filter(identity_providers::provider_type.eq(provider_type));

@@ -18,14 +18,14 @@ use symbolon_domain::{
         MockApiKeyRepository, MockConnectors, MockCredentialsRepository, MockEventLog,
         MockIdentityProviderRepository, MockIdentityRepository, MockLinkSessionRepository,
     },
-    secret::SecretHash,
+    secret::{Secret, SecretHash},
     services::{
         ApiKeys, Identities, LinkSettings, Linking, Providers, ReturnUrls, Tasks, TokenPorts,
         TokenSettings, Tokens,
     },
     testing::{TestClock, fixtures},
 };
-use symbolon_http::{HttpParts, Readiness, Unready, router};
+use symbolon_http::{HttpParts, Readiness, SentryRpc, Unready, router};
 use tower::ServiceExt as _;
 
 /// A key that may do everything.
@@ -83,6 +83,8 @@ pub(crate) struct Ports {
     pub(crate) sessions: Arc<dyn LinkSessionRepository>,
     pub(crate) events: Arc<dyn EventLog>,
     pub(crate) clock: Arc<dyn Clock>,
+    /// The shared secrets of Sentry's RPC, and whether credentials are included.
+    pub(crate) sentry_rpc: Option<(&'static [&'static str], bool)>,
     pub(crate) unready: Vec<Unready>,
     pub(crate) public_url: &'static str,
     pub(crate) metrics: fn() -> String,
@@ -99,6 +101,7 @@ impl Default for Ports {
             sessions: Arc::new(MockLinkSessionRepository::new()),
             events: Arc::new(MockEventLog::new()),
             clock: Arc::new(TestClock::default()),
+            sentry_rpc: None,
             unready: Vec::new(),
             public_url: "https://symbolon.example",
             metrics: || "# no metrics\n".to_owned(),
@@ -127,6 +130,13 @@ impl Ports {
             clock: self.clock.clone(),
             tasks: tasks.clone(),
             revocation_timeout: Duration::from_secs(10),
+        });
+        let sentry_rpc = self.sentry_rpc.map(|(secrets, include_credentials)| SentryRpc {
+            shared_secrets: secrets.iter().map(|it| Secret::new(*it)).collect(),
+            include_credentials,
+            providers: providers.providers.clone(),
+            identities: identities.clone(),
+            credentials: self.credentials.clone(),
         });
         let ports = TokenPorts {
             credentials: self.credentials,
@@ -160,6 +170,7 @@ impl Ports {
             linking,
             tokens: Tokens::new(ports, settings),
             connectors: self.connectors,
+            sentry_rpc,
             readiness: Arc::new(Ready(self.unready)),
             metrics: Arc::new(self.metrics),
         }))

@@ -12,5 +12,6 @@ mod operations;
 mod problems;
 mod providers;
 mod scopes;
+mod sentry_rpc;
 mod tokens;
 mod whole_way;

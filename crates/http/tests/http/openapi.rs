@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::app::Mocks;
 
 /// Later parts of the contract: neither served nor told of yet.
-const LATER: [(Method, &str); 14] = [
+const LATER: [(Method, &str); 13] = [
     (Method::POST, "/v1/identities/1/report-rejected"),
     (Method::GET, "/v1/identities/1/explain"),
     (Method::POST, "/v1/device-links"),
@@ -20,7 +20,6 @@ const LATER: [(Method, &str); 14] = [
     (Method::GET, "/v1/webhooks"),
     (Method::POST, "/v1/webhooks"),
     (Method::POST, "/oauth2/token"),
-    (Method::POST, "/api/0/internal/rpc/identity/get_identity/"),
     (Method::GET, "/v1/audit"),
 ];
 

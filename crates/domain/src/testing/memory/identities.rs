@@ -246,6 +246,7 @@ impl Rows {
             external_ids,
             provider_id,
             provider_external_id,
+            provider_has_no_external_id,
             provider_type,
             status,
             exclude_matching_external_ids,
@@ -258,6 +259,7 @@ impl Rows {
             && external_ids.as_ref().is_none_or(|it| it.contains(&identity.external_id))
             && provider_id.is_none_or(|it| it == identity.idp_id)
             && provider_external_id.as_ref().is_none_or(|it| Some(it.as_str()) == instance)
+            && !(*provider_has_no_external_id && instance.is_some())
             && provider_type.as_ref().is_none_or(|it| *it == provider.provider_type)
             && status.is_none_or(|it| it == identity.status)
             && !(*exclude_matching_external_ids && instance == Some(identity.external_id.as_str()))
