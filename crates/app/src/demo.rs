@@ -15,7 +15,7 @@ use symbolon_domain::{
     Error,
     api_key::KeyScope,
     event::Actor,
-    identity_provider::IdentityProvider,
+    identity_provider::{IdentityProvider, OptionChanges},
     ports::{ApiKeyRepository, Connectors},
     secret::Secret,
     services::{ApiKeys, ReturnUrls},
@@ -199,7 +199,10 @@ async fn register(service: &Service, sandbox: &Sandbox) -> Result<IdentityProvid
     });
     let config = config.as_object().cloned().unwrap_or_default();
     let services = &service.services;
-    let provider = services.providers.ensure(SANDBOX, None, config, &Actor::OPERATOR).await?;
+    let provider = services
+        .providers
+        .ensure(SANDBOX, None, config, OptionChanges::default(), &Actor::OPERATOR)
+        .await?;
     let redirect_uri = services.linking.settings.redirect_uri(provider.id);
     sandbox
         .add_redirect_uri(&sandbox.client_id(), redirect_uri)

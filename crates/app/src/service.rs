@@ -56,6 +56,7 @@ impl Service {
                 &provider.provider_type,
                 provider.external_id.clone(),
                 provider.config.clone(),
+                provider.options,
                 &Actor::OPERATOR,
             );
             ensured.await?;

@@ -62,6 +62,26 @@ pub struct ProviderOptions {
     pub multiple_accounts: bool,
 }
 
+/// What of [`ProviderOptions`] is to be set; the rest stays as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OptionChanges {
+    /// Whether users sign in to the product with it.
+    pub login: Option<bool>,
+    /// Whether a user may link several accounts of it.
+    pub multiple_accounts: Option<bool>,
+}
+
+impl OptionChanges {
+    /// These changes over what there is.
+    #[must_use]
+    pub fn over(self, options: ProviderOptions) -> ProviderOptions {
+        ProviderOptions {
+            login: self.login.unwrap_or(options.login),
+            multiple_accounts: self.multiple_accounts.unwrap_or(options.multiple_accounts),
+        }
+    }
+}
+
 /// A provider's secret configuration values, by name.
 pub type ProviderSecrets = BTreeMap<String, Secret>;
 

@@ -29,6 +29,12 @@ row_id! {
     EventId;
     /// Names an [`ApiKey`](crate::api_key::ApiKey).
     ApiKeyId;
+    /// Names an [`AuthProvider`](crate::auth_provider::AuthProvider).
+    AuthProviderId;
+    /// Names an [`AuthIdentity`](crate::auth_identity::AuthIdentity).
+    AuthIdentityId;
+    /// Names an [`OrganizationIdentity`](crate::organization_identity::OrganizationIdentity).
+    OrganizationIdentityId;
 }
 
 /// An opaque id was empty, too long, or held a control character.

@@ -3,7 +3,8 @@
 //! your own adapters, or take Symbolon's.
 //!
 //! - **Entities**: [`identity`], [`identity_provider`], [`credentials`], [`link_session`],
-//!   [`event`], [`api_key`]. What must hold lives in the types of their fields.
+//!   [`event`], [`api_key`]; for single sign-on [`auth_provider`], [`auth_identity`],
+//!   [`organization_identity`]. What must hold lives in the types of their fields.
 //! - **[`ports`]**: one small trait for each need. One method is one transaction, and every
 //!   promise in its documentation is a test in [`testing::contract`] that your adapter can run.
 //! - **[`services`]**: the rules, as structs over ports: [`Linking`](services::Linking) leads a
@@ -26,6 +27,7 @@
 //! use chrono::TimeDelta;
 //! use symbolon_domain::{
 //!     event::Actor,
+//!     identity_provider::OptionChanges,
 //!     ids::{ExternalId, UserId},
 //!     ports::{Clock, IdentityRepository, Link, LinkOutcome, LinkOwner},
 //!     services::{Identities, Providers, Tasks, TokenNeed, TokenPorts, TokenSettings, Tokens},
@@ -72,7 +74,8 @@
 //!
 //! // A provider instance, and Ada's account there.
 //! let config = serde_json::Map::new();
-//! let instance = providers.create("scripted", None, config, &Actor::OPERATOR).await?;
+//! let options = OptionChanges::default();
+//! let instance = providers.create("scripted", None, config, options, &Actor::OPERATOR).await?;
 //! let outcome = store
 //!     .link(&Link {
 //!         provider_id: instance.id,
@@ -102,13 +105,17 @@
 
 pub mod account;
 pub mod api_key;
+pub mod auth_identity;
+pub mod auth_provider;
 pub mod credentials;
+pub mod disconnection;
 pub mod error;
 pub mod event;
 pub mod identity;
 pub mod identity_provider;
 pub mod ids;
 pub mod link_session;
+pub mod organization_identity;
 pub mod page;
 pub mod ports;
 pub mod secret;

@@ -5,6 +5,8 @@
 //! [`testing::contract`](crate::testing::contract), which every adapter runs.
 
 mod api_keys;
+mod auth_identities;
+mod auth_providers;
 mod clock;
 mod connector;
 mod credentials;
@@ -12,10 +14,13 @@ mod event_log;
 mod identities;
 mod identity_providers;
 mod link_sessions;
+mod organization_identities;
 mod repository_error;
 mod sealer;
 
 pub use api_keys::*;
+pub use auth_identities::*;
+pub use auth_providers::*;
 pub use clock::*;
 pub use connector::*;
 pub use credentials::*;
@@ -23,5 +28,6 @@ pub use event_log::*;
 pub use identities::*;
 pub use identity_providers::*;
 pub use link_sessions::*;
+pub use organization_identities::*;
 pub use repository_error::*;
 pub use sealer::*;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use symbolon_domain::{
     Error,
-    identity_provider::IdentityProvider,
+    identity_provider::{IdentityProvider, OptionChanges},
     ids::ProviderId,
     ports::ProviderFilter,
     services::{HIDDEN, LinkSettings, Providers},
@@ -60,6 +60,8 @@ struct ProviderBody {
         "issuer": "https://idp.example", "client_id": "abc", "client_secret": "********",
     }))]
     config: Map<String, Value>,
+    /// Users sign in to the product with it, so that unlinking may take a user's last way in.
+    login: bool,
     /// To be registered at the provider.
     #[schema(example = "https://symbolon.example/callback/1")]
     redirect_uri: String,
@@ -81,6 +83,7 @@ impl ProviderBody {
             provider_type: provider.provider_type,
             external_id: provider.external_id,
             config,
+            login: provider.options.login,
             redirect_uri: links.redirect_uri(provider.id).into(),
             date_added: provider.date_added,
             version: provider.version,
@@ -104,6 +107,9 @@ struct NewProviderBody {
         "issuer": "https://idp.example", "client_id": "abc", "client_secret": "s3cret",
     }))]
     config: Map<String, Value>,
+    /// Whether users sign in to the product with it.
+    #[serde(default)]
+    login: bool,
 }
 
 /// Makes a provider instance.
@@ -123,9 +129,12 @@ async fn create_provider(
     caller: Allowed<ProvidersWrite>,
     JsonBody(new): JsonBody<NewProviderBody>,
 ) -> Result<Response, ApiError> {
-    let NewProviderBody { provider_type, external_id, config } = new;
-    let actor = caller.actor();
-    let provider = routes.providers.create(&provider_type, external_id, config, &actor).await?;
+    let NewProviderBody { provider_type, external_id, config, login } = new;
+    let options = OptionChanges { login: Some(login), ..OptionChanges::default() };
+    let provider = routes
+        .providers
+        .create(&provider_type, external_id, config, options, &caller.actor())
+        .await?;
     let location = HeaderValue::try_from(format!("/v1/providers/{}", provider.id))
         .expect("a number in a path is a header value");
     let headers = [(header::LOCATION, location), (header::ETAG, etag(provider.version))];
@@ -191,11 +200,15 @@ async fn get_provider(
 struct ProviderChangesBody {
     /// The keys to change: null removes one, `********` leaves a secret as it is, and so does
     /// leaving a key out.
+    #[serde(default)]
     #[schema(value_type = Object, example = json!({"client_secret": "n3w", "scopes": null}))]
-    config: Map<String, Value>,
+    config: Option<Map<String, Value>>,
+    /// Whether users sign in to the product with it; left out, it stays as it is.
+    #[serde(default)]
+    login: Option<bool>,
 }
 
-/// Changes single keys of a provider instance's config.
+/// Changes single keys of a provider instance's config, or what it is used for.
 #[utoipa::path(
     patch,
     path = "/v1/providers/{id}",
@@ -220,8 +233,14 @@ async fn update_provider(
 ) -> Result<Response, ApiError> {
     let version = if_match(&headers)?;
     let actor = caller.actor();
+    let ProviderChangesBody { config, login } = changes;
+    if config.is_none() && login.is_none() {
+        return Err(ApiError::invalid("config", "give this or `login`"));
+    }
+    let config = config.unwrap_or_default();
+    let options = OptionChanges { login, ..OptionChanges::default() };
     let provider =
-        routes.providers.update(ProviderId(id), &changes.config, version, &actor).await.map_err(
+        routes.providers.update(ProviderId(id), &config, options, version, &actor).await.map_err(
             |error| match error {
                 // The domain's own words speak of an identity.
                 Error::VersionConflict => ApiError::version_conflict(

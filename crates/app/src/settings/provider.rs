@@ -3,7 +3,7 @@ use std::fmt;
 use config::{Value, ValueKind};
 use serde_json::Map;
 use symbolon_domain::{
-    identity_provider::{ProviderSecrets, ProviderType},
+    identity_provider::{OptionChanges, ProviderSecrets, ProviderType},
     ports::Connectors,
     secret::Secret,
 };
@@ -11,7 +11,7 @@ use symbolon_domain::{
 use super::{
     mistake::Mistake,
     section::{Section, read_secret},
-    value::{json, text},
+    value::{boolean, json, text},
 };
 
 /// An identity provider that is declared in the file: created or updated at the start.
@@ -23,6 +23,8 @@ pub struct ProviderSettings {
     pub external_id: Option<String>,
     /// What the type needs, secrets included.
     pub config: Map<String, serde_json::Value>,
+    /// What the product uses it for, where the file says so.
+    pub options: OptionChanges,
 }
 
 impl ProviderSettings {
@@ -91,6 +93,10 @@ fn read_one(root: &mut Section<'_>, path: String, item: Value) -> Option<Provide
     }
     let provider_type = table.value("type", "a provider type, for example \"oidc\"", text);
     let external_id = table.value("external_id", "a text that is not empty", text);
+    let options = OptionChanges {
+        login: table.value("login", "true or false", boolean),
+        ..OptionChanges::default()
+    };
     let mut config = Map::new();
     let mut section = table.section("config");
     for (key, value) in section.take_rest() {
@@ -114,7 +120,7 @@ fn read_one(root: &mut Section<'_>, path: String, item: Value) -> Option<Provide
         }
     }
     table.finish();
-    Some(ProviderSettings { provider_type: provider_type?, external_id, config })
+    Some(ProviderSettings { provider_type: provider_type?, external_id, config, options })
 }
 
 /// Holds each provider against its type. Asks nobody.

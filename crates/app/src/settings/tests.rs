@@ -71,6 +71,7 @@ fn every_bad_value_is_told_with_its_key_and_what_was_expected() {
         ("providers[0].type", "[[providers]]", "is missing; expected a provider type"),
         ("providers[0].type", "[[providers]]\ntype=1", "a provider type"),
         ("providers[0].external_id", "[[providers]]\ntype='a'\nexternal_id=''", "not empty"),
+        ("providers[0].login", "[[providers]]\ntype='a'\nlogin=1", "true or false"),
         ("providers[0].issuer", "[[providers]]\ntype='a'\nissuer='x'", "is not a known key"),
         ("providers[0].config", "[[providers]]\ntype='a'\nconfig=1", "a table"),
         (

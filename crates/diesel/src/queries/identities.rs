@@ -4,14 +4,14 @@ use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use serde_json::{Value, json};
 use symbolon_domain::{
-    credentials::Credentials,
+    disconnection::{Disconnection, Guard, WaysIn},
     event::{Actor, EventKind, NewEvent},
     identity::{Identity, IdentityFilter, IdentityStatus},
     ids::{ExternalId, IdentityId, OrganizationId, ProviderId, UserId},
     page::{Page, PageRequest},
     ports::{
         DataOutcome, DataUpdate, IdentityRepository, Link, LinkOutcome, LinkOwner, RepositoryError,
-        Sealer, Taken,
+        Sealer, Taken, Unlink, UnlinkOutcome,
     },
 };
 
@@ -82,6 +82,58 @@ async fn remove(
     ring(conn, id).await?;
     log(conn, EventKind::IdentityUnlinked, actor, Some(&identity), None).await?;
     Ok(Some((identity, row)))
+}
+
+/// What became of the row of an [`Unlink`].
+enum Removed {
+    Gone(Identity, Box<Row>),
+    Needed(Disconnection),
+    Absent,
+}
+
+async fn remove_guarded(conn: &mut Conn, unlink: &Unlink) -> Result<Removed, Failure> {
+    let Unlink { id, user_id, guard, actor } = unlink;
+    let meant = identities::table.find(id.0).select((identities::user_id, identities::idp_id));
+    let found: Option<(String, i64)> = meant.first(conn).await.optional()?;
+    let found = found.filter(|(user, _)| user_id.as_ref().is_none_or(|it| it.as_str() == user));
+    let Some((user, idp)) = found else { return Ok(Removed::Absent) };
+    if let Guard::LastWayIn { has_password } = *guard {
+        let login = login_identities(conn, &user).await?;
+        let ways = WaysIn { has_password, login_identities: login.len() as u64 };
+        let needed = ways.without_identity(is_login(conn, idp).await?);
+        if needed != Disconnection::CanDisconnect {
+            // Only one of them is ever needed. Who waited for another's unlink may find it gone.
+            let still = login.contains(&id.0);
+            return Ok(if still { Removed::Needed(needed) } else { Removed::Absent });
+        }
+    }
+    // Since the look, the row may have been given to somebody else: then it is not the one meant.
+    let meant = identities::table.find(id.0).filter(identities::user_id.eq(&user));
+    let locked: Option<i64> = locked!(meant.select(identities::id)).first(conn).await.optional()?;
+    if locked.is_none() {
+        return Ok(Removed::Absent);
+    }
+    let removed = remove(conn, id.0, actor).await?;
+    Ok(removed.map_or(Removed::Absent, |(identity, row)| Removed::Gone(identity, Box::new(row))))
+}
+
+async fn is_login(conn: &mut Conn, provider: i64) -> QueryResult<bool> {
+    let login = identity_providers::table.find(provider).select(identity_providers::login);
+    Ok(login.first(conn).await.optional()?.unwrap_or(false))
+}
+
+/// The identities that a user signs in with, locked in the order of their ids: whoever takes one
+/// away waits for whoever takes another.
+pub(crate) async fn login_identities(conn: &mut Conn, user: &str) -> QueryResult<Vec<i64>> {
+    let login = identity_providers::table
+        .filter(identity_providers::login.eq(true))
+        .select(identity_providers::id);
+    let query = identities::table
+        .filter(identities::user_id.eq(user.to_owned()))
+        .filter(identities::idp_id.eq_any(login))
+        .order(identities::id)
+        .select(identities::id);
+    locked!(query).load(conn).await
 }
 
 /// One link under way, in its transaction.
@@ -302,17 +354,24 @@ impl IdentityRepository for Store {
         Ok(outcome?)
     }
 
-    async fn unlink(
-        &self,
-        id: IdentityId,
-        actor: &Actor,
-    ) -> Result<Option<(Identity, Option<Credentials>)>, RepositoryError> {
-        let removed = in_transaction!(self, async |conn| remove(conn, id.0, actor).await);
-        self.rung();
-        let Some((identity, row)) = removed? else { return Ok(None) };
-        // A credential that does not open must not keep a link alive: it goes unrevoked.
-        let credentials = row.open(&*self.sealer).unwrap_or_default();
-        Ok(Some((identity, credentials)))
+    async fn unlink(&self, unlink: &Unlink) -> Result<UnlinkOutcome, RepositoryError> {
+        for _ in 0..RACES {
+            let removed = in_transaction!(self, async |conn| remove_guarded(conn, unlink).await);
+            match removed {
+                Err(failure) if failure.is_race() => continue,
+                Err(failure) => return Err(failure.into()),
+                Ok(Removed::Needed(why)) => return Ok(UnlinkOutcome::Needed(why)),
+                Ok(Removed::Absent) => return Ok(UnlinkOutcome::Absent),
+                Ok(Removed::Gone(identity, row)) => {
+                    self.rung();
+                    // A credential that does not open must not keep a link alive: it goes
+                    // unrevoked.
+                    let credentials = row.open(&*self.sealer).unwrap_or_default();
+                    return Ok(UnlinkOutcome::Unlinked(identity, credentials));
+                }
+            }
+        }
+        Err(Failure::Changed.into())
     }
 }
 

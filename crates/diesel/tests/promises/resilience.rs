@@ -7,7 +7,7 @@ use symbolon_diesel::{Database, DatabaseSettings};
 use symbolon_domain::{
     identity::Identity,
     ids::ProviderId,
-    ports::{Link, LinkOutcome, NewIdentityProvider, ProviderDeletion},
+    ports::{Link, LinkOutcome, NewIdentityProvider, ProviderDeletion, Unlink},
     testing::{TestSealer, contract::Store, fixtures},
 };
 use symbolon_test_postgres::TestDatabase;
@@ -94,7 +94,11 @@ async fn another_store_is_woken_again_after_the_listener_broke() {
                 let (here, id) = (here.clone(), identity.id);
                 async move { here.credentials().changed(id, Duration::from_mins(10)).await }
             });
-            there.identities().unlink(identity.id, &fixtures::ACTOR).await.unwrap();
+            there
+                .identities()
+                .unlink(&Unlink::unguarded(identity.id, &fixtures::ACTOR))
+                .await
+                .unwrap();
             return waiting.await.unwrap();
         }
         tokio::time::sleep(Duration::from_millis(20)).await;

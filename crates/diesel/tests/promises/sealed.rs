@@ -11,7 +11,8 @@ use symbolon_domain::{
         PendingLink,
     },
     ports::{
-        DataOutcome, DataUpdate, Link, LinkOutcome, LinkOwner, NewIdentityProvider, RepositoryError,
+        DataOutcome, DataUpdate, Link, LinkOutcome, LinkOwner, NewIdentityProvider,
+        RepositoryError, Unlink, UnlinkOutcome,
     },
     secret::{Secret, SecretHash},
     testing::{RunningClock, contract::Store, fixtures},
@@ -168,8 +169,8 @@ async fn sealed_credentials_open_in_no_other_row(Bench { store, raw }: Bench) {
     let relinked = store.identities().link(&link(at, "one")).await;
     assert_unsealable(relinked, "identities", first.0);
     // It does not keep the link alive: it goes, and there is nothing to revoke.
-    let unlinked = store.identities().unlink(first, &fixtures::ACTOR).await.unwrap();
-    assert_eq!(unlinked.unwrap().1, None);
+    let unlinked = store.identities().unlink(&Unlink::unguarded(first, &fixtures::ACTOR)).await;
+    assert!(matches!(unlinked, Ok(UnlinkOutcome::Unlinked(_, None))), "{unlinked:?}");
     assert!(store.credentials().find(second).await.unwrap().is_some());
 }
 

@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 use super::RepositoryError;
 use crate::{
     credentials::Credentials,
+    disconnection::{Disconnection, Guard},
     event::Actor,
     identity::{Identity, IdentityFilter},
     ids::{ExternalId, IdentityId, ProviderId, UserId},
@@ -101,6 +102,38 @@ pub enum DataOutcome {
     Absent,
 }
 
+/// An identity that is to be unlinked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unlink {
+    /// Which one.
+    pub id: IdentityId,
+    /// Only if it is this user's.
+    pub user_id: Option<UserId>,
+    /// What keeps a user's last way in.
+    pub guard: Guard,
+    /// Who does it.
+    pub actor: Actor,
+}
+
+impl Unlink {
+    /// Whosever it is, and whatever it leaves.
+    #[must_use]
+    pub fn unguarded(id: IdentityId, actor: &Actor) -> Self {
+        Self { id, user_id: None, guard: Guard::Off, actor: actor.clone() }
+    }
+}
+
+/// What became of an [`Unlink`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum UnlinkOutcome {
+    /// It is gone; with it, what the provider might want to revoke.
+    Unlinked(Identity, Option<Credentials>),
+    /// The guard kept it, and this is why. Nothing was changed.
+    Needed(Disconnection),
+    /// There is no such identity, or it is another user's.
+    Absent,
+}
+
 /// Keeps identities.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
@@ -157,12 +190,12 @@ pub trait IdentityRepository: Send + Sync {
     /// make an invalid identity valid.
     async fn update_data(&self, update: &DataUpdate) -> Result<DataOutcome, RepositoryError>;
 
-    /// Removes the link, writes the event, and gives back what the provider might want to revoke.
+    /// Removes the link with the [organization
+    /// identities](crate::organization_identity::OrganizationIdentity) that name it, writes the
+    /// event of each, and gives back what the provider might want to revoke; unless the guard
+    /// keeps it.
     ///
-    /// `None` when there is no such identity.
-    async fn unlink(
-        &self,
-        id: IdentityId,
-        actor: &Actor,
-    ) -> Result<Option<(Identity, Option<Credentials>)>, RepositoryError>;
+    /// The guard decides on the rows as they are while they are locked, so of a user's last ways
+    /// in one stays, however many callers unlink at the same time.
+    async fn unlink(&self, unlink: &Unlink) -> Result<UnlinkOutcome, RepositoryError>;
 }

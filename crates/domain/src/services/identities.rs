@@ -13,7 +13,7 @@ use crate::{
     page::{Page, PageRequest},
     ports::{
         Clock, DataOutcome, DataUpdate, EventLog, IdentityRepository, Link, LinkOutcome, LinkOwner,
-        RepositoryError, Revocation, Taken,
+        RepositoryError, Revocation, Taken, Unlink, UnlinkOutcome,
     },
     secret::Secret,
 };
@@ -131,8 +131,12 @@ impl Identities {
     ///
     /// [`Error::NotFound`].
     pub async fn unlink(&self, id: IdentityId, revoke: bool, actor: Actor) -> Result<(), Error> {
-        let (identity, credentials) =
-            self.identities.unlink(id, &actor).await?.ok_or(Error::NotFound("identity"))?;
+        let unlink = Unlink::unguarded(id, &actor);
+        let UnlinkOutcome::Unlinked(identity, credentials) =
+            self.identities.unlink(&unlink).await?
+        else {
+            return Err(Error::NotFound("identity"));
+        };
         if let (true, Some(credentials)) = (revoke, credentials) {
             let this = self.clone();
             let work = self.tasks.spawn(async move {

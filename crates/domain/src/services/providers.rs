@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use crate::{
     Error,
     event::Actor,
-    identity_provider::{IdentityProvider, ProviderOptions, ProviderSecrets, ProviderType},
+    identity_provider::{IdentityProvider, OptionChanges, ProviderOptions, ProviderSecrets, ProviderType},
     ids::ProviderId,
     ports::{
         Connector, Connectors, IdentityProviderRepository, NewIdentityProvider, ProviderDeletion,
@@ -37,6 +37,7 @@ impl Providers {
         provider_type: &str,
         external_id: Option<String>,
         config: Map<String, Value>,
+        options: OptionChanges,
         actor: &Actor,
     ) -> Result<IdentityProvider, Error> {
         let kind = self.find_type(provider_type)?;
@@ -48,7 +49,7 @@ impl Providers {
             external_id,
             config,
             secrets,
-            options: ProviderOptions::default(),
+            options: options.over(ProviderOptions::default()),
         };
         self.providers.insert(&provider, actor).await.map_err(|error| match error {
             RepositoryError::Conflict => {
@@ -58,7 +59,7 @@ impl Providers {
         })
     }
 
-    /// Changes single keys of an instance's configuration: `null` removes a key, [`HIDDEN`]
+    /// Changes single keys of an instance's configuration, and its options: `null` removes a key, [`HIDDEN`]
     /// leaves a secret as it is, and so does leaving a key out.
     ///
     /// # Errors
@@ -69,6 +70,7 @@ impl Providers {
         &self,
         id: ProviderId,
         changes: &Map<String, Value>,
+        options: OptionChanges,
         if_version: Option<i64>,
         actor: &Actor,
     ) -> Result<IdentityProvider, Error> {
@@ -102,7 +104,7 @@ impl Providers {
                 version: provider.version,
                 config,
                 secrets,
-                options: provider.options,
+                options: options.over(provider.options),
             };
             let updated = self.providers.update(&update, actor).await?;
             if let Some(provider) = updated {
@@ -113,7 +115,7 @@ impl Providers {
     }
 
     /// Creates the instance of this type and external id, or makes the one that is there have
-    /// exactly this configuration. Writes nothing when it has it already.
+    /// exactly this configuration, and these options where they are set. Writes nothing when it has it already.
     ///
     /// # Errors
     ///
@@ -123,16 +125,17 @@ impl Providers {
         provider_type: &str,
         external_id: Option<String>,
         config: Map<String, Value>,
+        options: OptionChanges,
         actor: &Actor,
     ) -> Result<IdentityProvider, Error> {
         let found = self.providers.find_by_key(provider_type, external_id.as_deref()).await?;
         let Some(found) = found else {
-            match self.create(provider_type, external_id.clone(), config.clone(), actor).await {
+            match self.create(provider_type, external_id.clone(), config.clone(), options, actor).await {
                 // Another replica that starts at the same time was first.
                 Err(Error::AlreadyExists(_)) => {}
                 other => return other,
             }
-            return Box::pin(self.ensure(provider_type, external_id, config, actor)).await;
+            return Box::pin(self.ensure(provider_type, external_id, config, options, actor)).await;
         };
         let kind = self.find_type(provider_type)?;
         let (config, secrets) = split(&kind, config)?;
@@ -142,7 +145,8 @@ impl Providers {
             .find_with_secrets(found.id)
             .await?
             .ok_or(Error::NotFound("identity provider"))?;
-        if provider.config == config && old_secrets == secrets {
+        let options = options.over(provider.options);
+        if provider.config == config && old_secrets == secrets && provider.options == options {
             return Ok(provider);
         }
         let update = ProviderUpdate {
@@ -150,7 +154,7 @@ impl Providers {
             version: provider.version,
             config,
             secrets,
-            options: provider.options,
+            options,
         };
         self.providers.update(&update, actor).await?.ok_or(Error::VersionConflict)
     }

@@ -28,6 +28,7 @@ pub use self::{
 };
 use super::{RunningClock, fixtures};
 use crate::{
+    credentials::Credentials,
     event::{Event, EventKind},
     identity::{Identity, InvalidReason},
     ids::{IdentityId, ProviderId},
@@ -35,7 +36,8 @@ use crate::{
     ports::{
         ApiKeyRepository, Clock as _, CredentialsRepository, EventFilter, EventLog,
         IdentityProviderRepository, IdentityRepository, Lease, LeaseOutcome, Link, LinkOutcome,
-        LinkSessionRepository, NewIdentityProvider, RefreshEnd, StoredCredentials,
+        LinkSessionRepository, NewIdentityProvider, RefreshEnd, StoredCredentials, Unlink,
+        UnlinkOutcome,
     },
 };
 
@@ -147,6 +149,16 @@ async fn linked(store: &Arc<dyn Store>, link: &Link) -> Identity {
 async fn identity(store: &Arc<dyn Store>) -> Identity {
     let provider = provider(store, "the identity's").await;
     linked(store, &link(provider, "user-1", "account-1")).await
+}
+
+/// Removes a link, whatever it leaves: what went, if it was there.
+async fn unlink(store: &Arc<dyn Store>, id: IdentityId) -> Option<(Identity, Option<Credentials>)> {
+    let asked = Unlink::unguarded(id, &fixtures::ACTOR);
+    match store.identities().unlink(&asked).await.unwrap() {
+        UnlinkOutcome::Unlinked(identity, credentials) => Some((identity, credentials)),
+        UnlinkOutcome::Absent => None,
+        kept @ UnlinkOutcome::Needed(_) => panic!("{kept:?}"),
+    }
 }
 
 /// The lease on the credentials as they are, for as long as a test runs.

@@ -101,6 +101,8 @@ fn wrong_fields() -> Vec<(Method, &'static str, &'static str, Vec<Value>)> {
             "config",
             vec![json!(null), json!([]), json!("x"), json!(1)],
         ),
+        (post(), "/v1/providers", "login", not_flags()),
+        (Method::PATCH, "/v1/providers/{id}", "login", vec![json!(1), json!("true"), json!([])]),
         (post(), "/v1/identities", "provider_id", not_numbers()),
         (post(), "/v1/identities", "user_id", not_names()),
         (post(), "/v1/identities", "external_id", not_names()),

@@ -7,7 +7,7 @@ use symbolon_domain::{
     identity::{Identity, IdentityFilter, IdentityStatus, Invalid, InvalidReason},
     ids::{IdentityId, ProviderId},
     page::Page,
-    ports::{DataOutcome, DataUpdate, Link, LinkOutcome, RepositoryError, Taken},
+    ports::{DataOutcome, DataUpdate, Link, LinkOutcome, RepositoryError, Taken, UnlinkOutcome},
     testing::fixtures,
 };
 
@@ -336,10 +336,13 @@ async fn data_that_makes_no_sense_is_refused_by_name() {
 #[tokio::test]
 async fn unlinking_revokes_unless_told_not_to() {
     let mut mocks = Mocks::default();
-    mocks.identities.expect_unlink().returning(|id, actor| {
-        assert_eq!(*actor, fixtures::ACTOR);
-        let gone = (fixtures::identity(), Some(fixtures::credentials()));
-        Ok((id == fixtures::IDENTITY).then_some(gone))
+    mocks.identities.expect_unlink().returning(|unlink| {
+        assert_eq!(unlink.actor, fixtures::ACTOR);
+        Ok(if unlink.id == fixtures::IDENTITY {
+            UnlinkOutcome::Unlinked(fixtures::identity(), Some(fixtures::credentials()))
+        } else {
+            UnlinkOutcome::Absent
+        })
     });
     // Nothing speaks to the provider here, so one must not be asked.
     let app = mocks.app();
@@ -350,10 +353,9 @@ async fn unlinking_revokes_unless_told_not_to() {
     app.call(Method::DELETE, path, None).await.refuses("revoke");
 
     let mut mocks = Mocks::default();
-    mocks
-        .identities
-        .expect_unlink()
-        .return_once(|_, _| Ok(Some((fixtures::identity(), Some(fixtures::credentials())))));
+    mocks.identities.expect_unlink().return_once(|_| {
+        Ok(UnlinkOutcome::Unlinked(fixtures::identity(), Some(fixtures::credentials())))
+    });
     mocks.providers.expect_find_with_secrets().times(1).return_once(|_| Ok(None));
     mocks.events.expect_append().times(1).return_once(|_| Ok(()));
     let answer = mocks.app().call(Method::DELETE, "/v1/identities/1", None).await;

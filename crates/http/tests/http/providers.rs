@@ -4,7 +4,7 @@ use axum::{
 };
 use serde_json::{Value, json};
 use symbolon_domain::{
-    identity_provider::IdentityProvider,
+    identity_provider::{IdentityProvider, ProviderOptions},
     ids::ProviderId,
     page::{Page, PageRequest},
     ports::{InvalidConfig, ProviderDeletion, ProviderFilter, RepositoryError},
@@ -58,6 +58,7 @@ async fn a_provider_is_made_and_its_secret_is_not_read_back() {
       "date_added": "2026-01-01T00:00:00Z",
       "external_id": null,
       "id": 1,
+      "login": false,
       "redirect_uri": "https://symbolon.example/callback/1",
       "type": "oidc",
       "version": 1
@@ -226,6 +227,34 @@ async fn a_change_is_merged_and_null_removes_a_key() {
         assert_eq!((answer.status.as_u16(), answer.header("etag")), (200, "\"2\""), "{answer:?}");
         let config = json!({"client_id": "client-2", "client_secret": "********"});
         assert_eq!(answer.json()["config"], config);
+    }
+}
+
+#[tokio::test]
+async fn whether_users_sign_in_with_it_is_said_at_the_start_or_later() {
+    let mut mocks = with_catalog();
+    mocks.connectors.expect_check().returning(|_, _, _| Ok(()));
+    mocks.providers.expect_insert().withf(|new, _| new.options.login).return_once(|new, _| {
+        let options = new.options;
+        Ok(IdentityProvider { options, ..fixtures::identity_provider() })
+    });
+    let mut body = new_provider();
+    body["login"] = json!(true);
+    assert_eq!(mocks.app().post("/v1/providers", body).await.json()["login"], true);
+
+    for (body, login) in [(json!({"login": false}), false), (json!({"config": {}}), true)] {
+        let mut mocks = with_catalog();
+        mocks.connectors.expect_check().returning(|_, _, _| Ok(()));
+        let options = ProviderOptions { login: true, ..ProviderOptions::default() };
+        mocks.providers.expect_find_with_secrets().return_once(move |_| {
+            let provider = IdentityProvider { options, ..fixtures::identity_provider() };
+            Ok(Some((provider, fixtures::provider_secrets())))
+        });
+        mocks.providers.expect_update().return_once(|update, _| {
+            let options = update.options;
+            Ok(Some(IdentityProvider { options, ..fixtures::identity_provider() }))
+        });
+        assert_eq!(patch(mocks, None, &body).await.json()["login"], login, "{body}");
     }
 }
 

@@ -115,7 +115,7 @@ pub async fn no_event_is_lost_in_a_race(store: &Arc<dyn Store>) {
 /// What happened to an identity stays on record when the identity is gone.
 pub async fn the_record_outlives_the_identity(store: &Arc<dyn Store>) {
     let id = identity(store).await.id;
-    store.identities().unlink(id, &fixtures::ACTOR).await.unwrap();
+    super::unlink(store, id).await;
     let event = NewEvent { identity_id: Some(id), ..fixtures::new_event() };
     store.events().append(&event).await.unwrap();
     let about = EventFilter { identity_id: Some(id), ..EventFilter::default() };

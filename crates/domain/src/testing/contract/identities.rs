@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::{Store, credentials_of, end_invalid, events, identity, kinds, lease, link, linked};
-use super::{provider, race};
+use super::{provider, race, unlink};
 use crate::{
     credentials::Credentials,
     event::EventKind,
@@ -22,7 +22,7 @@ pub async fn an_identity_that_is_not_there_is_absent(store: &Arc<dyn Store>) {
     assert_eq!(store.identities().find(nobody).await.unwrap(), None);
     let update = DataUpdate { id: nobody, if_version: Some(1), ..fixtures::data_update() };
     assert_eq!(store.identities().update_data(&update).await.unwrap(), DataOutcome::Absent);
-    assert_eq!(store.identities().unlink(nobody, &fixtures::ACTOR).await.unwrap(), None);
+    assert_eq!(unlink(store, nobody).await, None);
     assert_eq!(kinds(store).await, []);
 }
 
@@ -136,7 +136,7 @@ pub async fn credentials_with_new_data_make_an_invalid_identity_valid(store: &Ar
 /// Unlinking gives back the identity and its credentials, is told of, and leaves nothing.
 pub async fn unlinking_gives_back_what_might_be_revoked(store: &Arc<dyn Store>) {
     let identity = identity(store).await;
-    let gone = store.identities().unlink(identity.id, &fixtures::ACTOR).await.unwrap();
+    let gone = unlink(store, identity.id).await;
 
     assert_eq!(gone, Some((identity.clone(), Some(fixtures::credentials()))));
     assert_eq!(store.identities().find(identity.id).await.unwrap(), None);
@@ -146,7 +146,7 @@ pub async fn unlinking_gives_back_what_might_be_revoked(store: &Arc<dyn Store>) 
     assert_eq!((event.identity_id, event.provider_id), (Some(identity.id), Some(identity.idp_id)));
     assert_eq!((event.user_id, event.actor), (Some(identity.user_id), fixtures::ACTOR));
 
-    let again = store.identities().unlink(identity.id, &fixtures::ACTOR).await.unwrap();
+    let again = unlink(store, identity.id).await;
     assert_eq!(again, None);
     assert_eq!(kinds(store).await, [EventKind::IdentityLinked, EventKind::IdentityUnlinked]);
 }
@@ -156,7 +156,7 @@ pub async fn unlinking_without_credentials_gives_back_none(store: &Arc<dyn Store
     let provider = provider(store, "p").await;
     let asked = Link { credentials: None, ..link(provider, "u", "a") };
     let identity = linked(store, &asked).await;
-    let gone = store.identities().unlink(identity.id, &fixtures::ACTOR).await.unwrap();
+    let gone = unlink(store, identity.id).await;
     assert_eq!(gone, Some((identity, None)));
 }
 
@@ -165,7 +165,7 @@ pub async fn of_racing_unlinks_one_gets_the_credentials(store: &Arc<dyn Store>) 
     let id = identity(store).await.id;
     let outcomes = race(16, |_| {
         let store = store.clone();
-        async move { store.identities().unlink(id, &fixtures::ACTOR).await.unwrap() }
+        async move { unlink(&store, id).await }
     })
     .await;
     assert_eq!(outcomes.iter().flatten().count(), 1, "{outcomes:?}");
@@ -175,7 +175,7 @@ pub async fn of_racing_unlinks_one_gets_the_credentials(store: &Arc<dyn Store>) 
 /// An account that was unlinked can be linked again, as another identity.
 pub async fn an_unlinked_account_can_be_linked_again(store: &Arc<dyn Store>) {
     let first = identity(store).await;
-    store.identities().unlink(first.id, &fixtures::ACTOR).await.unwrap();
+    unlink(store, first.id).await;
     let second = linked(store, &link(first.idp_id, "user-2", "account-1")).await;
     assert!(second.id > first.id, "an id is not given twice");
     assert_eq!(second.version, 1);

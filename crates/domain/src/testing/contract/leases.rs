@@ -201,7 +201,7 @@ pub async fn racing_tries_of_one_commit_are_one_commit(store: &Arc<dyn Store>) {
 pub async fn a_write_after_the_unlink_finds_it_gone(store: &Arc<dyn Store>) {
     let id = identity(store).await.id;
     let held = lease(store, id).await;
-    store.identities().unlink(id, &fixtures::ACTOR).await.unwrap();
+    super::unlink(store, id).await;
     for (write, outcome) in every_write(store, &held).await {
         assert_eq!(outcome, LeasedWrite::Gone, "{write}");
     }

@@ -411,7 +411,7 @@ pub async fn a_session_stands_in_nobodys_way(store: &Arc<dyn Store>) {
     let asked = Link { session: Some(claim), ..link(provider, "u", "a") };
     let identity = linked(store, &asked).await;
 
-    let gone = store.identities().unlink(identity.id, &fixtures::ACTOR).await.unwrap();
+    let gone = super::unlink(store, identity.id).await;
     assert!(gone.is_some());
     let found = store.sessions().find(claim.id).await.unwrap().unwrap();
     assert_eq!(found.status, LinkSessionStatus::Linked);

@@ -5,6 +5,7 @@ use serde_json::json;
 use super::{MemoryStore, Rows, page_of, to_microseconds};
 use crate::{
     credentials::Credentials,
+    disconnection::{Disconnection, Guard, WaysIn},
     event::{Actor, EventKind, NewEvent},
     identity::{Identity, IdentityFilter, IdentityStatus},
     ids::{ExternalId, IdentityId, ProviderId, UserId},
@@ -12,7 +13,7 @@ use crate::{
     page::{Page, PageRequest},
     ports::{
         BackOff, DataOutcome, DataUpdate, IdentityRepository, Link, LinkOutcome, LinkOwner,
-        RepositoryError, Taken,
+        RepositoryError, Taken, Unlink, UnlinkOutcome,
     },
 };
 
@@ -218,6 +219,18 @@ impl Rows {
         self.log(event, now);
     }
 
+    /// Whether the identity's user can sign in with it.
+    pub(super) fn is_login(&self, identity: &Identity) -> bool {
+        self.providers[&identity.idp_id].0.options.login
+    }
+
+    /// The ways in that a user has.
+    pub(super) fn ways_in(&self, user: &UserId, has_password: bool) -> WaysIn {
+        let identities = self.identities.values().map(|row| &row.identity);
+        let login = identities.filter(|it| it.user_id == *user && self.is_login(it));
+        WaysIn { has_password, login_identities: login.count() as u64 }
+    }
+
     fn identity_of_user(&self, provider: ProviderId, user: &UserId) -> Option<IdentityId> {
         self.identity_where(|it| it.idp_id == provider && it.user_id == *user)
     }
@@ -325,13 +338,27 @@ impl IdentityRepository for MemoryStore {
         }))
     }
 
-    async fn unlink(
-        &self,
-        id: IdentityId,
-        actor: &Actor,
-    ) -> Result<Option<(Identity, Option<Credentials>)>, RepositoryError> {
-        let row = self.write(|rows, now| rows.remove_identity(id, actor, now));
-        Ok(row.map(|row| (row.identity, row.credentials)))
+    async fn unlink(&self, unlink: &Unlink) -> Result<UnlinkOutcome, RepositoryError> {
+        let Unlink { id, user_id, guard, actor } = unlink;
+        Ok(self.write(|rows, now| {
+            let row = rows.identities.get(id);
+            let Some(row) =
+                row.filter(|row| user_id.as_ref().is_none_or(|user| *user == row.identity.user_id))
+            else {
+                return UnlinkOutcome::Absent;
+            };
+            let (is_login, user) = (rows.is_login(&row.identity), row.identity.user_id.clone());
+            if let Guard::LastWayIn { has_password } = *guard {
+                let needed = rows.ways_in(&user, has_password).without_identity(is_login);
+                if needed != Disconnection::CanDisconnect {
+                    return UnlinkOutcome::Needed(needed);
+                }
+            }
+            match rows.remove_identity(*id, actor, now) {
+                Some(row) => UnlinkOutcome::Unlinked(row.identity, row.credentials),
+                None => UnlinkOutcome::Absent,
+            }
+        }))
     }
 }
 
