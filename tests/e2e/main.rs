@@ -9,5 +9,6 @@ mod crash;
 mod demo;
 mod main_way;
 mod oidc_provider;
+mod sentry_rpc;
 mod service;
 mod tls;

@@ -5,7 +5,9 @@ use serde_json::{Map, Value};
 use crate::{
     Error,
     event::Actor,
-    identity_provider::{IdentityProvider, OptionChanges, ProviderOptions, ProviderSecrets, ProviderType},
+    identity_provider::{
+        IdentityProvider, OptionChanges, ProviderOptions, ProviderSecrets, ProviderType,
+    },
     ids::ProviderId,
     ports::{
         Connector, Connectors, IdentityProviderRepository, NewIdentityProvider, ProviderDeletion,
@@ -130,7 +132,10 @@ impl Providers {
     ) -> Result<IdentityProvider, Error> {
         let found = self.providers.find_by_key(provider_type, external_id.as_deref()).await?;
         let Some(found) = found else {
-            match self.create(provider_type, external_id.clone(), config.clone(), options, actor).await {
+            match self
+                .create(provider_type, external_id.clone(), config.clone(), options, actor)
+                .await
+            {
                 // Another replica that starts at the same time was first.
                 Err(Error::AlreadyExists(_)) => {}
                 other => return other,
@@ -149,13 +154,8 @@ impl Providers {
         if provider.config == config && old_secrets == secrets && provider.options == options {
             return Ok(provider);
         }
-        let update = ProviderUpdate {
-            id: provider.id,
-            version: provider.version,
-            config,
-            secrets,
-            options,
-        };
+        let update =
+            ProviderUpdate { id: provider.id, version: provider.version, config, secrets, options };
         self.providers.update(&update, actor).await?.ok_or(Error::VersionConflict)
     }
 
