@@ -9,6 +9,7 @@ mod crash;
 mod demo;
 mod main_way;
 mod oidc_provider;
+mod parity;
 mod sentry_rpc;
 mod service;
 mod tls;
