@@ -5,8 +5,9 @@ use std::{path::Path, sync::Arc};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use symbolon_domain::ports::{
-    ApiKeyRepository, CredentialsRepository, EventLog, IdentityProviderRepository,
-    IdentityRepository, LinkSessionRepository, RepositoryError, Sealer,
+    ApiKeyRepository, AuthIdentityRepository, AuthProviderRepository, CredentialsRepository,
+    EventLog, IdentityProviderRepository, IdentityRepository, LinkSessionRepository,
+    OrganizationIdentityRepository, RepositoryError, Sealer,
 };
 
 use crate::{
@@ -30,6 +31,12 @@ pub struct Database {
     pub events: Arc<dyn EventLog>,
     /// Keeps API keys.
     pub api_keys: Arc<dyn ApiKeyRepository>,
+    /// Keeps how organizations sign in.
+    pub auth_providers: Arc<dyn AuthProviderRepository>,
+    /// Keeps the accounts with which their users do.
+    pub auth_identities: Arc<dyn AuthIdentityRepository>,
+    /// Keeps which identities organizations use.
+    pub organization_identities: Arc<dyn OrganizationIdentityRepository>,
     engine: Arc<dyn Engine>,
 }
 
@@ -87,6 +94,9 @@ impl Database {
             + LinkSessionRepository
             + EventLog
             + ApiKeyRepository
+            + AuthProviderRepository
+            + AuthIdentityRepository
+            + OrganizationIdentityRepository
             + Engine
             + 'static,
     {
@@ -97,6 +107,9 @@ impl Database {
             sessions: store.clone(),
             events: store.clone(),
             api_keys: store.clone(),
+            auth_providers: store.clone(),
+            auth_identities: store.clone(),
+            organization_identities: store.clone(),
             engine: store,
         }
     }

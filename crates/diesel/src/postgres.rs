@@ -52,6 +52,10 @@ pub(crate) type Db = diesel::pg::Pg;
 
 #[path = "queries/api_keys.rs"]
 mod api_keys;
+#[path = "queries/auth_identities.rs"]
+mod auth_identities;
+#[path = "queries/auth_providers.rs"]
+mod auth_providers;
 #[path = "queries/credentials.rs"]
 mod credentials;
 #[path = "queries/events.rs"]
@@ -64,6 +68,8 @@ mod identity_providers;
 mod identity_row;
 #[path = "queries/link_sessions.rs"]
 mod link_sessions;
+#[path = "queries/organization_identities.rs"]
+mod organization_identities;
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/postgres");
 /// The channel on which changed identities are announced, by id.

@@ -49,6 +49,10 @@ pub(crate) type Db = diesel::sqlite::Sqlite;
 
 #[path = "queries/api_keys.rs"]
 mod api_keys;
+#[path = "queries/auth_identities.rs"]
+mod auth_identities;
+#[path = "queries/auth_providers.rs"]
+mod auth_providers;
 #[path = "queries/credentials.rs"]
 mod credentials;
 #[path = "queries/events.rs"]
@@ -61,6 +65,8 @@ mod identity_providers;
 mod identity_row;
 #[path = "queries/link_sessions.rs"]
 mod link_sessions;
+#[path = "queries/organization_identities.rs"]
+mod organization_identities;
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/sqlite");
 /// Writers come one after the other, so a race is lost only to another process.

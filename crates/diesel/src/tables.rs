@@ -101,10 +101,56 @@ macro_rules! tables {
                 hash -> Binary,
                 created_at -> $time,
                 revoked_at -> Nullable<$time>,
+                organizations -> Nullable<$json>,
+                provider_types -> Nullable<$json>,
+            }
+        }
+
+        diesel::table! {
+            auth_providers (id) {
+                id -> BigInt,
+                organization_id -> Text,
+                provider_id -> BigInt,
+                config -> $json,
+                allow_unlinked -> Bool,
+                scim_enabled -> Bool,
+                default_role -> Nullable<Integer>,
+                default_global_access -> Bool,
+                sync_time -> Nullable<Integer>,
+                last_sync -> Nullable<$time>,
+                date_added -> $time,
+                version -> BigInt,
+            }
+        }
+
+        diesel::table! {
+            auth_identities (id) {
+                id -> BigInt,
+                auth_provider_id -> BigInt,
+                user_id -> Text,
+                ident -> Text,
+                data -> $json,
+                last_verified -> $time,
+                last_synced -> $time,
+                date_added -> $time,
+                version -> BigInt,
+                credentials -> Nullable<Binary>,
+                generation -> BigInt,
+            }
+        }
+
+        diesel::table! {
+            organization_identities (id) {
+                id -> BigInt,
+                organization_id -> Text,
+                identity_id -> BigInt,
+                date_added -> $time,
             }
         }
 
         diesel::joinable!(identities -> identity_providers (idp_id));
         diesel::allow_tables_to_appear_in_same_query!(identities, identity_providers);
+        diesel::allow_tables_to_appear_in_same_query!(identities, organization_identities);
+        diesel::allow_tables_to_appear_in_same_query!(auth_identities, auth_providers);
     };
 }

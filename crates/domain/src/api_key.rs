@@ -2,7 +2,10 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::{identity::text_form, ids::ApiKeyId};
+use crate::{
+    identity::text_form,
+    ids::{ApiKeyId, OrganizationId},
+};
 
 /// A key of a calling service. Its secret is known only to the caller; we keep the hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +16,8 @@ pub struct ApiKey {
     pub name: String,
     /// What it may do.
     pub scopes: Vec<KeyScope>,
+    /// What it is limited to.
+    pub limits: KeyLimits,
     /// When it was created, UTC.
     pub created_at: DateTime<Utc>,
     /// From then on it is refused; `None` while it is good.
@@ -24,6 +29,36 @@ impl ApiKey {
     #[must_use]
     pub fn allows(&self, scope: KeyScope) -> bool {
         self.scopes.iter().any(|it| *it == scope || *it == KeyScope::Admin)
+    }
+}
+
+/// What a key is limited to, whatever its scopes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyLimits {
+    /// The organizations whose single sign-on it may see and change; `None` for all.
+    pub organizations: Option<Vec<OrganizationId>>,
+    /// The types whose provider instances, and their identities, are there for it; `None` for
+    /// all.
+    pub provider_types: Option<Vec<String>>,
+}
+
+impl KeyLimits {
+    /// Whether it may deal with this organization.
+    #[must_use]
+    pub fn allow_organization(&self, organization: &OrganizationId) -> bool {
+        self.organizations.as_ref().is_none_or(|it| it.contains(organization))
+    }
+
+    /// Whether instances of this type are there for it.
+    #[must_use]
+    pub fn allow_type(&self, provider_type: &str) -> bool {
+        self.provider_types.as_ref().is_none_or(|it| it.iter().any(|it| it == provider_type))
+    }
+
+    /// The organizations as they are stored and sent.
+    #[must_use]
+    pub fn organization_texts(&self) -> Option<Vec<&str>> {
+        Some(self.organizations.as_ref()?.iter().map(OrganizationId::as_str).collect())
     }
 }
 

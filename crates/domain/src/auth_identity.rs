@@ -3,7 +3,11 @@
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value, json};
 
-use crate::ids::{AuthIdentityId, AuthProviderId, ExternalId, UserId};
+use crate::{
+    auth_provider::AuthProvider,
+    event::{Actor, EventKind, NewEvent, changes},
+    ids::{AuthIdentityId, AuthProviderId, ExternalId, UserId},
+};
 
 /// A user's account for an organization's single sign-on.
 ///
@@ -45,6 +49,36 @@ impl AuthIdentity {
         match facts {
             Value::Object(facts) => facts,
             _ => Map::new(),
+        }
+    }
+}
+
+impl NewEvent {
+    /// An event about a user's account for the single sign-on `of`. `before` is as it was, `after`
+    /// as it is: only what differs is told.
+    ///
+    /// # Panics
+    ///
+    /// When both are absent: then there is nothing to tell.
+    #[must_use]
+    pub fn of_auth_identity(
+        about: EventKind,
+        actor: &Actor,
+        of: &AuthProvider,
+        before: Option<&AuthIdentity>,
+        after: Option<&AuthIdentity>,
+    ) -> Self {
+        let it = after.or(before).expect("an event about an account for single sign-on names it");
+        let facts = AuthIdentity::facts;
+        let (before, after) = changes(before.map(facts), after.map(facts));
+        Self {
+            provider_id: Some(of.provider_id),
+            user_id: Some(it.user_id.clone()),
+            organization_id: Some(of.organization_id.clone()),
+            before,
+            after,
+            detail: Map::from_iter([("auth_identity_id".to_owned(), json!(it.id.0))]),
+            ..Self::new(about, actor)
         }
     }
 }

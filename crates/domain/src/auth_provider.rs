@@ -3,7 +3,10 @@
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value, json};
 
-use crate::ids::{AuthProviderId, OrganizationId, ProviderId};
+use crate::{
+    event::{Actor, EventKind, NewEvent, changes},
+    ids::{AuthProviderId, OrganizationId, ProviderId},
+};
 
 /// The single sign-on of an organization: the provider instance that its members sign in with.
 ///
@@ -55,6 +58,34 @@ impl AuthProvider {
         match facts {
             Value::Object(facts) => facts,
             _ => Map::new(),
+        }
+    }
+}
+
+impl NewEvent {
+    /// An event about an organization's single sign-on. `before` is as it was, `after` as it is:
+    /// only what differs is told.
+    ///
+    /// # Panics
+    ///
+    /// When both are absent: then there is nothing to tell.
+    #[must_use]
+    pub fn of_auth_provider(
+        about: EventKind,
+        actor: &Actor,
+        before: Option<&AuthProvider>,
+        after: Option<&AuthProvider>,
+    ) -> Self {
+        let it = after.or(before).expect("an event about a single sign-on names it");
+        let facts = AuthProvider::facts;
+        let (before, after) = changes(before.map(facts), after.map(facts));
+        Self {
+            provider_id: Some(it.provider_id),
+            organization_id: Some(it.organization_id.clone()),
+            before,
+            after,
+            detail: Map::from_iter([("auth_provider_id".to_owned(), json!(it.id.0))]),
+            ..Self::new(about, actor)
         }
     }
 }

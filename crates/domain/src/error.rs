@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::{
+    disconnection::Disconnection,
     identity::InvalidReason,
     ports::{ConnectorError, InvalidConfig, RepositoryError},
 };
@@ -32,6 +33,9 @@ pub enum Error {
         /// The scope that would allow it.
         scope: &'static str,
     },
+    /// The caller: the key is limited to other organizations.
+    #[error("the API key is limited to other organizations")]
+    OtherOrganization,
     /// The caller: identities were asked for with no filter at all.
     #[error("give at least one filter, for example `user_id`")]
     FilterRequired,
@@ -42,8 +46,20 @@ pub enum Error {
     #[error("{0}")]
     AlreadyExists(&'static str),
     /// The caller: the provider has identities.
-    #[error("the provider has {0} identities; delete them first or ask with `?cascade=true`")]
+    #[error(
+        "the provider has {0} identities and organizations that sign in with it; delete them first or ask with `?cascade=true`"
+    )]
     ProviderInUse(u64),
+    /// The user: it is the last way in, or the organization asks for it.
+    #[error("{}", match .0 {
+        Disconnection::NeededForOrgAuth => {
+            "the organization lets nobody in without a linked account; its auth provider's `allow_unlinked` would"
+        }
+        _ => {
+            "the user could not sign in any more; let them link another login account or set a password first, and say so with `has_password=true`"
+        }
+    })]
+    NeededToSignIn(Disconnection),
     /// The user: the account belongs to somebody else.
     #[error("{0}")]
     IdentityAlreadyLinked(&'static str),

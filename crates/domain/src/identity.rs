@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value, json};
 
-use crate::ids::{ExternalId, IdentityId, ProviderId, UserId};
+use crate::ids::{ExternalId, IdentityId, OrganizationId, ProviderId, UserId};
 
 /// A user's account at an identity provider.
 ///
@@ -139,6 +139,10 @@ pub struct IdentityFilter {
     pub provider_has_no_external_id: bool,
     /// Identities at provider instances of this type.
     pub provider_type: Option<String>,
+    /// Identities at provider instances of any of these types: what the caller is limited to.
+    pub provider_types: Option<Vec<String>>,
+    /// Identities that this organization uses.
+    pub organization_id: Option<OrganizationId>,
     /// Identities in this state.
     pub status: Option<IdentityStatus>,
     /// Leaves out identities whose account name is their provider instance's external id (a
@@ -149,12 +153,13 @@ pub struct IdentityFilter {
 impl IdentityFilter {
     /// Whether nothing narrows the result, so that every identity would be meant.
     ///
-    /// `exclude_matching_external_ids` alone does not narrow it.
+    /// `exclude_matching_external_ids` and `provider_types` alone do not narrow it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self
             == Self {
                 exclude_matching_external_ids: self.exclude_matching_external_ids,
+                provider_types: self.provider_types.clone(),
                 ..Self::default()
             }
     }

@@ -2,7 +2,11 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::ids::{IdentityId, OrganizationId, OrganizationIdentityId};
+use crate::{
+    event::{Actor, EventKind, NewEvent},
+    identity::Identity,
+    ids::{IdentityId, OrganizationId, OrganizationIdentityId},
+};
 
 /// That an organization uses one of a user's identities, so that a user can have different
 /// accounts in different organizations.
@@ -18,4 +22,23 @@ pub struct OrganizationIdentity {
     pub identity_id: IdentityId,
     /// Since when, UTC.
     pub date_added: DateTime<Utc>,
+}
+
+impl NewEvent {
+    /// An event about an organization's use of this identity.
+    #[must_use]
+    pub fn of_organization_identity(
+        about: EventKind,
+        actor: &Actor,
+        of: &OrganizationIdentity,
+        identity: &Identity,
+    ) -> Self {
+        Self {
+            identity_id: Some(identity.id),
+            provider_id: Some(identity.idp_id),
+            user_id: Some(identity.user_id.clone()),
+            organization_id: Some(of.organization_id.clone()),
+            ..Self::new(about, actor)
+        }
+    }
 }

@@ -4,7 +4,7 @@ use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use serde_json::{Value, json};
 use symbolon_domain::{
-    api_key::{ApiKey, KeyScope},
+    api_key::{ApiKey, KeyLimits, KeyScope},
     event::{Actor, EventKind, NewEvent},
     ids::ApiKeyId,
     page::{Page, PageRequest},
@@ -15,7 +15,7 @@ use symbolon_domain::{
 use super::{Conn, Db, Store, events, in_transaction, maybe_now, now, schema::api_keys};
 use crate::{
     failure::Failure,
-    values::{object, parsed, texts},
+    values::{object, organization, parsed, texts},
 };
 
 #[derive(Queryable, Selectable)]
@@ -26,6 +26,8 @@ pub(crate) struct Row {
     scopes: Value,
     created_at: DateTime<Utc>,
     revoked_at: Option<DateTime<Utc>>,
+    organizations: Option<Value>,
+    provider_types: Option<Value>,
 }
 
 impl TryFrom<Row> for ApiKey {
@@ -41,6 +43,15 @@ impl TryFrom<Row> for ApiKey {
                 .map(|it| parsed(it, KeyScope::parse))
                 .collect::<Result<_, _>>()?,
             created_at: row.created_at,
+            limits: KeyLimits {
+                organizations: row
+                    .organizations
+                    .map(texts)
+                    .transpose()?
+                    .map(|all| all.into_iter().map(organization).collect())
+                    .transpose()?,
+                provider_types: row.provider_types.map(texts).transpose()?,
+            },
             revoked_at: row.revoked_at,
         })
     }
@@ -63,6 +74,7 @@ impl ApiKeyRepository for Store {
         &self,
         name: &str,
         scopes: &[KeyScope],
+        limits: &KeyLimits,
         hash: &SecretHash,
         actor: &Actor,
     ) -> Result<ApiKey, RepositoryError> {
@@ -74,6 +86,8 @@ impl ApiKeyRepository for Store {
                     api_keys::scopes.eq(json!(scopes)),
                     api_keys::hash.eq(hash.0.as_slice()),
                     api_keys::created_at.eq(now()),
+                    api_keys::organizations.eq(limits.organization_texts().map(|it| json!(it))),
+                    api_keys::provider_types.eq(limits.provider_types.as_ref().map(|it| json!(it))),
                 ))
                 .returning(Row::as_returning())
                 .get_result(conn)

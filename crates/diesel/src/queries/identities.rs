@@ -19,8 +19,8 @@ use super::{
     Conn, Db, RACES, Store, events,
     identity_providers::exists,
     identity_row::{Row, Shown},
-    in_transaction, link_sessions, locked, ring,
-    schema::{identities, identity_providers},
+    in_transaction, link_sessions, locked, organization_identities as organization_uses, ring,
+    schema::{identities, identity_providers, organization_identities},
     time,
 };
 use crate::{failure::Failure, values};
@@ -56,6 +56,14 @@ pub(crate) async fn delete_at(
     actor: &Actor,
 ) -> Result<u64, Failure> {
     let at = identities::table.filter(identities::idp_id.eq(provider.0));
+    let used = identities::id
+        .eq_any(organization_identities::table.select(organization_identities::identity_id));
+    // Before the rows go, as their uses go with them.
+    let used = at.filter(used).order(identities::id).select(Shown::as_select());
+    let used: Vec<Shown> = locked!(used).load(conn).await?;
+    for row in used {
+        organization_uses::delete_of(conn, &row.try_into()?, actor).await?;
+    }
     let rows: Vec<Shown> =
         diesel::delete(at).returning(Shown::as_returning()).get_results(conn).await?;
     let count = rows.len() as u64;
@@ -72,13 +80,13 @@ async fn remove(
     id: i64,
     actor: &Actor,
 ) -> Result<Option<(Identity, Row)>, Failure> {
-    let row: Option<Row> = diesel::delete(identities::table.find(id))
-        .returning(Row::as_returning())
-        .get_result(conn)
-        .await
-        .optional()?;
+    // Locked first: from then on no organization begins to use it.
+    let row = identities::table.find(id).select(Row::as_select());
+    let row: Option<Row> = locked!(row).first(conn).await.optional()?;
     let Some(row) = row else { return Ok(None) };
     let identity = row.identity()?;
+    organization_uses::delete_of(conn, &identity, actor).await?;
+    diesel::delete(identities::table.find(id)).execute(conn).await?;
     ring(conn, id).await?;
     log(conn, EventKind::IdentityUnlinked, actor, Some(&identity), None).await?;
     Ok(Some((identity, row)))
@@ -107,7 +115,7 @@ async fn remove_guarded(conn: &mut Conn, unlink: &Unlink) -> Result<Removed, Fai
             return Ok(if still { Removed::Needed(needed) } else { Removed::Absent });
         }
     }
-    // Since the look, the row may have been given to somebody else: then it is not the one meant.
+    // Since the look the row may have been given to somebody else: then it is not the one meant.
     let meant = identities::table.find(id.0).filter(identities::user_id.eq(&user));
     let locked: Option<i64> = locked!(meant.select(identities::id)).first(conn).await.optional()?;
     if locked.is_none() {
@@ -287,6 +295,9 @@ async fn link(conn: &mut Conn, sealer: &dyn Sealer, link: &Link) -> Result<LinkO
         LinkOwner::User(user) => linking.link_to(user).await?,
         LinkOwner::Whoever => linking.sign_in().await?,
     };
+    if let (Some(organization), Some(identity)) = (&linking.organization, outcome.linked()) {
+        organization_uses::attach(linking.conn, organization, identity, &link.actor).await?;
+    }
     if let Some(claim) = &link.session {
         link_sessions::settle(linking.conn, claim, &outcome).await?;
     }
@@ -413,6 +424,18 @@ pub(crate) fn list_query(
             providers = providers.filter(identity_providers::provider_type.eq(provider_type));
         }
         query = query.filter(identities::idp_id.eq_any(providers));
+    }
+    if let Some(types) = filter.provider_types.clone() {
+        let providers = identity_providers::table
+            .filter(identity_providers::provider_type.eq_any(types))
+            .select(identity_providers::id);
+        query = query.filter(identities::idp_id.eq_any(providers));
+    }
+    if let Some(organization) = &filter.organization_id {
+        let of = organization_identities::organization_id.eq(organization.as_str().to_owned());
+        let used =
+            organization_identities::table.filter(of).select(organization_identities::identity_id);
+        query = query.filter(identities::id.eq_any(used));
     }
     if let Some(status) = filter.status {
         query = query.filter(identities::status.eq(status.as_str()));

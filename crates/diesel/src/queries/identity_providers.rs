@@ -18,7 +18,7 @@ use symbolon_domain::{
 };
 use zeroize::Zeroizing;
 
-use super::{Conn, Db, Store, events, identities, in_transaction, now, schema};
+use super::{Conn, Db, Store, auth_providers, events, identities, in_transaction, now, schema};
 use crate::{
     failure::Failure,
     values::{object, texts},
@@ -208,6 +208,9 @@ impl IdentityProviderRepository for Store {
         if let Some(external_id) = &filter.external_id {
             query = query.filter(table::external_id.eq(external_id));
         }
+        if let Some(types) = &filter.provider_types {
+            query = query.filter(table::provider_type.eq_any(types));
+        }
         if let Some(after) = page.after {
             query = query.filter(table::id.gt(after));
         }
@@ -281,11 +284,13 @@ impl IdentityProviderRepository for Store {
                     return Ok(ProviderDeletion::Absent);
                 };
                 if !cascade {
-                    let count = identities::count_at(conn, id).await?;
+                    let count = identities::count_at(conn, id).await?
+                        + auth_providers::count_at(conn, id).await?;
                     if count > 0 {
                         return Ok(ProviderDeletion::InUse(count));
                     }
                 }
+                auth_providers::delete_at(conn, id, actor).await?;
                 let count = identities::delete_at(conn, id, actor).await?;
                 diesel::delete(table::table.find(id.0)).execute(conn).await?;
                 let (kind, detail) = (EventKind::ProviderDeleted, json!({ "identities": count }));

@@ -184,15 +184,28 @@ pub(crate) async fn settle(
         }
         LinkOutcome::SignedIn(it) => (LinkSessionStatus::SignedIn, it.id),
         LinkOutcome::NobodyLinked => {
-            let status = link_sessions::status.eq(LinkSessionStatus::Unlinked.as_str());
-            diesel::update(waiting!(claim)).set(status).execute(conn).await?;
-            return Ok(());
+            return move_on(conn, claim, LinkSessionStatus::Unlinked, None).await;
         }
         LinkOutcome::Taken(_) | LinkOutcome::SessionUsed => return Ok(()),
     };
+    move_on(conn, claim, status, Some(identity)).await
+}
+
+/// Ends a session that waits for its completion, or leaves it waiting as `unlinked`.
+pub(crate) async fn move_on(
+    conn: &mut Conn,
+    claim: &CompletionClaim,
+    status: LinkSessionStatus,
+    identity: Option<IdentityId>,
+) -> Result<(), Failure> {
+    if status == LinkSessionStatus::Unlinked {
+        let status = link_sessions::status.eq(status.as_str());
+        diesel::update(waiting!(claim)).set(status).execute(conn).await?;
+        return Ok(());
+    }
     let settled = diesel::update(waiting!(claim))
         .set((
-            link_sessions::identity_id.eq(identity.0),
+            link_sessions::identity_id.eq(identity.map(|it| it.0)),
             link_sessions::status.eq(status.as_str()),
             nothing_held(),
         ))

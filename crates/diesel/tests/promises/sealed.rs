@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use chrono::TimeDelta;
 use symbolon_domain::{
+    api_key::KeyLimits,
     credentials::Credentials,
     ids::{IdentityId, LinkSessionId, ProviderId},
     link_session::{
@@ -146,7 +147,11 @@ async fn nothing_secret_lies_in_the_open(Bench { store, raw }: Bench) {
     begun(&store, at, "begun").await;
     waiting(&store, at, "waiting").await;
     let key = SecretHash::of(&format!("{CANARY}-key"));
-    store.api_keys().insert("key", &[], &key, &fixtures::ACTOR).await.unwrap();
+    store
+        .api_keys()
+        .insert("key", &[], &KeyLimits::default(), &key, &fixtures::ACTOR)
+        .await
+        .unwrap();
 
     let everything = raw.everything().await;
     let holds = |text: &str| everything.windows(text.len()).any(|it| it == text.as_bytes());

@@ -2,7 +2,7 @@ use async_trait::async_trait;
 
 use super::RepositoryError;
 use crate::{
-    api_key::{ApiKey, KeyScope},
+    api_key::{ApiKey, KeyLimits, KeyScope},
     event::Actor,
     ids::ApiKeyId,
     page::{Page, PageRequest},
@@ -22,6 +22,7 @@ pub trait ApiKeyRepository: Send + Sync {
         &self,
         name: &str,
         scopes: &[KeyScope],
+        limits: &KeyLimits,
         hash: &SecretHash,
         actor: &Actor,
     ) -> Result<ApiKey, RepositoryError>;

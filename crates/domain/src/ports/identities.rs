@@ -67,6 +67,17 @@ pub enum LinkOutcome {
     SessionUsed,
 }
 
+impl LinkOutcome {
+    /// The identity that a user has by it now.
+    #[must_use]
+    pub fn linked(&self) -> Option<&Identity> {
+        match self {
+            Self::Created(it) | Self::Updated(it) | Self::Rebound(it) => Some(it),
+            Self::SignedIn(_) | Self::NobodyLinked | Self::Taken(_) | Self::SessionUsed => None,
+        }
+    }
+}
+
 /// What stands in the way of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
@@ -174,6 +185,9 @@ pub trait IdentityRepository: Send + Sync {
     /// The session must be live, wait for completion, and have the claim's code, or the outcome is
     /// [`LinkOutcome::SessionUsed`]; that is decided first. It becomes `linked` or `signed_in`,
     /// names the identity, and drops what it held.
+    ///
+    /// With a session of an organization, the organization uses the linked identity from then on,
+    /// as by [`attach`](super::OrganizationIdentityRepository::attach).
     ///
     /// The event names identity, provider and user, with a session of an organization that
     /// organization too, and what changed. When a row is rebound its detail has

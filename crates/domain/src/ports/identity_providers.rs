@@ -46,6 +46,8 @@ pub struct ProviderFilter {
     pub provider_type: Option<String>,
     /// Instances with this external id.
     pub external_id: Option<String>,
+    /// Instances of any of these types: what the caller is limited to.
+    pub provider_types: Option<Vec<String>>,
 }
 
 /// What became of a deletion.
@@ -53,7 +55,8 @@ pub struct ProviderFilter {
 pub enum ProviderDeletion {
     /// It is gone, and this many identities with it.
     Deleted(u64),
-    /// It has this many identities, and cascading was not asked for; nothing was changed.
+    /// It has this many identities and organizations that sign in with it, and cascading was not
+    /// asked for; nothing was changed.
     InUse(u64),
     /// There is no such provider.
     Absent,
@@ -114,7 +117,8 @@ pub trait IdentityProviderRepository: Send + Sync {
     /// as nobody's change is in conflict with it; no event; an absent instance is left alone.
     async fn record_issuer_named(&self, id: ProviderId) -> Result<(), RepositoryError>;
 
-    /// Deletes an instance, with `cascade` its identities too, each with its event. The detail of
+    /// Deletes an instance, with `cascade` also its identities, the organizations' single sign-ons
+    /// with it, and what hangs on those, each with its event. The detail of
     /// the instance's own event has in `identities` how many went with it.
     async fn delete(
         &self,

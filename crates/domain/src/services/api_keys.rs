@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use crate::{
     Error,
-    api_key::{ApiKey, KeyScope},
+    api_key::{ApiKey, KeyLimits, KeyScope},
     event::Actor,
     ports::ApiKeyRepository,
     secret::{Secret, SecretHash},
@@ -18,7 +18,7 @@ pub struct ApiKeys {
 pub const KEY_PREFIX: &str = "sym_";
 
 impl ApiKeys {
-    /// Makes a key. The secret is in this answer and nowhere else.
+    /// Makes a key without limits. The secret is in this answer and nowhere else.
     ///
     /// # Errors
     ///
@@ -29,14 +29,36 @@ impl ApiKeys {
         scopes: &[KeyScope],
         actor: &Actor,
     ) -> Result<(ApiKey, Secret), Error> {
+        self.create_limited(name, scopes, &KeyLimits::default(), actor).await
+    }
+
+    /// Makes a key that is limited to some organizations, some provider types, or both. The
+    /// secret is in this answer and nowhere else.
+    ///
+    /// # Errors
+    ///
+    /// As [`create`](Self::create); [`Error::InvalidRequest`] for a limit that leaves nothing.
+    pub async fn create_limited(
+        &self,
+        name: &str,
+        scopes: &[KeyScope],
+        limits: &KeyLimits,
+        actor: &Actor,
+    ) -> Result<(ApiKey, Secret), Error> {
         if name.is_empty() || name.chars().count() > 255 || name.chars().any(char::is_control) {
             return Err(Error::invalid("name", "must be 1 to 255 characters"));
         }
         if scopes.is_empty() {
             return Err(Error::invalid("scope", "give at least one"));
         }
+        if limits.organizations.as_ref().is_some_and(Vec::is_empty) {
+            return Err(Error::invalid("organization", "give at least one"));
+        }
+        if limits.provider_types.as_ref().is_some_and(Vec::is_empty) {
+            return Err(Error::invalid("provider_type", "give at least one"));
+        }
         let secret = Secret::new(format!("{KEY_PREFIX}{}", Secret::random().expose()));
-        let key = self.keys.insert(name, scopes, &secret.hash(), actor).await?;
+        let key = self.keys.insert(name, scopes, limits, &secret.hash(), actor).await?;
         Ok((key, secret))
     }
 

@@ -7,7 +7,10 @@
 //! all, what must last lasts for minutes, and nothing measures how fast a store is.
 
 mod api_keys;
+mod auth_identities;
+mod auth_providers;
 mod credentials;
+mod disconnection;
 mod event_log;
 mod identities;
 mod identity_lists;
@@ -16,6 +19,7 @@ mod leases;
 mod link_sessions;
 mod linking;
 mod linking_sessions;
+mod organization_identities;
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,8 +27,9 @@ use chrono::{DateTime, SubsecRound as _, Utc};
 
 use self::link_sessions::{claim, live_session, pending_link, sign_in, status, used_trip, waiting};
 pub use self::{
-    api_keys::*, credentials::*, event_log::*, identities::*, identity_lists::*,
-    identity_providers::*, leases::*, link_sessions::*, linking::*, linking_sessions::*,
+    api_keys::*, auth_identities::*, auth_providers::*, credentials::*, disconnection::*,
+    event_log::*, identities::*, identity_lists::*, identity_providers::*, leases::*,
+    link_sessions::*, linking::*, linking_sessions::*, organization_identities::*,
 };
 use super::{RunningClock, fixtures};
 use crate::{
@@ -34,9 +39,10 @@ use crate::{
     ids::{IdentityId, ProviderId},
     page::PageRequest,
     ports::{
-        ApiKeyRepository, Clock as _, CredentialsRepository, EventFilter, EventLog,
-        IdentityProviderRepository, IdentityRepository, Lease, LeaseOutcome, Link, LinkOutcome,
-        LinkSessionRepository, NewIdentityProvider, RefreshEnd, StoredCredentials, Unlink,
+        ApiKeyRepository, AuthIdentityRepository, AuthProviderRepository, Clock as _,
+        CredentialsRepository, EventFilter, EventLog, IdentityProviderRepository,
+        IdentityRepository, Lease, LeaseOutcome, Link, LinkOutcome, LinkSessionRepository,
+        NewIdentityProvider, OrganizationIdentityRepository, RefreshEnd, StoredCredentials, Unlink,
         UnlinkOutcome,
     },
 };
@@ -44,22 +50,28 @@ use crate::{
 /// Everything that an adapter keeps.
 pub trait Store:
     ApiKeyRepository
+    + AuthIdentityRepository
+    + AuthProviderRepository
     + CredentialsRepository
     + EventLog
     + IdentityProviderRepository
     + IdentityRepository
     + LinkSessionRepository
+    + OrganizationIdentityRepository
     + 'static
 {
 }
 
 impl<T> Store for T where
     T: ApiKeyRepository
+        + AuthIdentityRepository
+        + AuthProviderRepository
         + CredentialsRepository
         + EventLog
         + IdentityProviderRepository
         + IdentityRepository
         + LinkSessionRepository
+        + OrganizationIdentityRepository
         + 'static
 {
 }
@@ -69,6 +81,24 @@ impl dyn Store {
     /// The API keys.
     #[must_use]
     pub fn api_keys(&self) -> &dyn ApiKeyRepository {
+        self
+    }
+
+    /// The accounts for single sign-on.
+    #[must_use]
+    pub fn auth_identities(&self) -> &dyn AuthIdentityRepository {
+        self
+    }
+
+    /// How organizations sign in.
+    #[must_use]
+    pub fn auth_providers(&self) -> &dyn AuthProviderRepository {
+        self
+    }
+
+    /// Which identities organizations use.
+    #[must_use]
+    pub fn organization_identities(&self) -> &dyn OrganizationIdentityRepository {
         self
     }
 
@@ -359,6 +389,35 @@ macro_rules! contract_tests {
             the_hash_of_an_api_key_is_taken_once
             revoking_an_api_key_again_changes_nothing
             api_keys_are_listed_revoked_ones_too
+            // auth_providers
+            an_organization_has_one_single_sign_on
+            a_single_sign_on_that_is_not_there_is_absent
+            a_single_sign_on_is_changed_for_its_version
+            single_sign_ons_are_listed_by_organization_and_provider
+            a_single_sign_on_takes_its_accounts_along
+            a_provider_that_organizations_sign_in_with_is_in_use
+            // auth_identities
+            an_account_for_single_sign_on_follows_the_table
+            a_single_sign_on_finds_the_account_by_name_and_by_legacy_name
+            proving_an_account_again_renews_it
+            the_credentials_of_an_account_come_back_as_they_went_in
+            a_single_sign_on_completes_its_session
+            a_single_sign_on_of_nobody_can_be_completed_with_a_user
+            a_single_sign_on_without_the_code_changes_nothing
+            of_racing_single_sign_on_links_of_one_account_one_user_gets_it
+            an_account_for_single_sign_on_is_changed
+            accounts_for_single_sign_on_are_listed
+            a_users_accounts_for_an_organization_go_together
+            // disconnection
+            an_organizations_demand_comes_before_the_last_way_in
+            login_identities_are_counted_over_providers
+            what_is_needed_stays_and_what_is_anothers_is_absent
+            of_racing_unlinks_of_the_last_two_ways_in_one_is_refused
+            // organization_identities
+            an_organization_uses_an_identity_once
+            a_use_ends_and_the_identity_stays
+            a_use_goes_with_its_identity
+            a_link_for_an_organization_is_used_by_it
         );
     };
     (@each $empty_store:expr; $($promise:ident)*) => {$(
@@ -380,6 +439,9 @@ mod tests {
         let list = include_str!("contract.rs");
         let ports = [
             include_str!("contract/api_keys.rs"),
+            include_str!("contract/auth_identities.rs"),
+            include_str!("contract/auth_providers.rs"),
+            include_str!("contract/disconnection.rs"),
             include_str!("contract/credentials.rs"),
             include_str!("contract/event_log.rs"),
             include_str!("contract/identities.rs"),
@@ -389,6 +451,7 @@ mod tests {
             include_str!("contract/link_sessions.rs"),
             include_str!("contract/linking.rs"),
             include_str!("contract/linking_sessions.rs"),
+            include_str!("contract/organization_identities.rs"),
         ];
         assert_eq!(ports.len(), list.lines().filter(|it| it.starts_with("mod ")).count() - 1);
         for port in ports {

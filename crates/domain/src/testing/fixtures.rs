@@ -16,7 +16,9 @@ use url::Url;
 
 use crate::{
     account::ExternalAccount,
-    api_key::{ApiKey, KeyScope},
+    api_key::{ApiKey, KeyLimits, KeyScope},
+    auth_identity::AuthIdentity,
+    auth_provider::AuthProvider,
     credentials::Credentials,
     event::{Actor, Event, EventKind, NewEvent},
     identity::{Identity, IdentityStatus},
@@ -24,8 +26,8 @@ use crate::{
         Capabilities, IdentityProvider, ProviderOptions, ProviderSecrets, ProviderType, Rotation,
     },
     ids::{
-        ApiKeyId, EventId, ExternalId, IdentityId, LinkSessionId, OrganizationId, ProviderId,
-        UserId,
+        ApiKeyId, AuthIdentityId, AuthProviderId, EventId, ExternalId, IdentityId, LinkSessionId,
+        OrganizationId, ProviderId, UserId,
     },
     link_session::{
         Attempt, AttemptProof, CompletionClaim, LinkSession, LinkSessionStatus, NewLinkSession,
@@ -33,7 +35,8 @@ use crate::{
     },
     ports::{
         AuthorizationRequest, BackOff, CodeExchange, DataUpdate, FailureClass, Grant, Lease, Link,
-        LinkOwner, NewIdentityProvider, ProviderUpdate, RefreshRequest, StoredCredentials,
+        LinkOwner, NewAuthProvider, NewIdentityProvider, ProviderUpdate, RefreshRequest, SsoSignIn,
+        StoredCredentials,
     },
     secret::{Secret, SecretHash},
 };
@@ -48,6 +51,8 @@ pub const IDENTITY: IdentityId = IdentityId(1);
 pub const SESSION: LinkSessionId = LinkSessionId(1);
 /// The API key that does things.
 pub const API_KEY: ApiKeyId = ApiKeyId(1);
+/// The single sign-on that every fixture is about.
+pub const AUTH_PROVIDER: AuthProviderId = AuthProviderId(1);
 /// Who does things.
 pub const ACTOR: Actor = Actor::api_key(API_KEY);
 
@@ -355,8 +360,77 @@ pub fn api_key() -> ApiKey {
         id: API_KEY,
         name: "product".into(),
         scopes: vec![KeyScope::Admin],
+        limits: KeyLimits::default(),
         created_at: NOW,
         revoked_at: None,
+    }
+}
+
+/// The single sign-on of `organization-1` with [`PROVIDER`], which lets in nobody without a linked
+/// account.
+#[must_use]
+pub fn new_auth_provider() -> NewAuthProvider {
+    NewAuthProvider {
+        organization_id: organization("organization-1"),
+        provider_id: PROVIDER,
+        config: object(json!({ "domain": "organization-1.example" })),
+        allow_unlinked: false,
+        scim_enabled: false,
+        default_role: Some(50),
+        default_global_access: true,
+        sync_time: None,
+    }
+}
+
+/// What becomes of [`new_auth_provider`].
+#[must_use]
+pub fn auth_provider() -> AuthProvider {
+    let new = new_auth_provider();
+    AuthProvider {
+        id: AUTH_PROVIDER,
+        organization_id: new.organization_id,
+        provider_id: new.provider_id,
+        config: new.config,
+        allow_unlinked: new.allow_unlinked,
+        scim_enabled: new.scim_enabled,
+        default_role: new.default_role,
+        default_global_access: new.default_global_access,
+        sync_time: new.sync_time,
+        last_sync: None,
+        date_added: NOW,
+        version: 1,
+    }
+}
+
+/// A link of `account-1` to `user-1` for [`auth_provider`], with [`credentials`].
+#[must_use]
+pub fn sso_sign_in() -> SsoSignIn {
+    SsoSignIn {
+        auth_provider_id: AUTH_PROVIDER,
+        ident: external_id("account-1"),
+        legacy_ident: None,
+        user: Some(user("user-1")),
+        data: object(json!({ "name": "Ada" })),
+        credentials: Some(credentials()),
+        reattach: false,
+        session: None,
+        actor: ACTOR,
+    }
+}
+
+/// What becomes of [`sso_sign_in`].
+#[must_use]
+pub fn auth_identity() -> AuthIdentity {
+    AuthIdentity {
+        id: AuthIdentityId(1),
+        auth_provider_id: AUTH_PROVIDER,
+        user_id: user("user-1"),
+        ident: external_id("account-1"),
+        data: object(json!({ "name": "Ada" })),
+        last_verified: NOW,
+        last_synced: NOW,
+        date_added: NOW,
+        version: 1,
     }
 }
 

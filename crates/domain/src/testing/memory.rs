@@ -1,11 +1,14 @@
 //! The reference: what each port promises, in plain data structures.
 
 mod api_keys;
+mod auth_identities;
+mod auth_providers;
 mod credentials;
 mod event_log;
 mod identities;
 mod identity_providers;
 mod link_sessions;
+mod organization_identities;
 
 use std::{
     collections::BTreeMap,
@@ -18,9 +21,16 @@ use tokio::sync::Notify;
 use self::{identities::IdentityRow, link_sessions::SessionRow};
 use crate::{
     api_key::ApiKey,
+    auth_identity::AuthIdentity,
+    auth_provider::AuthProvider,
+    credentials::Credentials,
     event::{Event, NewEvent},
     identity_provider::{IdentityProvider, ProviderSecrets},
-    ids::{EventId, IdentityId, LinkSessionId, ProviderId},
+    ids::{
+        AuthIdentityId, AuthProviderId, EventId, IdentityId, LinkSessionId, OrganizationIdentityId,
+        ProviderId,
+    },
+    organization_identity::OrganizationIdentity,
     page::{Page, PageRequest},
     ports::Clock,
     secret::SecretHash,
@@ -78,6 +88,9 @@ struct Rows {
     sessions: BTreeMap<LinkSessionId, SessionRow>,
     events: Vec<Event>,
     api_keys: Vec<(ApiKey, SecretHash)>,
+    auth_providers: BTreeMap<AuthProviderId, AuthProvider>,
+    auth_identities: BTreeMap<AuthIdentityId, (AuthIdentity, Option<Credentials>)>,
+    organization_identities: BTreeMap<OrganizationIdentityId, OrganizationIdentity>,
 }
 
 impl Rows {

@@ -113,7 +113,11 @@ async fn a_list_goes_on_where_its_cursor_says() {
     mocks.providers.expect_list().times(2).returning(|filter, page| {
         assert_eq!(
             *filter,
-            ProviderFilter { provider_type: Some("oidc".into()), external_id: Some("eu".into()) }
+            ProviderFilter {
+                provider_type: Some("oidc".into()),
+                external_id: Some("eu".into()),
+                provider_types: None,
+            }
         );
         match page {
             PageRequest { limit: 2, after: None } => {

@@ -8,7 +8,7 @@ use crate::{
     ids::{ExternalId, IdentityId},
     page::PageRequest,
     ports::NewIdentityProvider,
-    testing::fixtures::{self, external_id, user},
+    testing::fixtures::{self, external_id, organization, user},
 };
 
 /// Five identities at three providers: two users, and three accounts of which one is named as its
@@ -47,6 +47,15 @@ async fn rows(store: &Arc<dyn Store>) -> Rows {
         github_v: identity(github, "v", "team").await,
         other_u: identity(other, "u", "team").await,
     };
+    for (name, id) in [
+        ("org-1", rows.github_v.id),
+        ("org-1", rows.oidc_u.id),
+        ("org-2", rows.oidc_u.id),
+        ("org-2", rows.oidc_v.id),
+    ] {
+        let uses = store.organization_identities();
+        uses.attach(&organization(name), id, &fixtures::ACTOR).await.unwrap();
+    }
     let held = lease(store, rows.github_u.id).await;
     store.credentials().end(&held, &end_invalid()).await.unwrap();
     rows.github_u = store.identities().find(rows.github_u.id).await.unwrap().unwrap();
@@ -67,6 +76,16 @@ pub async fn each_condition_narrows_the_list(store: &Arc<dyn Store>) {
     let cases = [
         (any(), vec![&oidc_u, &oidc_v, &github_u, &github_v, &other_u]),
         (IdentityFilter { id: Some(github_u.id), ..any() }, vec![&github_u]),
+        (
+            IdentityFilter { provider_types: Some(vec!["oidc".into()]), ..any() },
+            vec![&oidc_u, &oidc_v, &other_u],
+        ),
+        (IdentityFilter { provider_types: Some(vec![]), ..any() }, vec![]),
+        (
+            IdentityFilter { organization_id: Some(organization("org-1")), ..any() },
+            vec![&oidc_u, &github_v],
+        ),
+        (IdentityFilter { organization_id: Some(organization("org-3")), ..any() }, vec![]),
         (IdentityFilter { id: Some(IdentityId(4_711)), ..any() }, vec![]),
         (IdentityFilter { user_id: Some(user("u")), ..any() }, vec![&oidc_u, &github_u, &other_u]),
         (IdentityFilter { user_id: Some(user("U")), ..any() }, vec![]),
@@ -130,9 +149,13 @@ pub async fn all_conditions_hold_together(store: &Arc<dyn Store>) {
         provider_type: Some("oidc".into()),
         status: Some(IdentityStatus::Valid),
         exclude_matching_external_ids: true,
+        provider_types: Some(vec!["github".into(), "oidc".into()]),
+        organization_id: Some(organization("org-2")),
     };
     assert_eq!(list(store, &all).await, [oidc_u]);
     let one_off = [
+        IdentityFilter { provider_types: Some(vec!["github".into()]), ..all.clone() },
+        IdentityFilter { organization_id: Some(organization("org-3")), ..all.clone() },
         IdentityFilter { id: Some(github_v.id), ..all.clone() },
         IdentityFilter { user_id: Some(user("v")), ..all.clone() },
         IdentityFilter { external_id: Some(external_id("b")), ..all.clone() },

@@ -175,6 +175,7 @@ pub async fn providers_are_listed_by_type_and_external_id(store: &Arc<dyn Store>
     ];
     for (provider_type, external_id, meant) in cases {
         let filter = ProviderFilter {
+            provider_types: None,
             provider_type: provider_type.map(Into::into),
             external_id: external_id.map(Into::into),
         };

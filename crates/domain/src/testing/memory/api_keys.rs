@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{MemoryStore, Rows, page_of};
 use crate::{
-    api_key::{ApiKey, KeyScope},
+    api_key::{ApiKey, KeyLimits, KeyScope},
     event::{Actor, EventKind, NewEvent},
     ids::ApiKeyId,
     page::{Page, PageRequest},
@@ -27,6 +27,7 @@ impl ApiKeyRepository for MemoryStore {
         &self,
         name: &str,
         scopes: &[KeyScope],
+        limits: &KeyLimits,
         hash: &SecretHash,
         actor: &Actor,
     ) -> Result<ApiKey, RepositoryError> {
@@ -38,6 +39,7 @@ impl ApiKeyRepository for MemoryStore {
                 id: ApiKeyId(rows.next_id()),
                 name: name.to_owned(),
                 scopes: scopes.to_vec(),
+                limits: limits.clone(),
                 created_at: now,
                 revoked_at: None,
             };

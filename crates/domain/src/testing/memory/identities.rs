@@ -193,6 +193,8 @@ impl Rows {
         actor: &Actor,
         now: DateTime<Utc>,
     ) -> Option<IdentityRow> {
+        let identity = self.identities.get(&id)?.identity.clone();
+        self.end_uses_of(&identity, actor, now);
         let row = self.identities.remove(&id)?;
         let kind = EventKind::IdentityUnlinked;
         self.log(NewEvent::of_identity(kind, actor, Some(&row.identity), None), now);
@@ -262,6 +264,8 @@ impl Rows {
             provider_has_no_external_id,
             provider_type,
             status,
+            provider_types,
+            organization_id,
             exclude_matching_external_ids,
         } = filter;
         let provider = &self.providers[&identity.idp_id].0;
@@ -274,6 +278,8 @@ impl Rows {
             && provider_external_id.as_ref().is_none_or(|it| Some(it.as_str()) == instance)
             && !(*provider_has_no_external_id && instance.is_some())
             && provider_type.as_ref().is_none_or(|it| *it == provider.provider_type)
+            && provider_types.as_ref().is_none_or(|it| it.contains(&provider.provider_type))
+            && organization_id.as_ref().is_none_or(|it| self.uses(it, identity.id))
             && status.is_none_or(|it| it == identity.status)
             && !(*exclude_matching_external_ids && instance == Some(identity.external_id.as_str()))
     }
@@ -308,6 +314,11 @@ impl IdentityRepository for MemoryStore {
                 LinkOwner::User(user) => rows.link_to(user, link, now),
                 LinkOwner::Whoever => rows.sign_in(link, now),
             };
+            let session = link.session.and_then(|claim| rows.sessions.get(&claim.id));
+            let organization = session.and_then(|row| row.session.organization_id.clone());
+            if let (Some(organization), Some(identity)) = (organization, outcome.linked()) {
+                rows.attach(&organization, identity, &link.actor, now);
+            }
             if let Some(claim) = link.session {
                 rows.settle_session(claim.id, &outcome);
             }

@@ -107,10 +107,11 @@ impl IdentityProviderRepository for MemoryStore {
         filter: &ProviderFilter,
         page: PageRequest,
     ) -> Result<Page<IdentityProvider>, RepositoryError> {
-        let ProviderFilter { provider_type, external_id } = filter;
+        let ProviderFilter { provider_type, external_id, provider_types } = filter;
         let (rows, _) = self.read();
         let meant = rows.providers.values().map(|(provider, _)| provider).filter(|it| {
             provider_type.as_ref().is_none_or(|wanted| *wanted == it.provider_type)
+                && provider_types.as_ref().is_none_or(|types| types.contains(&it.provider_type))
                 && external_id.as_ref().is_none_or(|wanted| Some(wanted) == it.external_id.as_ref())
         });
         Ok(page_of(meant, page, |it| it.id.0))
@@ -175,8 +176,18 @@ impl IdentityProviderRepository for MemoryStore {
                 .map(|row| row.identity.id)
                 .collect();
             let count = identities.len() as u64;
-            if count > 0 && !cascade {
-                return ProviderDeletion::InUse(count);
+            let single_sign_ons: Vec<_> = rows
+                .auth_providers
+                .values()
+                .filter(|it| it.provider_id == id)
+                .map(|it| it.id)
+                .collect();
+            let in_use = count + single_sign_ons.len() as u64;
+            if in_use > 0 && !cascade {
+                return ProviderDeletion::InUse(in_use);
+            }
+            for auth_provider in single_sign_ons {
+                rows.remove_auth_provider(auth_provider, actor, now);
             }
             for identity in identities {
                 rows.remove_identity(identity, actor, now);

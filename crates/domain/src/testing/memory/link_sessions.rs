@@ -5,7 +5,7 @@ use serde_json::{Map, json};
 use super::{MemoryStore, Rows, to_microseconds};
 use crate::{
     event::{EventKind, NewEvent},
-    ids::{LinkSessionId, ProviderId},
+    ids::{IdentityId, LinkSessionId, ProviderId},
     link_session::{
         Attempt, AttemptProof, CompletionClaim, LinkFailure, LinkSession, LinkSessionStatus,
         NewLinkSession, PendingLink,
@@ -74,10 +74,19 @@ impl Rows {
 
     /// Moves a session on by what became of its link.
     pub(super) fn settle_session(&mut self, id: LinkSessionId, outcome: &LinkOutcome) {
-        let (Some(row), Some((status, identity))) = (self.sessions.get_mut(&id), outcome.settles())
-        else {
-            return;
-        };
+        if let Some((status, identity)) = outcome.settles() {
+            self.move_session_on(id, status, identity);
+        }
+    }
+
+    /// Ends a session, or leaves it waiting as `unlinked`.
+    pub(super) fn move_session_on(
+        &mut self,
+        id: LinkSessionId,
+        status: LinkSessionStatus,
+        identity: Option<IdentityId>,
+    ) {
+        let Some(row) = self.sessions.get_mut(&id) else { return };
         row.session.identity_id = identity;
         if status == LinkSessionStatus::Unlinked {
             row.session.status = status;

@@ -1,0 +1,125 @@
+//! [`OrganizationIdentityRepository`](crate::ports::OrganizationIdentityRepository).
+
+use std::sync::Arc;
+
+use super::{
+    ALL, Store, events, identity, kinds, link, linked, live_session, provider, race, unlink,
+    waiting,
+};
+use crate::{
+    event::EventKind,
+    ids::{IdentityId, OrganizationId},
+    link_session::LinkSession,
+    organization_identity::OrganizationIdentity,
+    ports::{Link, OrganizationIdentityFilter, RepositoryError},
+    testing::fixtures::{ACTOR, organization},
+};
+
+async fn uses(store: &Arc<dyn Store>, id: IdentityId) -> Vec<OrganizationId> {
+    let filter = OrganizationIdentityFilter { identity_id: Some(id), organization_id: None };
+    let page = store.organization_identities().list(&filter, ALL).await.unwrap();
+    page.items.into_iter().map(|it| it.organization_id).collect()
+}
+
+/// An organization uses an identity once, however often and by how many at a time it is told so.
+pub async fn an_organization_uses_an_identity_once(store: &Arc<dyn Store>) {
+    let identity = identity(store).await;
+    let attached = race(8, |_| {
+        let (store, id) = (store.clone(), identity.id);
+        async move {
+            let uses = store.organization_identities();
+            uses.attach(&organization("o"), id, &ACTOR).await.unwrap()
+        }
+    })
+    .await;
+    let [(first, _), ..] = attached.as_slice() else { panic!("{attached:?}") };
+    assert_eq!(
+        *first,
+        OrganizationIdentity {
+            id: first.id,
+            organization_id: organization("o"),
+            identity_id: identity.id,
+            date_added: first.date_added,
+        }
+    );
+    assert!(attached.iter().all(|(it, _)| it == first), "{attached:?}");
+    assert_eq!(attached.iter().filter(|(_, new)| *new).count(), 1);
+    assert_eq!(uses(store, identity.id).await, [organization("o")]);
+
+    let told = events(store).await.pop().unwrap();
+    assert_eq!(told.about, EventKind::OrganizationIdentityLinked);
+    assert_eq!((told.identity_id, told.provider_id), (Some(identity.id), Some(identity.idp_id)));
+    assert_eq!(
+        (told.user_id, told.organization_id),
+        (Some(identity.user_id), Some(organization("o")))
+    );
+    let expected = [EventKind::IdentityLinked, EventKind::OrganizationIdentityLinked];
+    assert_eq!(kinds(store).await, expected);
+
+    let nobody = IdentityId(4_711);
+    let refused = store.organization_identities().attach(&organization("o"), nobody, &ACTOR).await;
+    assert!(matches!(refused, Err(RepositoryError::NotFound)), "{refused:?}");
+}
+
+/// A use ends once; the identity stays, and so do other uses of it.
+pub async fn a_use_ends_and_the_identity_stays(store: &Arc<dyn Store>) {
+    let identity = identity(store).await;
+    let organizations = store.organization_identities();
+    for name in ["o", "p"] {
+        organizations.attach(&organization(name), identity.id, &ACTOR).await.unwrap();
+    }
+    let detach =
+        async |name| organizations.detach(&organization(name), identity.id, &ACTOR).await.unwrap();
+    assert!(!detach("none").await);
+    assert!(detach("o").await);
+    assert!(!detach("o").await);
+    assert_eq!(uses(store, identity.id).await, [organization("p")]);
+    let told = events(store).await.pop().unwrap();
+    assert_eq!(told.about, EventKind::OrganizationIdentityUnlinked);
+    assert_eq!(told.organization_id, Some(organization("o")));
+    assert_eq!(store.identities().find(identity.id).await.unwrap(), Some(identity));
+}
+
+/// A use goes with its identity, and is told of; whether the identity goes alone or with its
+/// provider.
+pub async fn a_use_goes_with_its_identity(store: &Arc<dyn Store>) {
+    let provider = provider(store, "p").await;
+    for name in ["alone", "with its provider"] {
+        let identity = linked(store, &link(provider, name, name)).await;
+        let organizations = store.organization_identities();
+        organizations.attach(&organization("o"), identity.id, &ACTOR).await.unwrap();
+        if name == "alone" {
+            unlink(store, identity.id).await;
+        } else {
+            store.providers().delete(provider, true, &ACTOR).await.unwrap();
+        }
+        assert_eq!(uses(store, identity.id).await, [], "{name}");
+        let told = events(store).await;
+        let gone = told.iter().filter(|it| it.identity_id == Some(identity.id));
+        let gone: Vec<_> = gone.map(|it| it.about).collect();
+        let expected = [
+            EventKind::IdentityLinked,
+            EventKind::OrganizationIdentityLinked,
+            EventKind::OrganizationIdentityUnlinked,
+            EventKind::IdentityUnlinked,
+        ];
+        assert_eq!(gone, expected, "{name}");
+    }
+}
+
+/// What is linked in a session of an organization is used by it from then on, once.
+pub async fn a_link_for_an_organization_is_used_by_it(store: &Arc<dyn Store>) {
+    let provider = provider(store, "p").await;
+    for (name, reattach, user) in [("new", false, "u"), ("again", false, "u"), ("moved", true, "v")]
+    {
+        let session =
+            LinkSession { organization_id: Some(organization("o")), ..live_session(provider) };
+        let claim = waiting(store, name, session).await;
+        let asked = Link { session: Some(claim), reattach, ..link(provider, user, "a") };
+        let identity = linked(store, &asked).await;
+        assert_eq!(uses(store, identity.id).await, [organization("o")], "{name}");
+    }
+    let told = kinds(store).await;
+    let attached = told.iter().filter(|it| **it == EventKind::OrganizationIdentityLinked);
+    assert_eq!(attached.count(), 1, "{told:?}");
+}
