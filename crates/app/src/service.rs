@@ -81,6 +81,7 @@ impl Service {
             include_credentials,
             providers: repositories.providers,
             identities: Arc::clone(&services.identities),
+            auth_identities: repositories.auth_identities,
             credentials: repositories.credentials,
         });
         let render = metrics.clone();

@@ -15,7 +15,7 @@ use axum::{
 };
 use serde_json::{Map, Value, json};
 use symbolon_domain::{
-    ports::{CredentialsRepository, IdentityProviderRepository},
+    ports::{AuthIdentityRepository, CredentialsRepository, IdentityProviderRepository},
     secret::Secret,
     services::Identities,
 };
@@ -38,6 +38,8 @@ pub struct SentryRpc {
     pub providers: Arc<dyn IdentityProviderRepository>,
     /// Identities.
     pub identities: Arc<Identities>,
+    /// Accounts for organizations' single sign-on.
+    pub auth_identities: Arc<dyn AuthIdentityRepository>,
     /// Opened credentials; asked for nothing unless they are included.
     pub credentials: Arc<dyn CredentialsRepository>,
 }

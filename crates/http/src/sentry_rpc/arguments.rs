@@ -139,6 +139,19 @@ pub(super) struct UserIdentities {
 }
 
 #[derive(Deserialize)]
+pub(super) struct OrganizationIdentities {
+    pub(super) organization_id: ProductId,
+    pub(super) user_id: ProductId,
+    pub(super) provider_type: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct DeleteIdentities {
+    pub(super) user_id: ProductId,
+    pub(super) organization_id: ProductId,
+}
+
+#[derive(Deserialize)]
 pub(super) struct UpdateData {
     pub(super) identity_id: RowId,
     pub(super) data: Map<String, Value>,

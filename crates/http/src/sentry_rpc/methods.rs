@@ -8,15 +8,21 @@ use symbolon_domain::{
     event::Actor,
     identity::{Identity, IdentityFilter},
     identity_provider::IdentityProvider,
-    ids::{IdentityId, ProviderId, UserId},
+    ids::{IdentityId, OrganizationId, ProviderId, UserId},
     page::PageRequest,
 };
 
 use super::{
     CREDENTIAL_KEYS, Object, SentryRpc,
-    arguments::{ByFilter, Call, GetProvider, RowId, UpdateData, UserIdentities},
+    arguments::{
+        ByFilter, Call, DeleteIdentities, GetProvider, OrganizationIdentities, RowId, UpdateData,
+        UserIdentities,
+    },
 };
-use crate::{error::ApiError, request::parse};
+use crate::{
+    error::ApiError,
+    request::{ProductId, parse},
+};
 
 /// Most identities of one answer. Sentry's form knows no pages, and nobody's answer may grow
 /// without end.
@@ -79,6 +85,14 @@ impl SentryRpc {
             "get_user_identities_by_provider_type" => {
                 self.get_user_identities(parse::<Call<_>>(body)?.args.0).await
             }
+            "get_org_user_identities_by_provider_type" => {
+                self.get_organization_identities(parse::<Call<_>>(body)?.args.0).await
+            }
+            "delete_identities" => {
+                let call = parse::<Call<_>>(body)?;
+                let actor = call.actor();
+                self.delete_identities(call.args.0, &actor).await
+            }
             "update_data" => {
                 let call = parse::<Call<_>>(body)?;
                 let actor = call.actor();
@@ -120,6 +134,34 @@ impl SentryRpc {
             ..IdentityFilter::default()
         };
         self.list(self.all(&filter).await?).await
+    }
+
+    async fn get_organization_identities(
+        &self,
+        args: OrganizationIdentities,
+    ) -> Result<Value, ApiError> {
+        let OrganizationIdentities { organization_id, user_id, provider_type } = args;
+        let (Some(organization), Some(user)) = named(organization_id, user_id) else {
+            return Ok(json!([]));
+        };
+        let filter = IdentityFilter {
+            organization_id: Some(organization),
+            user_id: Some(user),
+            provider_type: Some(provider_type),
+            ..IdentityFilter::default()
+        };
+        self.list(self.all(&filter).await?).await
+    }
+
+    async fn delete_identities(
+        &self,
+        args: DeleteIdentities,
+        actor: &Actor,
+    ) -> Result<Value, ApiError> {
+        if let (Some(organization), Some(user)) = named(args.organization_id, args.user_id) {
+            self.auth_identities.delete_for(&user, &organization, actor).await?;
+        }
+        Ok(Value::Null)
     }
 
     async fn update_data(&self, args: UpdateData, actor: Actor) -> Result<Value, ApiError> {
@@ -203,6 +245,11 @@ impl SentryRpc {
             data,
         })
     }
+}
+
+/// An organization and a user; `None` for a text that can't name one, so that nothing is theirs.
+fn named(organization: ProductId, user: ProductId) -> (Option<OrganizationId>, Option<UserId>) {
+    (OrganizationId::new(organization.into_text()).ok(), UserId::new(user.into_text()).ok())
 }
 
 /// Credentials as Sentry keeps them in `data`.

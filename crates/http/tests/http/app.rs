@@ -13,10 +13,11 @@ use serde_json::Value;
 use symbolon_domain::{
     api_key::{ApiKey, KeyScope},
     ports::{
-        ApiKeyRepository, Clock, Connectors, CredentialsRepository, EventLog,
-        IdentityProviderRepository, IdentityRepository, LinkSessionRepository,
-        MockApiKeyRepository, MockConnectors, MockCredentialsRepository, MockEventLog,
-        MockIdentityProviderRepository, MockIdentityRepository, MockLinkSessionRepository,
+        ApiKeyRepository, AuthIdentityRepository, Clock, Connectors, CredentialsRepository,
+        EventLog, IdentityProviderRepository, IdentityRepository, LinkSessionRepository,
+        MockApiKeyRepository, MockAuthIdentityRepository, MockConnectors,
+        MockCredentialsRepository, MockEventLog, MockIdentityProviderRepository,
+        MockIdentityRepository, MockLinkSessionRepository,
     },
     secret::{Secret, SecretHash},
     services::{
@@ -77,6 +78,7 @@ fn known_key(hash: &SecretHash) -> Option<ApiKey> {
 pub(crate) struct Ports {
     pub(crate) keys: Arc<dyn ApiKeyRepository>,
     pub(crate) identities: Arc<dyn IdentityRepository>,
+    pub(crate) auth_identities: Arc<dyn AuthIdentityRepository>,
     pub(crate) providers: Arc<dyn IdentityProviderRepository>,
     pub(crate) connectors: Arc<dyn Connectors>,
     pub(crate) credentials: Arc<dyn CredentialsRepository>,
@@ -95,6 +97,7 @@ impl Default for Ports {
         Self {
             keys: Arc::new(MockApiKeyRepository::new()),
             identities: Arc::new(MockIdentityRepository::new()),
+            auth_identities: Arc::new(MockAuthIdentityRepository::new()),
             providers: Arc::new(MockIdentityProviderRepository::new()),
             connectors: Arc::new(MockConnectors::new()),
             credentials: Arc::new(MockCredentialsRepository::new()),
@@ -136,6 +139,7 @@ impl Ports {
             include_credentials,
             providers: providers.providers.clone(),
             identities: identities.clone(),
+            auth_identities: self.auth_identities,
             credentials: self.credentials.clone(),
         });
         let ports = TokenPorts {

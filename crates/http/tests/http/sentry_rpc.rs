@@ -11,13 +11,15 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde_json::{Value, json};
 use sha2::Sha256;
 use symbolon_domain::{
+    auth_identity::AuthIdentity,
     event::{Actor, EventKind},
     ids::{IdentityId, ProviderId},
     page::{Page, PageRequest},
     ports::{
-        CredentialsRepository, EventFilter, EventLog, IdentityProviderRepository,
-        IdentityRepository, Link, LinkOutcome, MockIdentityRepository, NewIdentityProvider,
-        RepositoryError, StoredCredentials,
+        AuthIdentityFilter, AuthIdentityRepository, AuthProviderRepository, CredentialsRepository,
+        EventFilter, EventLog, IdentityProviderRepository, IdentityRepository, Link, LinkOutcome,
+        MockIdentityRepository, NewAuthProvider, NewIdentityProvider,
+        OrganizationIdentityRepository, RepositoryError, SsoSignIn, StoredCredentials,
     },
     testing::{MemoryStore, RunningClock, fixtures},
 };
@@ -152,6 +154,7 @@ async fn a_signed_call_that_does_not_fit_is_refused_with_the_name_of_what_does_n
         json!({"args": args})
     };
     let by_user = "get_user_identities_by_provider_type";
+    let by_organization = "get_org_user_identities_by_provider_type";
     let cases = [
         ("get_provider", json!({}), "args"),
         ("get_provider", json!({"meta": {}}), "args"),
@@ -186,6 +189,19 @@ async fn a_signed_call_that_does_not_fit_is_refused_with_the_name_of_what_does_n
             user(json!({"exclude_matching_external_ids": "canary"})),
             "args.exclude_matching_external_ids",
         ),
+        (
+            by_organization,
+            json!({"args": {"user_id": 1, "provider_type": "t"}}),
+            "args.organization_id",
+        ),
+        (
+            by_organization,
+            json!({"args": {"organization_id": 1, "user_id": 1}}),
+            "args.provider_type",
+        ),
+        ("delete_identities", json!({"args": {"user_id": 1}}), "args.organization_id"),
+        ("delete_identities", json!({"args": {"organization_id": 1}}), "args.user_id"),
+        ("delete_identities", json!({"args": [1, 1]}), "args"),
         ("update_data", json!({"args": {"data": {}}}), "args.identity_id"),
         ("update_data", json!({"args": {"identity_id": 1}}), "args.data"),
         ("update_data", json!({"args": {"identity_id": 1, "data": "canary"}}), "args.data"),
@@ -267,6 +283,7 @@ impl World {
         }
         let ports = Ports {
             identities: store.clone(),
+            auth_identities: store.clone(),
             providers: store.clone(),
             credentials: store.clone(),
             events: store.clone(),
@@ -426,6 +443,91 @@ async fn a_users_identities_of_a_type_can_leave_out_those_named_like_their_provi
     ] {
         assert_eq!(world.numbers(&world.value(method, args.clone()).await), meant, "{args}");
     }
+}
+
+#[tokio::test]
+async fn an_organizations_identities_are_those_of_this_user_and_type_that_it_uses() {
+    let world = World::new(false).await;
+    for (organization, identity) in [("1", 1), ("1", 3), ("1", 4), ("2", 2)] {
+        let organization = fixtures::organization(organization);
+        let attached = OrganizationIdentityRepository::attach(
+            &*world.store,
+            &organization,
+            IdentityId(world.i(identity)),
+            &Actor::OPERATOR,
+        );
+        attached.await.unwrap();
+    }
+    let method = "get_org_user_identities_by_provider_type";
+    for (organization, user, provider_type, meant) in [
+        (json!(1), json!(7), "slack", vec![1]),
+        (json!("1"), json!("7"), "gcp", vec![3]),
+        (json!(1), json!("ada"), "slack", vec![4]),
+        (json!(2), json!(7), "slack", vec![2]),
+        (json!(2), json!(7), "gcp", vec![]),
+        (json!(3), json!(7), "slack", vec![]),
+        (json!(""), json!(7), "slack", vec![]),
+    ] {
+        let args = json!({
+            "organization_id": organization, "user_id": user, "provider_type": provider_type,
+        });
+        let found = world.value(method, args.clone()).await;
+        assert_eq!(world.numbers(&found), meant, "{args}");
+    }
+}
+
+#[tokio::test]
+async fn delete_identities_takes_single_sign_on_away_and_no_identity() {
+    let world = World::new(false).await;
+    let mut ids = Vec::new();
+    for (organization, provider) in [("1", 1), ("2", 2)] {
+        let new = NewAuthProvider {
+            organization_id: fixtures::organization(organization),
+            provider_id: ProviderId(world.p(provider)),
+            ..fixtures::new_auth_provider()
+        };
+        let made = AuthProviderRepository::insert(&*world.store, &new, &Actor::OPERATOR);
+        let auth_provider_id = made.await.unwrap().id;
+        for user in ["7", "ada"] {
+            let sign_in = SsoSignIn {
+                auth_provider_id,
+                ident: fixtures::external_id(user),
+                user: Some(fixtures::user(user)),
+                ..fixtures::sso_sign_in()
+            };
+            AuthIdentityRepository::sign_in(&*world.store, &sign_in).await.unwrap();
+        }
+        ids.push(auth_provider_id);
+    }
+    let left = async || {
+        let page = PageRequest { limit: 50, after: None };
+        let filter = AuthIdentityFilter::default();
+        let rows = AuthIdentityRepository::list(&*world.store, &filter, page).await.unwrap().items;
+        let row = |it: AuthIdentity| (it.auth_provider_id, it.user_id.as_str().to_owned());
+        rows.into_iter().map(row).collect::<Vec<_>>()
+    };
+    let rest = vec![(ids[0], "ada".to_owned()), (ids[1], "7".into()), (ids[1], "ada".into())];
+    // Doing it again does nothing, and nobody's is nobody's.
+    for args in [
+        json!({"user_id": 7, "organization_id": 1}),
+        json!({"user_id": "7", "organization_id": "1"}),
+        json!({"user_id": 8, "organization_id": 2}),
+        json!({"user_id": "", "organization_id": 2}),
+    ] {
+        assert_eq!(world.value("delete_identities", args).await, Value::Null);
+        assert_eq!(left().await, rest);
+    }
+    assert_eq!(world.meant(json!({"user_id": 7})).await, [1, 2, 3]);
+
+    let (filter, page) = (EventFilter::default(), PageRequest { limit: 200, after: None });
+    let events = EventLog::list(&*world.store, &filter, page);
+    let events = events.await.unwrap().items;
+    let unlinked: Vec<_> =
+        events.iter().filter(|it| it.about == EventKind::AuthIdentityUnlinked).collect();
+    let [event] = unlinked.as_slice() else { panic!("{unlinked:?}") };
+    assert_eq!(event.actor, Actor::SENTRY);
+    assert_eq!(event.user_id, Some(fixtures::user("7")));
+    assert_eq!(event.organization_id, Some(fixtures::organization("1")));
 }
 
 #[tokio::test]
