@@ -71,6 +71,9 @@ mod link_sessions;
 #[path = "queries/organization_identities.rs"]
 mod organization_identities;
 
+#[cfg(test)]
+mod plans;
+
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/postgres");
 /// The channel on which changed identities are announced, by id.
 const CHANNEL: &str = "symbolon_identities";
