@@ -9,6 +9,8 @@ mod crash;
 mod demo;
 mod main_way;
 mod oidc_provider;
+mod parity;
+mod sentry_rpc;
 mod service;
 mod tls;
 mod webhooks;

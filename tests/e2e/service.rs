@@ -34,6 +34,8 @@ pub(crate) struct Installation {
     pub(crate) provider_timeout: &'static str,
     /// What the replicas log, and how; set before one starts.
     pub(crate) log: (&'static str, &'static str),
+    /// More variables of a replica's environment; set before it starts.
+    pub(crate) environment: Vec<(&'static str, String)>,
 }
 
 /// Where the product's own pages would be. Nothing listens there: no test goes that far.
@@ -59,6 +61,7 @@ impl Installation {
             key: String::new(),
             provider_timeout: "5s",
             log: ("info", "text"),
+            environment: Vec::new(),
         };
         this.write_config();
         this.command(&["keyring", "generate", "--file", &this.keyring()]).await;
@@ -155,6 +158,7 @@ impl Installation {
             .env("SYMBOLON__SERVER__LISTEN", address.to_string())
             .env("SYMBOLON__TELEMETRY__LOG_FORMAT", format)
             .env("SYMBOLON_LOG", filter)
+            .envs(self.environment.iter().map(|(name, value)| (*name, value)))
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .kill_on_drop(true)
@@ -201,6 +205,16 @@ impl Answer {
 }
 
 impl Replica {
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The API key's secret.
+    pub(crate) fn key(&self) -> &str {
+        &self.key
+    }
+
     async fn wait_until_ready(&self) {
         let deadline = Instant::now() + Duration::from_secs(30);
         let url = format!("http://{}/readyz", self.address);

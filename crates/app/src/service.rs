@@ -8,7 +8,7 @@ use std::sync::{
 use async_trait::async_trait;
 use metrics_exporter_prometheus::PrometheusHandle;
 use symbolon_domain::{event::Actor, ports::Connectors};
-use symbolon_http::{HttpParts, LimitSettings, Readiness, Unready};
+use symbolon_http::{HttpParts, LimitSettings, Readiness, SentryRpc, Unready};
 use tokio::net::TcpListener;
 
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
     revoker::revoke,
     server::{answer, bound, finish},
     services::Services,
-    settings::Settings,
+    settings::{SentryRpcSettings, Settings},
     shutdown::Shutdown,
     sweeper::sweep,
     telemetry, webhooks,
@@ -79,6 +79,16 @@ impl Service {
         let Self { parts, services } = self;
         let ServiceParts { settings, database, connectors, listener, metrics, .. } = parts;
         let repositories = database.repositories();
+        let sessions = repositories.sessions;
+        let SentryRpcSettings { shared_secrets, include_credentials } = settings.sentry_rpc;
+        let sentry_rpc = (!shared_secrets.is_empty()).then(|| SentryRpc {
+            shared_secrets,
+            include_credentials,
+            providers: repositories.providers,
+            identities: Arc::clone(&services.identities),
+            auth_identities: repositories.auth_identities,
+            credentials: repositories.credentials,
+        });
         let render = metrics.clone();
         let router = symbolon_http::router(HttpParts {
             api_keys: services.api_keys,
@@ -91,6 +101,7 @@ impl Service {
             events: repositories.events,
             webhooks: services.webhooks,
             connectors,
+            sentry_rpc,
             readiness: Arc::new(DatabaseReadiness { database, complete: AtomicBool::new(false) }),
             metrics: Arc::new(move || render.render()),
             limits: LimitSettings {

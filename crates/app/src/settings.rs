@@ -38,6 +38,9 @@ pub const DEFAULT_FILE: &str = "symbolon.toml";
 
 const PREFIX: &str = "SYMBOLON__";
 
+/// A shared secret of fewer characters is warned of.
+const LEAST_SHARED_SECRET: usize = 32;
+
 /// What the operator decided.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -57,6 +60,8 @@ pub struct Settings {
     pub webhooks: WebhookSettings,
     /// Logs and traces.
     pub telemetry: TelemetrySettings,
+    /// Sentry's RPC.
+    pub sentry_rpc: SentryRpcSettings,
     /// Providers declared in the file.
     pub providers: Vec<ProviderSettings>,
     /// Keys that are set, and with which this version does nothing yet.
@@ -162,6 +167,15 @@ pub enum LogFormat {
     Json,
 }
 
+/// Section `sentry_rpc`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SentryRpcSettings {
+    /// What a Sentry deployment signs its calls with; none: it is off.
+    pub shared_secrets: Vec<Secret>,
+    /// Whether opened credentials are answered inside `data`.
+    pub include_credentials: bool,
+}
+
 /// A key that a command cannot do without, though it has no default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
@@ -230,10 +244,10 @@ impl Settings {
             http_client: read_http_client(root.section("http_client")),
             webhooks: read_webhooks(root.section("webhooks")),
             telemetry: read_telemetry(root.section("telemetry")),
+            sentry_rpc: read_sentry_rpc(root.section("sentry_rpc")),
             providers: provider::read(&mut root),
             idle_keys: Vec::new(),
         };
-        read_sentry_rpc(root.section("sentry_rpc"), &mut idle_keys);
         root.finish();
         Self { idle_keys, ..settings }
     }
@@ -271,6 +285,23 @@ impl Settings {
                  make this service call addresses inside your network"
                     .to_owned(),
             );
+        }
+        if self.sentry_rpc.shared_secrets.iter().any(|it| it.expose().len() < LEAST_SHARED_SECRET) {
+            warnings.push(format!(
+                "sentry_rpc.shared_secrets holds a text of fewer than {LEAST_SHARED_SECRET} \
+                 characters: whoever guesses it reads and changes every identity"
+            ));
+        }
+        if self.sentry_rpc.include_credentials {
+            warnings.push(if self.sentry_rpc.shared_secrets.is_empty() {
+                "sentry_rpc.include_credentials is on, and there is no sentry_rpc.shared_secrets: \
+                 nothing is answered to Sentry at all"
+                    .to_owned()
+            } else {
+                "sentry_rpc.include_credentials is on: whoever holds a shared secret is told every \
+                 user's tokens, refresh tokens included"
+                    .to_owned()
+            });
         }
         warnings
     }
@@ -536,12 +567,13 @@ fn read_telemetry(mut section: Section<'_>) -> TelemetrySettings {
     TelemetrySettings { log_format: log_format.unwrap_or(LogFormat::Text), otlp_endpoint }
 }
 
-fn read_sentry_rpc(mut section: Section<'_>, idle_keys: &mut Vec<&'static str>) {
-    if section.is_set("shared_secrets") || section.is_set("shared_secrets_file") {
-        idle_keys.push("sentry_rpc.shared_secrets");
-    }
-    section.secrets("shared_secrets");
+fn read_sentry_rpc(mut section: Section<'_>) -> SentryRpcSettings {
+    let sentry_rpc = SentryRpcSettings {
+        shared_secrets: section.secrets("shared_secrets"),
+        include_credentials: section.switch("include_credentials"),
+    };
     section.finish();
+    sentry_rpc
 }
 
 /// A length of time between two bounds, which are written as in the file.

@@ -85,6 +85,9 @@ mod transfers;
 #[path = "queries/webhooks.rs"]
 mod webhooks;
 
+#[cfg(test)]
+mod plans;
+
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/postgres");
 /// The channel on which changed identities are announced, by id.
 const CHANNEL: &str = "symbolon_identities";

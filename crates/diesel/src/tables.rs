@@ -22,6 +22,7 @@ macro_rules! tables {
             identities (id) {
                 id -> BigInt,
                 idp_id -> BigInt,
+                idp_type -> Nullable<Text>,
                 user_id -> Text,
                 external_id -> Text,
                 data -> $json,

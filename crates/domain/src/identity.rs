@@ -139,6 +139,8 @@ pub struct IdentityFilter {
     pub provider_id: Option<ProviderId>,
     /// Identities at provider instances of this external id.
     pub provider_external_id: Option<String>,
+    /// Identities at provider instances without an external id.
+    pub provider_has_no_external_id: bool,
     /// Identities at provider instances of this type.
     pub provider_type: Option<String>,
     /// Identities at provider instances of any of these types: what the caller is limited to.

@@ -101,6 +101,25 @@ impl ApiError {
         Self { retry_after, ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail) }
     }
 
+    /// A call that must be signed is not.
+    pub(crate) fn unsigned() -> Self {
+        let detail =
+            "sign the call: `Authorization: Rpcsignature rpc0:…`, and only one such header";
+        Self::new(StatusCode::FORBIDDEN, "forbidden", detail)
+    }
+
+    /// A call's signature is none, or of another secret, path or body.
+    pub(crate) fn bad_signature() -> Self {
+        let detail = "the signature is not that of this path and body under a shared secret";
+        Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", detail)
+    }
+
+    /// More identities were asked for than one answer holds.
+    pub(crate) fn too_many_identities(limit: usize) -> Self {
+        let detail = format!("more than {limit} identities are meant; narrow the filter");
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "too_many_identities", detail)
+    }
+
     /// Our own fault; the log has the cause under the request's id.
     pub(crate) fn internal() -> Self {
         let detail = "the service failed; its log tells why under this request_id";

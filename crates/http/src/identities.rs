@@ -162,6 +162,7 @@ async fn list_identities(
         external_ids: query.parsed("identity_ext_ids", |text| external_ids(&text))?,
         provider_id: query.id("provider_id")?.map(ProviderId),
         provider_external_id: query.text("provider_ext_id")?,
+        provider_has_no_external_id: false,
         provider_type: query.text("provider_type")?,
         status: query.parsed("status", |text| {
             IdentityStatus::parse(&text).ok_or("must be `unknown`, `valid` or `invalid`")

@@ -19,6 +19,7 @@ mod operations;
 mod provider_types;
 mod providers;
 mod request;
+mod sentry_rpc;
 mod sight;
 mod single_sign_on;
 mod telemetry;
@@ -36,6 +37,7 @@ use symbolon_domain::{
 pub use limits::LimitSettings;
 pub use network::{InvalidNetwork, Network};
 pub use operations::{Readiness, RenderMetrics, Unready};
+pub use sentry_rpc::SentryRpc;
 pub use telemetry::{REQUEST_DURATION, REQUEST_DURATION_BUCKETS, REQUESTS};
 
 /// What the routes work with.
@@ -61,6 +63,8 @@ pub struct HttpParts {
     pub webhooks: Arc<Webhooks>,
     /// The catalog.
     pub connectors: Arc<dyn Connectors>,
+    /// Sentry's RPC, where it is turned on; otherwise its path is not there.
+    pub sentry_rpc: Option<SentryRpc>,
     /// What `/readyz` asks.
     pub readiness: Arc<dyn Readiness>,
     /// What `/metrics` answers.
@@ -81,6 +85,7 @@ pub fn router(parts: HttpParts) -> Router {
         events,
         webhooks,
         connectors,
+        sentry_rpc,
         readiness,
         metrics,
         limits,
@@ -144,6 +149,10 @@ pub fn router(parts: HttpParts) -> Router {
         }))
         .merge(browser::router(browser::BrowserRoutes::new(linking, connectors)))
         .merge(operations::router(operations::OperationRoutes { readiness, metrics }));
+    let api = match sentry_rpc {
+        Some(rpc) => api.merge(sentry_rpc::router(rpc)),
+        None => api,
+    };
     openapi::serve(api)
         .fallback(async || error::ApiError::no_route())
         .method_not_allowed_fallback(async || error::ApiError::method_not_allowed())

@@ -48,6 +48,7 @@ const SECURITY: &str = "api_key";
         (name = "events", description = "What happened, and why"),
         (name = "webhooks", description = "Events, told to other services"),
         (name = "browser", description = "Where browsers come by; not for programs"),
+        (name = "sentry", description = "Sentry's RPC of the identity service; only where it is on"),
         (name = "operations", description = "For those who run the service"),
     ),
 )]

@@ -75,6 +75,7 @@ fn every_bad_value_is_told_with_its_key_and_what_was_expected() {
         ("telemetry.log_format", "telemetry.log_format='xml'", "\"text\" or \"json\""),
         ("telemetry.otlp_endpoint", "telemetry.otlp_endpoint='here'", "an http or https address"),
         ("sentry_rpc.shared_secrets", "sentry_rpc.shared_secrets=['']", "a list of secrets"),
+        ("sentry_rpc.include_credentials", "sentry_rpc.include_credentials=1", "true or false"),
         ("providers", "providers=1", "a list of tables, [[providers]]"),
         ("providers[0]", "providers=[1]", "a table"),
         ("providers[0].type", "[[providers]]", "is missing; expected a provider type"),
@@ -173,7 +174,7 @@ fn secrets_come_from_files_and_show_themselves_nowhere() {
     };
     let url = write("url", "postgres://u:canary@h/d\n");
     let client_secret = write("client_secret", "canary-2\n");
-    let shared = write("shared", "one\ntwo\n");
+    let shared = write("shared", "canary-one\ncanary-two\n");
     let text = format!(
         "database.url_file='{url}'\nsentry_rpc.shared_secrets_file='{shared}'\n\
          [[providers]]\ntype='oidc'\n[providers.config]\nclient_secret_file='{client_secret}'"
@@ -182,7 +183,8 @@ fn secrets_come_from_files_and_show_themselves_nowhere() {
     assert_eq!(settings.database.url, Some(Secret::new("postgres://u:canary@h/d")));
     assert_eq!(settings.providers[0].config["client_secret"], "canary-2");
     assert!(!format!("{settings:?}").contains("canary"));
-    assert_eq!(settings.idle_keys, ["sentry_rpc.shared_secrets"]);
+    let shared = ["canary-one", "canary-two"].map(Secret::new);
+    assert_eq!(settings.sentry_rpc.shared_secrets, shared);
 
     let empty = write("empty", "\n");
     let mistakes = read(&format!("database.url_file='{empty}'"), &[], &[]).unwrap_err();
@@ -193,13 +195,11 @@ fn secrets_come_from_files_and_show_themselves_nowhere() {
 fn what_this_version_does_nothing_with_is_warned_of_and_checked() {
     let text = "
         refresh.ahead = '15m'
-        sentry_rpc.shared_secrets = ['x']
     ";
     let settings = read(text, &[], &[]).unwrap();
-    let keys = ["refresh.ahead", "sentry_rpc.shared_secrets"];
-    assert_eq!(settings.idle_keys, keys);
+    assert_eq!(settings.idle_keys, ["refresh.ahead"]);
     let warnings = settings.warnings();
-    assert_eq!(warnings.len(), 2);
+    assert_eq!(warnings.len(), 1);
     for (warning, key) in warnings.iter().zip(keys) {
         assert!(warning.starts_with(key) && warning.contains("does nothing"), "{warning}");
     }
@@ -220,6 +220,30 @@ fn plain_http_in_public_is_warned_of() {
         let warnings = read(text, &[], &[]).unwrap().warnings();
         assert_eq!(warnings.len(), usize::from(warned), "{text}: {warnings:?}");
     }
+}
+
+#[test]
+fn what_sentry_may_be_told_is_warned_of() {
+    let long = "x".repeat(32);
+    for (text, warned) in [
+        (String::new(), &[][..]),
+        (format!("shared_secrets=['{long}']"), &[]),
+        (format!("shared_secrets=['{long}','canary']"), &["sentry_rpc.shared_secrets"]),
+        (
+            format!("shared_secrets=['{long}']\ninclude_credentials=true"),
+            &["sentry_rpc.include_credentials"],
+        ),
+        ("include_credentials=true".into(), &["sentry_rpc.include_credentials"]),
+    ] {
+        let settings = read(&format!("[sentry_rpc]\n{text}"), &[], &[]).unwrap();
+        let warnings = settings.warnings();
+        let keys: Vec<_> = warnings.iter().map(|it| it.split(' ').next().unwrap()).collect();
+        assert_eq!(keys, warned, "{text}");
+        assert!(!format!("{warnings:?}{settings:?}").contains("canary"), "{text}");
+    }
+    let environment = [("SYMBOLON__SENTRY_RPC__SHARED_SECRETS", "one, two")];
+    let settings = read("sentry_rpc.shared_secrets=['three']", &environment, &[]).unwrap();
+    assert_eq!(settings.sentry_rpc.shared_secrets, ["one", "two"].map(Secret::new));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use serde_json::error::Category;
 use crate::error::ApiError;
 
 /// Most bytes of a JSON body.
-const LIMIT: usize = 1024 * 1024;
+pub(crate) const JSON_LIMIT: usize = 1024 * 1024;
 
 /// How long a body may take to arrive.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -29,7 +29,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
         if !is_json(request.headers()) {
             return Err(ApiError::not_json());
         }
-        parse(&read_body(request, LIMIT).await?).map(Self)
+        parse(&read_body(request, JSON_LIMIT).await?).map(Self)
     }
 }
 
@@ -41,7 +41,7 @@ impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for OptionalJ
             return Ok(Self(T::default()));
         }
         let is_json = is_json(request.headers());
-        let body = read_body(request, LIMIT).await?;
+        let body = read_body(request, JSON_LIMIT).await?;
         if body.is_empty() {
             return Ok(Self(T::default()));
         }
@@ -66,7 +66,7 @@ pub(crate) async fn read_body(mut request: Request, limit: usize) -> Result<Byte
 }
 
 /// Whether the body is `application/json` or some `application/…+json`.
-fn is_json(headers: &HeaderMap) -> bool {
+pub(crate) fn is_json(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(CONTENT_TYPE).and_then(|it| it.to_str().ok()) else {
         return false;
     };
@@ -75,7 +75,8 @@ fn is_json(headers: &HeaderMap) -> bool {
         || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
 
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+/// Reads a body as `T`; the problem of one that does not fit names the field.
+pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     // Valid JSON, and no database keeps it.
     if holds_nul(body) {
         return Err(ApiError::invalid("body", "must hold no NUL character (\\u0000)"));

@@ -16,6 +16,11 @@ use crate::error::ApiError;
 pub(crate) struct ProductId(String);
 
 impl ProductId {
+    /// The id as a text, not checked.
+    pub(crate) fn into_text(self) -> String {
+        self.0
+    }
+
     /// The checked id.
     pub(crate) fn check<T>(
         self,

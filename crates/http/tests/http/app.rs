@@ -13,11 +13,23 @@ use serde_json::Value;
 use symbolon_domain::{
     api_key::{ApiKey, KeyScope},
     ports::{
-        ApiKeyRepository, AuthIdentityRepository, AuthProviderRepository, Clock, Connectors, CredentialsRepository, EventLog, IdentityProviderRepository, IdentityRepository, LinkSessionRepository, MockApiKeyRepository, MockAuthIdentityRepository, MockAuthProviderRepository, MockConnectors, MockCredentialsRepository, MockEventLog, MockIdentityProviderRepository, MockIdentityRepository, MockLinkSessionRepository, MockOrganizationIdentityRepository, OrganizationIdentityRepository, }, secret::SecretHash, services::{ ApiKeys, Identities, LinkSettings, Linking, Providers, ReturnUrls, SingleSignOn, Tasks, TokenPorts, TokenSettings, Tokens, MockRevocationRepository, MockTransferRepository, RevocationRepository, TransferRepository, Revocations, Transfers, MockWebhookRepository, MockWebhookSender, WebhookRepository, WebhookSender, Webhooks,
+        ApiKeyRepository, AuthIdentityRepository, AuthProviderRepository, Clock, Connectors,
+        CredentialsRepository, EventLog, IdentityProviderRepository, IdentityRepository,
+        LinkSessionRepository, MockApiKeyRepository, MockAuthIdentityRepository,
+        MockAuthProviderRepository, MockConnectors, MockCredentialsRepository, MockEventLog,
+        MockIdentityProviderRepository, MockIdentityRepository, MockLinkSessionRepository,
+        MockOrganizationIdentityRepository, MockRevocationRepository, MockTransferRepository,
+        MockWebhookRepository, MockWebhookSender, OrganizationIdentityRepository,
+        RevocationRepository, TransferRepository, WebhookRepository, WebhookSender,
+    },
+    secret::{Secret, SecretHash},
+    services::{
+        ApiKeys, Identities, LinkSettings, Linking, Providers, ReturnUrls, Revocations,
+        SingleSignOn, Tasks, TokenPorts, TokenSettings, Tokens, Transfers, Webhooks,
     },
     testing::{TestClock, fixtures},
 };
-use symbolon_http::{HttpParts, LimitSettings, Readiness, Unready, router};
+use symbolon_http::{HttpParts, LimitSettings, Readiness, SentryRpc, Unready, router};
 use tower::ServiceExt as _;
 
 /// A key that may do everything.
@@ -82,6 +94,7 @@ fn known_key(hash: &SecretHash) -> Option<ApiKey> {
 pub(crate) struct Ports {
     pub(crate) keys: Arc<dyn ApiKeyRepository>,
     pub(crate) identities: Arc<dyn IdentityRepository>,
+    pub(crate) auth_identities: Arc<dyn AuthIdentityRepository>,
     pub(crate) providers: Arc<dyn IdentityProviderRepository>,
     pub(crate) connectors: Arc<dyn Connectors>,
     pub(crate) credentials: Arc<dyn CredentialsRepository>,
@@ -95,6 +108,8 @@ pub(crate) struct Ports {
     pub(crate) webhooks: Arc<dyn WebhookRepository>,
     pub(crate) sender: Arc<dyn WebhookSender>,
     pub(crate) clock: Arc<dyn Clock>,
+    /// The shared secrets of Sentry's RPC, and whether credentials are included.
+    pub(crate) sentry_rpc: Option<(&'static [&'static str], bool)>,
     pub(crate) unready: Vec<Unready>,
     pub(crate) public_url: &'static str,
     pub(crate) metrics: fn() -> String,
@@ -106,6 +121,7 @@ impl Default for Ports {
         Self {
             keys: Arc::new(MockApiKeyRepository::new()),
             identities: Arc::new(MockIdentityRepository::new()),
+            auth_identities: Arc::new(MockAuthIdentityRepository::new()),
             providers: Arc::new(MockIdentityProviderRepository::new()),
             connectors: Arc::new(MockConnectors::new()),
             credentials: Arc::new(MockCredentialsRepository::new()),
@@ -119,6 +135,7 @@ impl Default for Ports {
             webhooks: Arc::new(MockWebhookRepository::new()),
             sender: Arc::new(MockWebhookSender::new()),
             clock: Arc::new(TestClock::default()),
+            sentry_rpc: None,
             unready: Vec::new(),
             public_url: "https://symbolon.example",
             metrics: || "# no metrics\n".to_owned(),
@@ -155,6 +172,14 @@ impl Ports {
             providers: providers.clone(),
             revocations,
             clock: self.clock.clone(),
+        });
+        let sentry_rpc = self.sentry_rpc.map(|(secrets, include_credentials)| SentryRpc {
+            shared_secrets: secrets.iter().map(|it| Secret::new(*it)).collect(),
+            include_credentials,
+            providers: providers.providers.clone(),
+            identities: identities.clone(),
+            auth_identities: self.auth_identities,
+            credentials: self.credentials.clone(),
         });
         let ports = TokenPorts {
             credentials: self.credentials,
@@ -203,6 +228,7 @@ impl Ports {
                 clock: self.clock,
             }),
             connectors: self.connectors,
+            sentry_rpc,
             readiness: Arc::new(Ready(self.unready)),
             metrics: Arc::new(self.metrics),
             limits: self.limits,

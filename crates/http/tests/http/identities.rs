@@ -100,6 +100,7 @@ async fn filters_combine() {
                 external_ids: Some(vec![fixtures::external_id("a"), fixtures::external_id("b")]),
                 provider_id: Some(ProviderId(3)),
                 provider_external_id: Some("eu".into()),
+                provider_has_no_external_id: false,
                 provider_type: Some("oidc".into()),
                 status: Some(IdentityStatus::Valid),
                 exclude_matching_external_ids: true,

@@ -14,6 +14,7 @@ mod operations;
 mod problems;
 mod providers;
 mod scopes;
+mod sentry_rpc;
 mod single_sign_on;
 mod tokens;
 mod transfers;

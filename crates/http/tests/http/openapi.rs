@@ -16,7 +16,6 @@ const LATER: [(Method, &str); 10] = [
     (Method::DELETE, "/v1/organizations/1/users/1/auth-identities"),
     (Method::GET, "/v1/organizations/1/users/1/identities"),
     (Method::POST, "/oauth2/token"),
-    (Method::POST, "/api/0/internal/rpc/identity/get_identity/"),
     (Method::GET, "/v1/audit"),
 ];
 

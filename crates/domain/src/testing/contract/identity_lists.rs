@@ -109,6 +109,15 @@ pub async fn each_condition_narrows_the_list(store: &Arc<dyn Store>) {
             vec![&oidc_u, &oidc_v],
         ),
         (IdentityFilter { provider_external_id: Some(String::new()), ..any() }, vec![]),
+        (IdentityFilter { provider_has_no_external_id: true, ..any() }, vec![&github_u, &github_v]),
+        (
+            IdentityFilter {
+                provider_has_no_external_id: true,
+                provider_type: Some("oidc".into()),
+                ..any()
+            },
+            vec![],
+        ),
         (
             IdentityFilter { provider_type: Some("oidc".into()), ..any() },
             vec![&oidc_u, &oidc_v, &other_u],
@@ -136,6 +145,7 @@ pub async fn all_conditions_hold_together(store: &Arc<dyn Store>) {
         external_ids: Some(vec![external_id("a"), external_id("b")]),
         provider_id: Some(oidc_u.idp_id),
         provider_external_id: Some("team".into()),
+        provider_has_no_external_id: false,
         provider_type: Some("oidc".into()),
         status: Some(IdentityStatus::Valid),
         exclude_matching_external_ids: true,
@@ -152,6 +162,7 @@ pub async fn all_conditions_hold_together(store: &Arc<dyn Store>) {
         IdentityFilter { external_ids: Some(vec![external_id("b")]), ..all.clone() },
         IdentityFilter { provider_id: Some(github_v.idp_id), ..all.clone() },
         IdentityFilter { provider_external_id: Some("other".into()), ..all.clone() },
+        IdentityFilter { provider_has_no_external_id: true, ..all.clone() },
         IdentityFilter { provider_type: Some("github".into()), ..all.clone() },
         IdentityFilter { status: Some(IdentityStatus::Invalid), ..all.clone() },
     ];

@@ -297,6 +297,7 @@ impl Rows {
             external_ids,
             provider_id,
             provider_external_id,
+            provider_has_no_external_id,
             provider_type,
             status,
             provider_types,
@@ -311,6 +312,7 @@ impl Rows {
             && external_ids.as_ref().is_none_or(|it| it.contains(&identity.external_id))
             && provider_id.is_none_or(|it| it == identity.idp_id)
             && provider_external_id.as_ref().is_none_or(|it| Some(it.as_str()) == instance)
+            && !(*provider_has_no_external_id && instance.is_some())
             && provider_type.as_ref().is_none_or(|it| *it == provider.provider_type)
             && provider_types.as_ref().is_none_or(|it| it.contains(&provider.provider_type))
             && organization_id.as_ref().is_none_or(|it| self.uses(it, identity.id))
