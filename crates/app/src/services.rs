@@ -4,7 +4,15 @@ use std::{sync::Arc, time::Duration};
 
 use symbolon_domain::{
     ports::{
-        ApiKeyRepository, AuthIdentityRepository, AuthProviderRepository, Clock, Connectors, CredentialsRepository, EventLog, IdentityProviderRepository, IdentityRepository, LinkSessionRepository, OrganizationIdentityRepository, }, services::{ ApiKeys, Identities, LinkSettings, Linking, Providers, SingleSignOn, Tasks, TokenPorts, TokenSettings, Tokens, RevocationRepository, TransferRepository, Revocations, Transfers, WebhookRepository, WebhookSender, Busy, DeliverySettings, WebhookDispatcher, Webhooks, Archive,
+        ApiKeyRepository, AuthIdentityRepository, AuthProviderRepository, Clock, Connectors,
+        CredentialsRepository, EventLog, IdentityProviderRepository, IdentityRepository,
+        LinkSessionRepository, OrganizationIdentityRepository,
+    },
+    services::{
+        ApiKeys, Archive, Busy, DeliverySettings, Identities, LinkSettings, Linking, Providers,
+        RevocationRepository, Revocations, SingleSignOn, Tasks, TokenPorts, TokenSettings, Tokens,
+        TransferRepository, Transfers, WebhookDispatcher, WebhookRepository, WebhookSender,
+        Webhooks,
     },
 };
 use url::Url;
@@ -69,6 +77,7 @@ impl Services {
         });
         let identities = Arc::new(Identities {
             identities: Arc::clone(&repositories.identities),
+            events: Arc::clone(&repositories.events),
             providers: Arc::clone(&providers),
             revocations: Arc::clone(&revocations),
             clock: Arc::clone(&clock),
@@ -130,7 +139,19 @@ impl Services {
             },
         );
         let api_keys = Arc::new(ApiKeys { keys: Arc::clone(&repositories.keys) });
-        Self { linking, tokens, identities, single_sign_on, transfers, revocations, providers, api_keys, webhooks, dispatcher, tasks }
+        Self {
+            linking,
+            tokens,
+            identities,
+            single_sign_on,
+            transfers,
+            revocations,
+            providers,
+            api_keys,
+            webhooks,
+            dispatcher,
+            tasks,
+        }
     }
 }
 

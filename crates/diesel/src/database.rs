@@ -5,7 +5,10 @@ use std::{path::Path, sync::Arc};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use symbolon_domain::ports::{
-        ApiKeyRepository, AuthIdentityRepository, AuthProviderRepository, CredentialsRepository, EventLog, IdentityProviderRepository, IdentityRepository, LinkSessionRepository, OrganizationIdentityRepository, RepositoryError, RevocationRepository, Sealer, TransferRepository, WebhookRepository, Archive,
+    ApiKeyRepository, Archive, AuthIdentityRepository, AuthProviderRepository,
+    CredentialsRepository, EventLog, IdentityProviderRepository, IdentityRepository,
+    LinkSessionRepository, OrganizationIdentityRepository, RepositoryError, RevocationRepository,
+    Sealer, TransferRepository, WebhookRepository,
 };
 
 use crate::{

@@ -182,6 +182,9 @@ pub struct IdentityRecord {
     pub unanswered: u32,
     /// The last refresh of this generation failed.
     pub back_off: Option<BackOff>,
+    /// Whether its user may have other accounts at the provider besides: it was linked where
+    /// several are allowed.
+    pub beside_others: bool,
 }
 
 impl IdentityRecord {
@@ -189,7 +192,15 @@ impl IdentityRecord {
     #[must_use]
     pub fn new(identity: Identity, credentials: Option<Credentials>) -> Self {
         let generation = i64::from(credentials.is_some());
-        Self { identity, credentials, generation, attempt: 0, unanswered: 0, back_off: None }
+        Self {
+            identity,
+            credentials,
+            generation,
+            attempt: 0,
+            unanswered: 0,
+            back_off: None,
+            beside_others: false,
+        }
     }
 }
 

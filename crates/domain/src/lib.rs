@@ -63,6 +63,7 @@
 //! });
 //! let identities = Arc::new(Identities {
 //!     identities: store.clone(),
+//!     events: store.clone(),
 //!     providers: providers.clone(),
 //!     revocations,
 //!     clock: clock.clone(),

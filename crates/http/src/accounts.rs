@@ -19,9 +19,9 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     authorization::{Allowed, Authenticator, IdentitiesRead, IdentitiesWrite},
     error::ApiError,
-    sight::Sight,
     list::ListBody,
     request::{Id, PathParameters, QueryString},
+    sight::Sight,
 };
 
 /// What the routes under `/v1/users` need.

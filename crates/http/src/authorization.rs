@@ -136,6 +136,7 @@ scopes!(
 
 /// The caller has a good key with this scope.
 pub(crate) struct Allowed<S> {
+    key: Arc<ApiKey>,
     actor: Actor,
     scope: PhantomData<S>,
 }
@@ -185,7 +186,7 @@ where
             reason: reason(&parts.headers)?,
             ..Actor::api_key(key.id)
         };
-        Ok(Self { actor, scope: PhantomData })
+        Ok(Self { key, actor, scope: PhantomData })
     }
 }
 

@@ -23,9 +23,9 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     authorization::{Allowed, Authenticator, IdentitiesRead, IdentitiesWrite},
     error::ApiError,
-    sight::Sight,
     list::ListBody,
     request::{Id, JsonBody, ProductId, QueryString, check_scopes, etag, if_match, is_known},
+    sight::Sight,
 };
 
 /// What the routes under `/v1/identities` need that hand out no token.

@@ -31,7 +31,10 @@ use std::sync::Arc;
 
 use axum::{Router, middleware};
 use symbolon_domain::{
-        ports::Connectors, services::{ApiKeys, Identities, Linking, Providers, SingleSignOn, Tokens, Transfers, Webhooks}, ports::{Connectors, EventLog},
+    ports::{Connectors, EventLog},
+    services::{
+        ApiKeys, Identities, Linking, Providers, SingleSignOn, Tokens, Transfers, Webhooks,
+    },
 };
 
 pub use limits::LimitSettings;
@@ -79,7 +82,8 @@ pub fn router(parts: HttpParts) -> Router {
         api_keys,
         providers,
         identities,
-        single_sign_on, transfers,
+        single_sign_on,
+        transfers,
         linking,
         tokens,
         events,

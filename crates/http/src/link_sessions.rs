@@ -21,8 +21,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     authorization::{Allowed, Authenticator, LinkWrite},
     error::ApiError,
-    sight::Sight,
     request::{Id, JsonBody, ProductId, check_scopes},
+    sight::Sight,
 };
 
 /// What the routes under `/v1/link-sessions` need.

@@ -22,9 +22,9 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     authorization::{Allowed, Authenticator, ProvidersRead, ProvidersWrite},
     error::ApiError,
-    sight::Sight,
     list::ListBody,
     request::{Id, JsonBody, QueryString, etag, if_match},
+    sight::Sight,
 };
 
 /// What the routes under `/v1/providers` need.

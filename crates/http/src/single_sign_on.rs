@@ -32,9 +32,9 @@ use crate::{
     authorization::{Allowed, Authenticator, SsoRead, SsoWrite},
     error::ApiError,
     identities::IdentityBody,
-    sight::Sight,
     list::ListBody,
     request::{Id, JsonBody, PathParameters, ProductId, QueryString, etag, if_match},
+    sight::Sight,
 };
 
 /// What the routes under `/v1/organizations` need.

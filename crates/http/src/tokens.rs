@@ -20,8 +20,8 @@ use crate::{
     authorization::{Allowed, Authenticator, TokensRead},
     error::ApiError,
     identities::{self, IdentityBody},
-    sight::Sight,
     request::{Id, JsonBody, OptionalJsonBody, ProductId, check_scopes},
+    sight::Sight,
 };
 
 /// What the routes that hand out tokens need.

@@ -311,6 +311,8 @@ trait Account {
     fn group(&self) -> i64;
     fn user(&self) -> &str;
     fn account(&self) -> &str;
+    /// Whether the user may have another account there.
+    fn beside_others(&self) -> bool;
     /// The row under this id.
     fn row(&self, id: i64, sealer: &dyn Sealer) -> Result<Self::Row, Failure>;
     /// There is no such group.
@@ -433,8 +435,10 @@ macro_rules! accounts {
                     outcomes[index] = match (of_account, of_user) {
                         (Some(row), _) if row.2 == user => Some(ImportOutcome::Unchanged(row.0)),
                         (Some(row), _) => refused(<$record>::account_taken(row.0)),
-                        (None, Some(row)) => refused(<$record>::user_taken(row.0)),
-                        (None, None) => None,
+                        (None, Some(row)) if !records[index].beside_others() => {
+                            refused(<$record>::user_taken(row.0))
+                        }
+                        (None, _) => None,
                     };
                 }
             }
@@ -460,6 +464,10 @@ impl Account for IdentityRecord {
 
     fn account(&self) -> &str {
         self.identity.external_id.as_str()
+    }
+
+    fn beside_others(&self) -> bool {
+        self.beside_others
     }
 
     fn row(&self, id: i64, sealer: &dyn Sealer) -> Result<IdentityRow, Failure> {
@@ -583,6 +591,10 @@ impl Account for AuthIdentityRecord {
 
     fn user(&self) -> &str {
         self.auth_identity.user_id.as_str()
+    }
+
+    fn beside_others(&self) -> bool {
+        false
     }
 
     fn account(&self) -> &str {
@@ -989,6 +1001,8 @@ impl IdentityRow {
             id,
             idp_id: identity.idp_id.0,
             user_id: identity.user_id.as_str().to_owned(),
+            user_slot: if record.beside_others { identity.external_id.as_str() } else { "" }
+                .to_owned(),
             external_id: identity.external_id.as_str().to_owned(),
             data: Value::Object(identity.data),
             status: identity.status.as_str().to_owned(),
@@ -1026,6 +1040,7 @@ impl IdentityRow {
         Ok(IdentityRecord {
             identity: self.identity()?,
             credentials: if with_secrets { self.open(sealer)? } else { None },
+            beside_others: !self.user_slot.is_empty(),
             generation: self.generation,
             attempt: self.attempt,
             unanswered: u32::try_from(self.unanswered).unwrap_or(0),

@@ -7,14 +7,15 @@ use super::{Providers, Revocations};
 use crate::{
     Error,
     credentials::Credentials,
-        event::Actor, event::{Actor, Event, EventKind, NewEvent},
+    event::{Actor, Event, EventKind},
     identity::{Identity, IdentityFilter},
     identity_provider::{IdentityProvider, ProviderType},
     ids::{ExternalId, IdentityId, ProviderId, UserId},
     link_evidence::{LinkEvidence, LinkMethod},
     page::{Page, PageRequest},
     ports::{
-        Clock, DataOutcome, DataUpdate, IdentityRepository, Link, LinkOutcome, LinkOwner, RepositoryError, Taken, Unlink, UnlinkOutcome, EventFilter, EventLog, Revocation,
+        Clock, DataOutcome, DataUpdate, EventFilter, EventLog, IdentityRepository, Link,
+        LinkOutcome, LinkOwner, RepositoryError, Taken, Unlink, UnlinkOutcome,
     },
     secret::Secret,
 };
@@ -24,6 +25,8 @@ use crate::{
 pub struct Identities {
     /// Where identities are kept.
     pub identities: Arc<dyn IdentityRepository>,
+    /// What happened to them.
+    pub events: Arc<dyn EventLog>,
     /// How providers are reached.
     pub providers: Arc<Providers>,
     /// Ends the grants of what is unlinked.

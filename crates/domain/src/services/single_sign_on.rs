@@ -408,13 +408,8 @@ impl SingleSignOn {
         let Disconnect { user_id, category, id, has_password, actor } = asked;
         let guard = Guard::LastWayIn { has_password };
         if category == IdentityCategory::Global {
-            let unlink = Unlink {
-                id: IdentityId(id),
-                user_id: Some(user_id),
-                guard,
-                revoke: true,
-                actor,
-            };
+            let unlink =
+                Unlink { id: IdentityId(id), user_id: Some(user_id), guard, revoke: true, actor };
             return self.identities.unlink_guarded(unlink).await;
         }
         let absent = || Error::NotFound("auth identity");

@@ -32,7 +32,10 @@ use chrono::{DateTime, SubsecRound as _, Utc};
 
 use self::link_sessions::{claim, live_session, pending_link, sign_in, status, used_trip, waiting};
 pub use self::{
-        api_keys::*, auth_identities::*, auth_providers::*, credentials::*, disconnection::*, event_log::*, identities::*, identity_lists::*, identity_providers::*, leases::*, link_sessions::*, linking::*, linking_sessions::*, organization_identities::*, revocations::*, transfers::*, changes::*, webhooks::*, archive::*,
+    api_keys::*, archive::*, auth_identities::*, auth_providers::*, changes::*, credentials::*,
+    disconnection::*, event_log::*, identities::*, identity_lists::*, identity_providers::*,
+    leases::*, link_sessions::*, linking::*, linking_sessions::*, organization_identities::*,
+    revocations::*, transfers::*, webhooks::*,
 };
 use super::{RunningClock, fixtures};
 use crate::{
@@ -41,7 +44,11 @@ use crate::{
     ids::{IdentityId, ProviderId, RevocationId},
     page::PageRequest,
     ports::{
-        ApiKeyRepository, AuthIdentityRepository, AuthProviderRepository, Clock as _, CredentialsRepository, EventFilter, EventLog, IdentityProviderRepository, IdentityRepository, Lease, LeaseOutcome, Link, LinkOutcome, LinkSessionRepository, NewIdentityProvider, OrganizationIdentityRepository, RefreshEnd, RevocationRepository, StoredCredentials, TransferRepository, Unlink, UnlinkOutcome, WebhookRepository, Archive,
+        ApiKeyRepository, Archive, AuthIdentityRepository, AuthProviderRepository, Clock as _,
+        CredentialsRepository, EventFilter, EventLog, IdentityProviderRepository,
+        IdentityRepository, Lease, LeaseOutcome, Link, LinkOutcome, LinkSessionRepository,
+        NewIdentityProvider, OrganizationIdentityRepository, RefreshEnd, RevocationRepository,
+        StoredCredentials, TransferRepository, Unlink, UnlinkOutcome, WebhookRepository,
     },
 };
 

@@ -35,7 +35,11 @@ use crate::{
     credentials::Credentials,
     event::{Event, NewEvent},
     identity_provider::{IdentityProvider, ProviderSecrets},
-        ids::{AuthIdentityId, AuthProviderId, EventId, IdentityId, LinkSessionId, OrganizationIdentityId, ProviderId, RevocationId, TransferId, WebhookDeliveryId, WebhookEndpointId}, organization_identity::OrganizationIdentity,
+    ids::{
+        AuthIdentityId, AuthProviderId, EventId, IdentityId, LinkSessionId, OrganizationIdentityId,
+        ProviderId, RevocationId, TransferId, WebhookDeliveryId, WebhookEndpointId,
+    },
+    organization_identity::OrganizationIdentity,
     page::{Page, PageRequest},
     ports::Clock,
     secret::SecretHash,

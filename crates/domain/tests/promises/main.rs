@@ -1,6 +1,10 @@
+//! What the services promise, over the in-memory store and a provider in memory, as another team
+//! would use them.
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod linking;
 mod providers;
 mod refresh;
 mod revocations;
+mod webhooks;
 mod world;

@@ -61,6 +61,7 @@ impl World {
         });
         let identities = Arc::new(Identities {
             identities: store.clone(),
+            events: store.clone(),
             providers: providers.clone(),
             revocations: revocations.clone(),
             clock: clock.clone(),

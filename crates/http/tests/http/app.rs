@@ -169,6 +169,7 @@ impl Ports {
         });
         let identities = Arc::new(Identities {
             identities: self.identities.clone(),
+            events: self.events.clone(),
             providers: providers.clone(),
             revocations,
             clock: self.clock.clone(),

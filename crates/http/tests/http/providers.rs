@@ -117,7 +117,8 @@ async fn a_list_goes_on_where_its_cursor_says() {
             ProviderFilter {
                 provider_type: Some("oidc".into()),
                 external_id: Some("eu".into()),
-        provider_types: None, without_external_id: false,
+                provider_types: None,
+                without_external_id: false,
             }
         );
         match page {

@@ -3,7 +3,8 @@ use axum::{
     http::{Method, Request},
 };
 use symbolon_domain::api_key::KeyScope::{
-        self, IdentitiesRead, IdentitiesWrite, LinkWrite, ProvidersRead, ProvidersWrite, SsoRead, SsoWrite, TokensRead, Admin, EventsRead,
+    self, Admin, EventsRead, IdentitiesRead, IdentitiesWrite, LinkWrite, ProvidersRead,
+    ProvidersWrite, SsoRead, SsoWrite, TokensRead,
 };
 
 use crate::app::{Mocks, key_with};

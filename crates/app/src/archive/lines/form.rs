@@ -90,6 +90,9 @@ pub(super) struct IdentityLine {
     unanswered: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     back_off: Option<BackOffLine>,
+    /// Whether the user may have other accounts at the provider besides.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    beside_others: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     credentials: Option<CredentialsLine>,
 }
@@ -357,6 +360,7 @@ impl From<&IdentityRecord> for IdentityLine {
                 failures: it.failures,
                 detail: it.detail.clone(),
             }),
+            beside_others: record.beside_others,
             credentials: record.credentials.as_ref().map(CredentialsLine::from),
         }
     }
@@ -396,6 +400,7 @@ impl TryFrom<IdentityLine> for IdentityRecord {
             attempt: it.attempt,
             unanswered: it.unanswered,
             back_off: back_off.transpose()?,
+            beside_others: it.beside_others,
         })
     }
 }

@@ -83,6 +83,7 @@ fn identity_record(id: i64, idp: i64, user: &str, account: &str) -> IdentityReco
         attempt: 6,
         unanswered: 1,
         back_off: Some(back_off),
+        beside_others: false,
     }
 }
 

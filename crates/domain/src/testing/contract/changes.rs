@@ -6,14 +6,14 @@ use serde_json::{Map, Value, json};
 
 use super::{ALL, Store, link, linked, provider};
 use crate::{
-    api_key::KeyScope,
+    api_key::{KeyLimits, KeyScope},
     credentials::Credentials,
     event::{Actor, Event, EventKind},
     ids::IdentityId,
     link_evidence::LinkEvidence,
     ports::{
         DataUpdate, EventFilter, LeaseOutcome, Link, NewIdentityProvider, ProviderDeletion,
-        RefreshEnd,
+        RefreshEnd, Unlink,
     },
     secret::{Secret, SecretHash},
     testing::fixtures,
@@ -130,7 +130,7 @@ pub async fn every_change_of_an_identity_tells_before_and_after(store: &Arc<dyn 
     assert_eq!(event.detail["reason"], "grant_rejected");
 
     let last = store.identities().find(id).await.unwrap().unwrap();
-    store.identities().unlink(id, &actor()).await.unwrap();
+    store.identities().unlink(&Unlink::unguarded(id, &actor())).await.unwrap();
     let event = told(store, &mut since, &[EventKind::IdentityUnlinked]).await.remove(0);
     assert_eq!((event.before.clone(), event.after.clone()), (Some(last.facts()), None));
     assert_eq!(event.actor, actor());
@@ -173,7 +173,7 @@ pub async fn every_change_of_a_provider_or_key_tells_before_and_after(store: &Ar
     assert_eq!((event.before, event.after), (Some(last.facts()), None));
 
     let hash = SecretHash::of("canary-key");
-    let key = store.api_keys().insert("k", &[KeyScope::Admin], &hash, &actor()).await.unwrap();
+    let key = store.api_keys().insert("k", &[KeyScope::Admin], &KeyLimits::default(), &hash, &actor()).await.unwrap();
     let event = told(store, &mut since, &[EventKind::ApiKeyCreated]).await.remove(0);
     assert_eq!((event.before, event.after), (None, Some(key.facts())));
     assert_eq!(event.detail["api_key_id"], key.id.0);

@@ -97,7 +97,8 @@ impl Rows {
                 ImportOutcome::Refused(Refusal::AccountTaken(there.identity.id))
             };
         }
-        if let Some(there) = self.identities.values().filter(at).find(is_user) {
+        let of_user = self.identities.values().filter(at).find(is_user);
+        if let Some(there) = of_user.filter(|_| !record.beside_others) {
             return ImportOutcome::Refused(Refusal::UserTaken(there.identity.id));
         }
         let id = self.id_for(identity.id.0, self.identities.contains_key(&identity.id));
@@ -295,7 +296,12 @@ impl Archive for MemoryStore {
             Record::IdentityProvider(ProviderRecord { provider: provider.clone(), secrets })
         });
         let identities = rows.identities.values().map(|row| {
+            let Identity { id, idp_id, user_id, .. } = &row.identity;
+            let has_another = rows.identities.range(..id).any(|(_, it)| {
+                it.identity.idp_id == *idp_id && it.identity.user_id == *user_id
+            });
             Record::Identity(Box::new(IdentityRecord {
+                beside_others: has_another || rows.allows_several(*idp_id),
                 identity: row.identity.clone(),
                 credentials: row.credentials.clone().filter(|_| with_secrets),
                 generation: row.generation,

@@ -16,6 +16,7 @@ use crate::{
     revocation::{OrphanedGrant, QueuedRevocation, RevocationStatus},
 };
 
+#[derive(Clone)]
 pub(super) struct RevocationRow {
     pub(super) queued: QueuedRevocation,
     pub(super) grant: Option<OrphanedGrant>,

@@ -17,12 +17,14 @@ use crate::{
     webhook::{DeliveryStatus, WebhookDelivery, WebhookEndpoint, WebhookSecrets},
 };
 
+#[derive(Clone)]
 pub(super) struct EndpointRow {
     endpoint: WebhookEndpoint,
     secrets: WebhookSecrets,
     position: EventId,
 }
 
+#[derive(Clone)]
 pub(super) struct DeliveryRow {
     delivery: WebhookDelivery,
     claimed_until: Option<DateTime<Utc>>,
