@@ -1,3 +1,5 @@
+#![expect(clippy::option_option, reason = "left out, null and a value are three things")]
+
 use std::sync::Arc;
 
 use axum::{

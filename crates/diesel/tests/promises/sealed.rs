@@ -14,8 +14,7 @@ use symbolon_domain::{
     },
     page::PageRequest,
     ports::{
-        DataOutcome, DataUpdate, EventFilter, Link, LinkOutcome, LinkOwner, NewIdentityProvider,
-        ProviderDeletion, RepositoryError, RevocationEnd, Unlink, UnlinkOutcome,
+        DataOutcome, DataUpdate, EventFilter, Link, LinkOutcome, LinkOwner, NewIdentityProvider, ProviderDeletion, RepositoryError, RevocationEnd, Unlink, UnlinkOutcome, NewAuthProvider, SsoOutcome, SsoSignIn,
     },
     secret::{Secret, SecretHash},
     testing::{RunningClock, contract::Store, fixtures},
@@ -34,6 +33,7 @@ on_both! {
     a_session_that_ended_holds_nothing
     a_queued_grant_is_sealed_and_wiped_when_it_has_ended
     a_provider_whose_secrets_do_not_open_can_be_deleted
+    credentials_for_single_sign_on_are_sealed_and_open_in_no_other_row
 }
 
 /// In every secret of these tests.
@@ -163,6 +163,43 @@ async fn nothing_secret_lies_in_the_open(Bench { store, raw }: Bench) {
     assert!(holds("account-1") || holds("one"), "nothing was looked at");
     assert!(!holds(CANARY));
     assert!(!holds(&hex::encode(CANARY)));
+}
+
+async fn credentials_for_single_sign_on_are_sealed_and_open_in_no_other_row(
+    Bench { store, raw }: Bench,
+) {
+    let provider_id = provider(&store, "one").await;
+    let new = NewAuthProvider { provider_id, ..fixtures::new_auth_provider() };
+    let of = store.auth_providers().insert(&new, &fixtures::ACTOR).await.unwrap();
+    let linked = async |name: &str| {
+        let asked = SsoSignIn {
+            auth_provider_id: of.id,
+            user: Some(fixtures::user(name)),
+            ident: fixtures::external_id(name),
+            credentials: Some(credentials(name)),
+            ..fixtures::sso_sign_in()
+        };
+        match store.auth_identities().sign_in(&asked).await.unwrap() {
+            SsoOutcome::Linked { identity, .. } => identity.id,
+            other => panic!("{other:?}"),
+        }
+    };
+    let first = linked("one").await;
+    let second = linked("two").await;
+    let everything = raw.everything().await;
+    let holds = |text: &str| everything.windows(text.len()).any(|it| it == text.as_bytes());
+    assert!(holds("organization-1"), "nothing was looked at");
+    assert!(!holds(&format!("{CANARY}-access")));
+
+    raw.execute(&format!(
+        "UPDATE auth_identities SET credentials = \
+         (SELECT credentials FROM auth_identities WHERE id = {second}) WHERE id = {first}"
+    ))
+    .await;
+    let moved = store.auth_identities().find_credentials(first).await;
+    assert_unsealable(moved, "auth_identities", first.0);
+    let own = store.auth_identities().find_credentials(second).await.unwrap();
+    assert_eq!(own, Some(credentials("two")));
 }
 
 async fn sealed_credentials_open_in_no_other_row(Bench { store, raw }: Bench) {

@@ -51,6 +51,7 @@ pub(crate) struct Mocks {
     pub(crate) revocations: MockRevocationRepository,
     pub(crate) transfers: MockTransferRepository,
     pub(crate) events: MockEventLog,
+    pub(crate) auth_providers: MockAuthProviderRepository,
     pub(crate) webhooks: MockWebhookRepository,
     pub(crate) sender: MockWebhookSender,
 }
@@ -76,6 +77,7 @@ impl Mocks {
             transfers: Arc::new(self.transfers),
             webhooks: Arc::new(self.webhooks),
             sender: Arc::new(self.sender),
+            auth_providers: Arc::new(self.auth_providers),
             ..Ports::default()
         }
         .app()

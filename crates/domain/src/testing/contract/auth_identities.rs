@@ -61,17 +61,18 @@ async fn all(store: &Arc<dyn Store>) -> Vec<(String, String)> {
     page.items.into_iter().map(pair).collect()
 }
 
+/// What is there, the legacy name, reattach → what becomes (whether it is new), and the rows then.
+type Case = (
+    &'static [(&'static str, &'static str)],
+    Option<&'static str>,
+    bool,
+    Result<bool, Taken>,
+    &'static [(&'static str, &'static str)],
+);
+
 /// What becomes of linking account `a` to `u`, by what is there, row by row of the port's table.
 pub async fn an_account_for_single_sign_on_follows_the_table(store: &Arc<dyn Store>) {
     let provider = provider(store, "p").await;
-    // What is there, the legacy name, reattach → what becomes (`None`: taken), and the rows then.
-    type Case = (
-        &'static [(&'static str, &'static str)],
-        Option<&'static str>,
-        bool,
-        Result<bool, Taken>,
-        &'static [(&'static str, &'static str)],
-    );
     let cases: [Case; 11] = [
         (&[], None, false, Ok(true), &[("u", "a")]),
         (&[("u", "a")], None, false, Ok(false), &[("u", "a")]),
