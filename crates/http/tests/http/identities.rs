@@ -5,7 +5,7 @@ use axum::{
 use serde_json::{Value, json};
 use symbolon_domain::{
     identity::{Identity, IdentityFilter, IdentityStatus, Invalid, InvalidReason},
-    ids::{IdentityId, ProviderId, RevocationId},
+        ids::{IdentityId, ProviderId, RevocationId}, link_evidence::{LinkEvidence, LinkMethod},
     page::Page,
     ports::{DataOutcome, DataUpdate, Link, LinkOutcome, RepositoryError, Taken, UnlinkOutcome},
     testing::fixtures,
@@ -179,7 +179,9 @@ fn linking(outcome: LinkOutcome) -> App {
         .withf(|link| {
             let credentials = link.credentials.as_ref().unwrap();
             assert_eq!(credentials.access_token.as_ref().unwrap().expose(), "access-1");
-            Link { credentials: link.credentials.clone(), ..fixtures::link() } == *link
+            let credentials = link.credentials.clone();
+            let evidence = LinkEvidence::of(LinkMethod::Vouched);
+            Link { credentials, evidence, ..fixtures::link() } == *link
         })
         .return_once(|_| Ok(outcome));
     mocks.app()
