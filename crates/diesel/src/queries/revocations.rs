@@ -20,7 +20,7 @@ use symbolon_domain::{
 
 use super::{
     Conn, Db, Store, events, identity_row, in_transaction, now, now_plus, schema::revocations,
-    unlocked_ones,
+    time, unlocked_ones,
 };
 use crate::{
     failure::Failure,
@@ -136,6 +136,7 @@ async fn queue(
     sealer: &dyn Sealer,
     new: &NewRevocation,
 ) -> Result<QueuedRevocation, Failure> {
+    let due = time(conn).await?;
     let row: Row = diesel::insert_into(revocations::table)
         .values((
             revocations::identity_id.eq(new.identity_id.0),
@@ -147,8 +148,8 @@ async fn queue(
             revocations::reason.eq(&new.actor.reason),
             revocations::status.eq(RevocationStatus::Waiting.as_str()),
             revocations::attempts.eq(0),
-            revocations::queued_at.eq(now()),
-            revocations::due_at.eq(now()),
+            revocations::queued_at.eq(due),
+            revocations::due_at.eq(due),
             revocations::generation.eq(1),
         ))
         .returning(Row::as_returning())
