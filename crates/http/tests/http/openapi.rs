@@ -73,6 +73,7 @@ async fn the_document_tells_of_these_routes() {
     PUT /v1/identities/{id}/data (key)
     POST /v1/identities/{id}/refresh (key)
     POST /v1/identities/{id}/token (key)
+    POST /v1/identities/{id}/transfer (key)
     POST /v1/link-sessions (key)
     GET /v1/link-sessions/{id} (key)
     POST /v1/link-sessions/{id}/complete (key)
@@ -84,6 +85,10 @@ async fn the_document_tells_of_these_routes() {
     PATCH /v1/providers/{id} (key)
     DELETE /v1/providers/{id} (key)
     POST /v1/token (key)
+    GET /v1/transfers (key)
+    GET /v1/transfers/{id} (key)
+    POST /v1/transfers/{id}/undo (key)
+    POST /v1/users/{user_id}/transfer (key)
     "#);
 }
 
@@ -93,7 +98,7 @@ async fn the_router_serves_what_the_document_tells_of_and_nothing_else() {
     let app = Mocks::default().app();
     for (path, item) in document["paths"].as_object().unwrap() {
         let served = path.replace("{file}", "index.css").replace("{type}", "oidc");
-        let served = served.replace("{token}", "x");
+        let served = served.replace("{token}", "x").replace("{user_id}", "x");
         let served = served.replace("{provider_id}", "x").replace("{id}", "x");
         assert!(!served.contains('{'), "{served}");
         for method in METHODS {
