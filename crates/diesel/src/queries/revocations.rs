@@ -20,7 +20,7 @@ use symbolon_domain::{
 
 use super::{
     Conn, Db, Store, events, identity_row, in_transaction, now, now_plus, schema::revocations,
-    unlocked_ones,
+    time, unlocked_ones,
 };
 use crate::{
     failure::Failure,
@@ -73,9 +73,9 @@ impl Row {
     }
 
     fn open(&self, sealer: &dyn Sealer) -> Result<Option<OrphanedGrant>, Failure> {
-        let Some(sealed) = &self.sealed else { return Ok(None) };
+        let Some(kept) = &self.sealed else { return Ok(None) };
         let place = self.place();
-        let plain = sealer.open(&place, sealed).map_err(|error| Failure::sealed(&place, &error))?;
+        let plain = sealer.open(&place, kept).map_err(|error| Failure::sealed(&place, &error))?;
         let grant = OrphanedGrant::from_plain(&plain);
         grant.map(Some).map_err(|error| Failure::unreadable(error.to_string()))
     }
@@ -136,6 +136,7 @@ async fn queue(
     sealer: &dyn Sealer,
     new: &NewRevocation,
 ) -> Result<QueuedRevocation, Failure> {
+    let due = time(conn).await?;
     let row: Row = diesel::insert_into(revocations::table)
         .values((
             revocations::identity_id.eq(new.identity_id.0),
@@ -147,17 +148,17 @@ async fn queue(
             revocations::reason.eq(&new.actor.reason),
             revocations::status.eq(RevocationStatus::Waiting.as_str()),
             revocations::attempts.eq(0),
-            revocations::queued_at.eq(now()),
-            revocations::due_at.eq(now()),
+            revocations::queued_at.eq(due),
+            revocations::due_at.eq(due),
             revocations::generation.eq(1),
         ))
         .returning(Row::as_returning())
         .get_result(conn)
         .await?;
     // The row's id is part of what the grant is bound to.
-    let sealed = seal(sealer, &row.place(), &new.grant)?;
+    let kept = seal(sealer, &row.place(), &new.grant)?;
     diesel::update(revocations::table.find(row.id))
-        .set(revocations::sealed.eq(sealed))
+        .set(revocations::sealed.eq(kept))
         .execute(conn)
         .await?;
     let queued = row.try_into()?;
@@ -185,9 +186,9 @@ pub(crate) async fn keep_provider(
         let Ok(Some(mut grant)) = row.open(sealer) else { continue };
         grant.provider = Some((provider.clone(), secrets.clone()));
         let generation = row.generation + 1;
-        let sealed = seal(sealer, &place(row.id, row.provider_id, generation), &grant)?;
+        let kept = seal(sealer, &place(row.id, row.provider_id, generation), &grant)?;
         diesel::update(revocations::table.find(row.id))
-            .set((revocations::sealed.eq(sealed), revocations::generation.eq(generation)))
+            .set((revocations::sealed.eq(kept), revocations::generation.eq(generation)))
             .execute(conn)
             .await?;
     }

@@ -28,18 +28,15 @@ where
         max_shrink_iters: 64,
         ..ProptestConfig::default()
     };
-    let steps = prop::collection::vec(any::<([u8; 4], [u8; 4])>(), 1..20);
+    let pair = any::<([u8; 4], [u8; 4])>()
+        .prop_map(|(one, other)| (Op::from_bytes(one), Op::from_bytes(other)));
+    let steps = prop::collection::vec(pair, 1..20);
     let result = TestRunner::new(config).run(&steps, |steps| {
-        let steps: Vec<_> = steps
-            .into_iter()
-            .map(|(one, other)| (Op::from_bytes(one), Op::from_bytes(other)))
-            .collect();
-        let told = format!("{steps:#?}");
         let run = runtime.block_on(async {
             let (store, _outlives_it) = empty_store().await;
             tokio::spawn(async move { at_once(&store, &steps).await }).await
         });
-        run.map_err(|panic| TestCaseError::fail(format!("{panic} after {told}")))
+        run.map_err(|panic| TestCaseError::fail(panic.to_string()))
     });
     if let Err(failure) = result {
         panic!("{failure}");

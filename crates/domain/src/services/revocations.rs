@@ -173,15 +173,13 @@ impl Revocations {
             ..IdentityFilter::default()
         };
         let found = self.identities.list(&same, PageRequest { limit: 1, after: None }).await?;
-        for identity in found.items {
-            match self.credentials.find(identity.id).await {
-                Ok(stored) => return Ok(stored.is_some_and(|it| it.credentials.is_some())),
-                // It has some, whatever they are.
-                Err(RepositoryError::Unsealable { .. }) => return Ok(true),
-                Err(error) => return Err(error),
-            }
+        let Some(identity) = found.items.first() else { return Ok(false) };
+        match self.credentials.find(identity.id).await {
+            Ok(stored) => Ok(stored.is_some_and(|it| it.credentials.is_some())),
+            // It has some, whatever they are.
+            Err(RepositoryError::Unsealable { .. }) => Ok(true),
+            Err(error) => Err(error),
         }
-        Ok(false)
     }
 
     /// What speaks to the provider: as it is configured now, or as it was when it was deleted.

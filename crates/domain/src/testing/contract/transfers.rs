@@ -345,7 +345,7 @@ pub async fn of_racing_transfers_of_one_identity_each_is_whole(store: &Arc<dyn S
     for event in events(store).await {
         if event.about == EventKind::IdentityTransferred {
             assert_eq!(event.before.unwrap()["user_id"], user.as_str());
-            user = event.user_id.unwrap().as_str().to_owned();
+            event.user_id.unwrap().as_str().clone_into(&mut user);
         }
     }
     assert_eq!(find(store, identity.id).await.user_id.as_str(), user);

@@ -50,7 +50,7 @@ impl Rows {
         about: EventKind,
         transfer: &Transfer,
         actor: &Actor,
-        detail: Value,
+        detail: &Value,
         now: DateTime<Utc>,
     ) {
         let mut event = NewEvent::new(about, actor);
@@ -106,7 +106,7 @@ impl Rows {
             "moved": transfer.moved(),
             "skipped": transfer.items.len() - transfer.moved(),
         });
-        self.log_transfer(EventKind::TransferDone, &transfer, &new.actor, detail, now);
+        self.log_transfer(EventKind::TransferDone, &transfer, &new.actor, &detail, now);
         self.transfers.insert(transfer.id, transfer.clone());
         TransferOutcome::Done(transfer)
     }
@@ -143,7 +143,7 @@ impl Rows {
             "given_back": transfer.given_back(),
             "kept": transfer.moved() - transfer.given_back(),
         });
-        self.log_transfer(EventKind::TransferUndone, &transfer, actor, detail, now);
+        self.log_transfer(EventKind::TransferUndone, &transfer, actor, &detail, now);
         self.transfers.insert(id, transfer.clone());
         UndoOutcome::Undone(transfer)
     }
