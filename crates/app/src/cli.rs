@@ -156,6 +156,7 @@ pub enum ApiKeyCommand {
 Examples:
   symbolon api-key create --name my-product --scope link:write --scope tokens:read
   symbolon api-key create --name ci --scope admin --json | jq -r .secret
+  symbolon api-key create --name acme --scope sso:write --organization acme --provider-type oidc
 
 Scopes: identities:read, identities:write, tokens:read, link:write, providers:read, providers:write,
 sso:read, sso:write, events:read, and admin, which is all of them.")]
@@ -185,6 +186,14 @@ pub struct CreateApiKeyArgs {
     /// What it may do; give it several times for several scopes
     #[arg(long = "scope", value_name = "SCOPE", required = true, num_args = 1)]
     pub scopes: Vec<String>,
+    /// An organization whose single sign-on it may deal with; give it several times for several,
+    /// and not at all for every one
+    #[arg(long = "organization", value_name = "ID", num_args = 1)]
+    pub organizations: Vec<String>,
+    /// A provider type whose instances and identities are there for it; give it several times for
+    /// several, and not at all for every one
+    #[arg(long = "provider-type", value_name = "TYPE", num_args = 1)]
+    pub provider_types: Vec<String>,
     /// How the key is printed.
     #[command(flatten)]
     pub output: OutputArgs,

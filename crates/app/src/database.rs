@@ -111,6 +111,9 @@ impl Database {
             sessions: database.sessions,
             events: database.events,
             keys: database.api_keys,
+            auth_providers: database.auth_providers,
+            auth_identities: database.auth_identities,
+            organization_identities: database.organization_identities,
         }
     }
 

@@ -89,6 +89,7 @@ impl Service {
             api_keys: services.api_keys,
             providers: services.providers,
             identities: services.identities,
+            single_sign_on: services.single_sign_on,
             linking: services.linking,
             tokens: services.tokens,
             connectors,

@@ -4,12 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use symbolon_domain::{
     ports::{
-        ApiKeyRepository, Clock, Connectors, CredentialsRepository, EventLog,
-        IdentityProviderRepository, IdentityRepository, LinkSessionRepository,
+        ApiKeyRepository, AuthIdentityRepository, AuthProviderRepository, Clock, Connectors,
+        CredentialsRepository, EventLog, IdentityProviderRepository, IdentityRepository,
+        LinkSessionRepository, OrganizationIdentityRepository,
     },
     services::{
-        ApiKeys, Identities, LinkSettings, Linking, Providers, Tasks, TokenPorts, TokenSettings,
-        Tokens,
+        ApiKeys, Identities, LinkSettings, Linking, Providers, SingleSignOn, Tasks, TokenPorts,
+        TokenSettings, Tokens,
     },
 };
 use url::Url;
@@ -25,6 +26,9 @@ pub(crate) struct Repositories {
     pub(crate) sessions: Arc<dyn LinkSessionRepository>,
     pub(crate) events: Arc<dyn EventLog>,
     pub(crate) keys: Arc<dyn ApiKeyRepository>,
+    pub(crate) auth_providers: Arc<dyn AuthProviderRepository>,
+    pub(crate) auth_identities: Arc<dyn AuthIdentityRepository>,
+    pub(crate) organization_identities: Arc<dyn OrganizationIdentityRepository>,
 }
 
 /// The rules, ready to be called.
@@ -32,6 +36,7 @@ pub(crate) struct Services {
     pub(crate) linking: Linking,
     pub(crate) tokens: Tokens,
     pub(crate) identities: Arc<Identities>,
+    pub(crate) single_sign_on: Arc<SingleSignOn>,
     pub(crate) providers: Arc<Providers>,
     pub(crate) api_keys: Arc<ApiKeys>,
     /// Must be waited for before the process ends.
@@ -59,9 +64,17 @@ impl Services {
             tasks: tasks.clone(),
             revocation_timeout: settings.http_client.timeout,
         });
+        let single_sign_on = Arc::new(SingleSignOn {
+            auth_providers: Arc::clone(&repositories.auth_providers),
+            auth_identities: Arc::clone(&repositories.auth_identities),
+            organization_identities: Arc::clone(&repositories.organization_identities),
+            identities: Arc::clone(&identities),
+        });
         let linking = Linking {
             sessions: Arc::clone(&repositories.sessions),
             identities: Arc::clone(&repositories.identities),
+            auth_providers: Arc::clone(&repositories.auth_providers),
+            auth_identities: Arc::clone(&repositories.auth_identities),
             providers: Arc::clone(&providers),
             clock: Arc::clone(&clock),
             tasks: tasks.clone(),
@@ -88,6 +101,6 @@ impl Services {
             },
         );
         let api_keys = Arc::new(ApiKeys { keys: Arc::clone(&repositories.keys) });
-        Self { linking, tokens, identities, providers, api_keys, tasks }
+        Self { linking, tokens, identities, single_sign_on, providers, api_keys, tasks }
     }
 }

@@ -6,6 +6,7 @@ mod identities;
 mod linking;
 mod providers;
 mod return_urls;
+mod single_sign_on;
 mod tasks;
 mod tokens;
 
@@ -14,5 +15,6 @@ pub use identities::*;
 pub use linking::*;
 pub use providers::*;
 pub use return_urls::*;
+pub use single_sign_on::*;
 pub use tasks::*;
 pub use tokens::*;

@@ -8,7 +8,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use moka::future::Cache;
 use symbolon_domain::{
     Error,
-    api_key::{ApiKey, KeyScope},
+    api_key::{ApiKey, KeyLimits, KeyScope},
     event::Actor,
     ports::Clock,
     secret::SecretHash,
@@ -86,6 +86,7 @@ macro_rules! scopes {
 }
 
 scopes!(IdentitiesRead, IdentitiesWrite, TokensRead, LinkWrite, ProvidersRead, ProvidersWrite);
+scopes!(SsoRead, SsoWrite);
 
 /// The caller has a good key with this scope.
 pub(crate) struct Allowed<S> {
@@ -97,6 +98,11 @@ impl<S> Allowed<S> {
     /// Whom the event log names.
     pub(crate) fn actor(&self) -> Actor {
         Actor::api_key(self.key.id)
+    }
+
+    /// What the key is limited to.
+    pub(crate) fn limits(&self) -> &KeyLimits {
+        &self.key.limits
     }
 }
 

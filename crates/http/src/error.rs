@@ -120,6 +120,11 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", detail)
     }
 
+    /// Whether it says that there is no such thing.
+    pub(crate) fn is_not_found(&self) -> bool {
+        self.status == StatusCode::NOT_FOUND
+    }
+
     /// How long to wait before the next try, in whole seconds, at least one.
     pub(crate) fn retry_after_seconds(&self) -> Option<u64> {
         let wait = self.retry_after?;
@@ -150,11 +155,14 @@ impl From<Error> for ApiError {
             Error::InvalidRequest { .. } => (StatusCode::BAD_REQUEST, "invalid_request"),
             Error::FilterRequired => (StatusCode::BAD_REQUEST, "filter_required"),
             Error::Unauthenticated => (StatusCode::UNAUTHORIZED, "unauthenticated"),
-            Error::Forbidden { .. } => (StatusCode::FORBIDDEN, "forbidden"),
+            Error::Forbidden { .. } | Error::OtherOrganization => {
+                (StatusCode::FORBIDDEN, "forbidden")
+            }
             Error::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
             Error::AlreadyExists(_) => (StatusCode::CONFLICT, "already_exists"),
             Error::ProviderInUse(_) => (StatusCode::CONFLICT, "provider_in_use"),
             Error::IdentityAlreadyLinked(_) => (StatusCode::CONFLICT, "identity_already_linked"),
+            Error::NeededToSignIn(why) => (StatusCode::CONFLICT, why.as_str()),
             Error::IdentityNotValid { .. } => (StatusCode::CONFLICT, "identity_not_valid"),
             Error::VersionConflict => (StatusCode::PRECONDITION_FAILED, "version_conflict"),
             Error::ProviderMisconfigured { .. } => {

@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use symbolon_domain::{
     Error,
+    disconnection::Guard,
     identity::{Identity, IdentityFilter, IdentityStatus},
     ids::{ExternalId, IdentityId, InvalidId, ProviderId, UserId},
-    ports::LinkOutcome,
+    ports::{LinkOutcome, Unlink},
     services::{Identities, NewIdentity},
 };
 use utoipa::ToSchema;
@@ -22,6 +23,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     authorization::{Allowed, Authenticator, IdentitiesRead, IdentitiesWrite},
     error::ApiError,
+    limits::Sight,
     list::ListBody,
     request::{Id, JsonBody, ProductId, QueryString, check_scopes, etag, if_match, is_known},
 };
@@ -30,6 +32,7 @@ use crate::{
 #[derive(Clone, FromRef)]
 pub(crate) struct IdentityRoutes {
     pub(crate) authenticator: Authenticator,
+    pub(crate) sight: Sight,
     pub(crate) identities: Arc<Identities>,
 }
 
@@ -148,7 +151,7 @@ const MOST_EXTERNAL_IDS: usize = 1000;
 )]
 async fn list_identities(
     State(routes): State<IdentityRoutes>,
-    _caller: Allowed<IdentitiesRead>,
+    caller: Allowed<IdentitiesRead>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<ListBody<IdentityBody>>, ApiError> {
     let mut query = QueryString::parse(query.as_deref());
@@ -165,6 +168,8 @@ async fn list_identities(
             IdentityStatus::parse(&text).ok_or("must be `unknown`, `valid` or `invalid`")
         })?,
         exclude_matching_external_ids: query.flag("exclude_matching_external_ids", false)?,
+        provider_types: caller.limits().provider_types.clone(),
+        organization_id: None,
     };
     let page = query.page()?;
     query.end()?;
@@ -202,10 +207,11 @@ fn external_ids(text: &str) -> Result<Vec<ExternalId>, String> {
 )]
 async fn get_identity(
     State(routes): State<IdentityRoutes>,
-    _caller: Allowed<IdentitiesRead>,
+    caller: Allowed<IdentitiesRead>,
     Id(id): Id,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
+    routes.sight.check_identity(caller.limits(), IdentityId(id)).await?;
     let identity = routes.identities.identities.find(IdentityId(id)).await?;
     let identity = identity.ok_or(Error::NotFound("identity"))?;
     let known = is_known(&headers, identity.version);
@@ -273,6 +279,9 @@ async fn link_identity(
         scopes: new.scopes,
         reattach: new.reattach,
     };
+    if !routes.sight.sees_provider(caller.limits(), new.provider_id).await? {
+        return Err(ApiError::invalid("provider_id", "there is no such identity provider"));
+    }
     match routes.identities.link(new, caller.actor()).await? {
         LinkOutcome::Created(identity) => {
             let location = HeaderValue::try_from(format!("/v1/identities/{}", identity.id))
@@ -316,6 +325,7 @@ async fn update_identity_data(
     JsonBody(data): JsonBody<Map<String, Value>>,
 ) -> Result<Response, ApiError> {
     let version = if_match(&headers)?;
+    routes.sight.check_identity(caller.limits(), IdentityId(id)).await?;
     let actor = caller.actor();
     let identity = routes.identities.update_data(IdentityId(id), data, version, actor).await?;
     Ok(respond(identity))
@@ -329,10 +339,15 @@ async fn update_identity_data(
     params(
         ("id" = i64, Path, minimum = 1),
         ("revoke" = Option<bool>, Query, description = "Whether to end the grant too; default true"),
+        ("has_password" = Option<bool>, Query,
+            description = "Whether the user has a usable password; default false"),
+        ("force" = Option<bool>, Query,
+            description = "Whether to take also the user's last way to sign in; default false"),
     ),
     responses(
         (status = 204, description = "Unlinked, whether or not the provider ended the grant"),
         (status = 404, description = "`not_found`"),
+        (status = 409, description = "`needed_for_global_auth`: users sign in with the provider, and the user has no other way"),
     ),
 )]
 async fn unlink_identity(
@@ -343,7 +358,13 @@ async fn unlink_identity(
 ) -> Result<StatusCode, ApiError> {
     let mut query = QueryString::parse(query.as_deref());
     let revoke = query.flag("revoke", true)?;
+    let has_password = query.flag("has_password", false)?;
+    let force = query.flag("force", false)?;
     query.end()?;
-    routes.identities.unlink(IdentityId(id), revoke, caller.actor()).await?;
+    let id = IdentityId(id);
+    routes.sight.check_identity(caller.limits(), id).await?;
+    let guard = if force { Guard::Off } else { Guard::LastWayIn { has_password } };
+    let unlink = Unlink { id, user_id: None, guard, actor: caller.actor() };
+    routes.identities.unlink_guarded(unlink, revoke).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -4,10 +4,12 @@
 //! small state of its own, and [`router`] puts them together. What is served and what
 //! `/openapi.json` tells of are the same list of handlers.
 
+mod accounts;
 mod authorization;
 mod browser;
 mod error;
 mod identities;
+mod limits;
 mod link_sessions;
 mod list;
 mod openapi;
@@ -16,6 +18,7 @@ mod provider_types;
 mod providers;
 mod request;
 mod sentry_rpc;
+mod single_sign_on;
 mod telemetry;
 mod tokens;
 
@@ -24,7 +27,7 @@ use std::sync::Arc;
 use axum::{Router, middleware};
 use symbolon_domain::{
     ports::Connectors,
-    services::{ApiKeys, Identities, Linking, Providers, Tokens},
+    services::{ApiKeys, Identities, Linking, Providers, SingleSignOn, Tokens},
 };
 
 pub use operations::{Readiness, RenderMetrics, Unready};
@@ -39,6 +42,8 @@ pub struct HttpParts {
     pub providers: Arc<Providers>,
     /// Identities.
     pub identities: Arc<Identities>,
+    /// How organizations sign in.
+    pub single_sign_on: Arc<SingleSignOn>,
     /// Link sessions. Its settings say where browsers reach us: with `https`, the browser's cookie
     /// is a `__Host-` one.
     pub linking: Linking,
@@ -60,6 +65,7 @@ pub fn router(parts: HttpParts) -> Router {
         api_keys,
         providers,
         identities,
+        single_sign_on,
         linking,
         tokens,
         connectors,
@@ -68,9 +74,14 @@ pub fn router(parts: HttpParts) -> Router {
         metrics,
     } = parts;
     let authenticator = authorization::Authenticator::new(api_keys, Arc::clone(&linking.clock));
+    let sight = limits::Sight {
+        providers: Arc::clone(&providers),
+        identities: Arc::clone(&identities.identities),
+    };
     let api = openapi::document()
         .merge(providers::router(providers::ProviderRoutes {
             authenticator: authenticator.clone(),
+            sight: sight.clone(),
             providers,
             links: Arc::clone(&linking.settings),
         }))
@@ -80,15 +91,28 @@ pub fn router(parts: HttpParts) -> Router {
         }))
         .merge(tokens::router(tokens::TokenRoutes {
             authenticator: authenticator.clone(),
+            sight: sight.clone(),
             tokens: Arc::new(tokens),
             identities: Arc::clone(&identities.identities),
         }))
         .merge(identities::router(identities::IdentityRoutes {
             authenticator: authenticator.clone(),
+            sight: sight.clone(),
             identities,
+        }))
+        .merge(single_sign_on::router(single_sign_on::SingleSignOnRoutes {
+            authenticator: authenticator.clone(),
+            sight: sight.clone(),
+            single_sign_on: Arc::clone(&single_sign_on),
+        }))
+        .merge(accounts::router(accounts::AccountRoutes {
+            authenticator: authenticator.clone(),
+            sight: sight.clone(),
+            single_sign_on,
         }))
         .merge(link_sessions::router(link_sessions::LinkSessionRoutes {
             authenticator,
+            sight,
             linking: linking.clone(),
         }))
         .merge(browser::router(browser::BrowserRoutes::new(linking, connectors)))

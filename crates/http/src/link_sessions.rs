@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use symbolon_domain::{
     Error,
+    api_key::KeyLimits,
     ids::{LinkSessionId, OrganizationId, ProviderId, UserId},
     link_session::{LinkSession, Purpose},
     secret::Secret,
@@ -20,6 +21,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     authorization::{Allowed, Authenticator, LinkWrite},
     error::ApiError,
+    limits::Sight,
     request::{Id, JsonBody, ProductId, check_scopes},
 };
 
@@ -27,6 +29,7 @@ use crate::{
 #[derive(Clone, FromRef)]
 pub(crate) struct LinkSessionRoutes {
     pub(crate) authenticator: Authenticator,
+    pub(crate) sight: Sight,
     pub(crate) linking: Linking,
 }
 
@@ -45,10 +48,12 @@ pub(crate) fn router(state: LinkSessionRoutes) -> OpenApiRouter {
 struct NewLinkSessionBody {
     /// Whom to link; may be told at completion.
     user_id: Option<ProductId>,
-    /// Where; the user chooses on the hosted page when it is left out.
+    /// Where; the user chooses on the hosted page when it is left out. A sign-in to an
+    /// organization goes where the organization signs in.
     #[schema(example = 1)]
     provider_id: Option<i64>,
-    /// On whose behalf.
+    /// On whose behalf. A sign-in is then by the organization's single sign-on, and what is
+    /// linked is used by the organization from then on.
     organization_id: Option<ProductId>,
     /// Where the browser goes at the end; must be covered by the operator's `link.return_urls`.
     #[schema(example = "https://app.example/accounts/linked")]
@@ -134,6 +139,7 @@ async fn start_link_session(
         auto_complete: new.auto_complete,
         actor: caller.actor(),
     };
+    check_limits(&routes, &caller, &start).await?;
     let (session, url) = routes.linking.start(start).await?;
     let location = HeaderValue::try_from(format!("/v1/link-sessions/{}", session.id))
         .expect("a number in a path is a header value");
@@ -143,6 +149,53 @@ async fn start_link_session(
         expires_at: session.expires_at,
     };
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(body)).into_response())
+}
+
+/// Refuses a session that a limited key may not start.
+async fn check_limits(
+    routes: &LinkSessionRoutes,
+    caller: &Allowed<LinkWrite>,
+    start: &StartLink,
+) -> Result<(), ApiError> {
+    let limits = caller.limits();
+    if let Some(organization) = &start.organization_id
+        && !limits.allow_organization(organization)
+    {
+        return Err(Error::OtherOrganization.into());
+    }
+    if limits.provider_types.is_none() {
+        return Ok(());
+    }
+    let Some(provider) = start.provider_id else {
+        // The hosted page would offer every provider.
+        let problem = "must be there, as the API key is limited to provider types";
+        return Err(ApiError::invalid("provider_id", problem));
+    };
+    if routes.sight.sees_provider(limits, provider).await? {
+        Ok(())
+    } else {
+        Err(ApiError::invalid("provider_id", "there is no such identity provider"))
+    }
+}
+
+/// Refuses a session that is not there for a limited key.
+async fn check_seen(
+    routes: &LinkSessionRoutes,
+    caller: &Allowed<LinkWrite>,
+    session: Option<LinkSession>,
+) -> Result<LinkSession, ApiError> {
+    let session = session.ok_or(Error::NotFound("link session"))?;
+    if let Some(organization) = &session.organization_id
+        && !caller.limits().allow_organization(organization)
+    {
+        return Err(Error::OtherOrganization.into());
+    }
+    if let Some(provider) = session.provider_id {
+        routes.sight.check_provider(caller.limits(), provider, "link session").await?;
+    } else if caller.limits().provider_types.is_some() {
+        return Err(Error::NotFound("link session").into());
+    }
+    Ok(session)
 }
 
 /// How far a session got.
@@ -189,11 +242,11 @@ impl From<LinkSession> for LinkSessionBody {
 )]
 async fn get_link_session(
     State(routes): State<LinkSessionRoutes>,
-    _caller: Allowed<LinkWrite>,
+    caller: Allowed<LinkWrite>,
     Id(id): Id,
 ) -> Result<Json<LinkSessionBody>, ApiError> {
     let session = routes.linking.sessions.find(LinkSessionId(id)).await?;
-    Ok(Json(session.ok_or(Error::NotFound("link session"))?.into()))
+    Ok(Json(check_seen(&routes, &caller, session).await?.into()))
 }
 
 /// Phase two of a link or a sign-in.
@@ -215,7 +268,7 @@ struct CompletedBody {
     /// `linked`, `signed_in` or `unlinked`.
     #[schema(example = "linked")]
     status: &'static str,
-    /// The identity; left out when `unlinked`.
+    /// The identity; left out when `unlinked`, and after a sign-in to an organization.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = 7)]
     identity_id: Option<i64>,
@@ -263,6 +316,10 @@ async fn complete_link_session(
 ) -> Result<Json<CompletedBody>, ApiError> {
     let code = Secret::new(completion.completion_code);
     let user_id = completion.user_id.map(|it| it.check("user_id", UserId::new)).transpose()?;
+    if *caller.limits() != KeyLimits::default() {
+        let session = routes.linking.sessions.find(LinkSessionId(id)).await?;
+        check_seen(&routes, &caller, session).await?;
+    }
     let completed =
         routes.linking.complete(LinkSessionId(id), &code, user_id, caller.actor()).await?;
     Ok(Json(completed.into()))

@@ -40,6 +40,7 @@ const SECURITY: &str = "api_key";
         (name = "providers", description = "Provider types, and their instances"),
         (name = "identities", description = "Links of users to accounts"),
         (name = "tokens", description = "Access tokens that work"),
+        (name = "single sign-on", description = "How organizations sign in"),
         (name = "link sessions", description = "Links and sign-ins in the browser"),
         (name = "browser", description = "Where browsers come by; not for programs"),
         (name = "sentry", description = "Sentry's RPC of the identity service; only where it is on"),
@@ -101,7 +102,7 @@ fn complete(document: &mut OpenApi) {
             for (status, description) in [
                 ("400", "`invalid_request`: `detail` names what is wrong"),
                 ("401", "`unauthenticated`: no valid key"),
-                ("403", "`forbidden`: the key lacks the scope"),
+                ("403", "`forbidden`: the key lacks the scope or the organization"),
                 ("500", "`internal_error`"),
             ] {
                 responses

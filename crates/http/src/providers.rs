@@ -22,6 +22,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     authorization::{Allowed, Authenticator, ProvidersRead, ProvidersWrite},
     error::ApiError,
+    limits::Sight,
     list::ListBody,
     request::{Id, JsonBody, QueryString, etag, if_match},
 };
@@ -30,6 +31,7 @@ use crate::{
 #[derive(Clone, FromRef)]
 pub(crate) struct ProviderRoutes {
     pub(crate) authenticator: Authenticator,
+    pub(crate) sight: Sight,
     pub(crate) providers: Arc<Providers>,
     /// Knows the redirect URIs.
     pub(crate) links: Arc<LinkSettings>,
@@ -130,6 +132,9 @@ async fn create_provider(
     JsonBody(new): JsonBody<NewProviderBody>,
 ) -> Result<Response, ApiError> {
     let NewProviderBody { provider_type, external_id, config, login } = new;
+    if !caller.limits().allow_type(&provider_type) {
+        return Err(ApiError::invalid("type", "is not one that the API key is limited to"));
+    }
     let options = OptionChanges { login: Some(login), ..OptionChanges::default() };
     let provider = routes
         .providers
@@ -157,13 +162,14 @@ async fn create_provider(
 )]
 async fn list_providers(
     State(routes): State<ProviderRoutes>,
-    _caller: Allowed<ProvidersRead>,
+    caller: Allowed<ProvidersRead>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<ListBody<ProviderBody>>, ApiError> {
     let mut query = QueryString::parse(query.as_deref());
     let filter = ProviderFilter {
         provider_type: query.text("type")?,
         external_id: query.text("external_id")?,
+        provider_types: caller.limits().provider_types.clone(),
     };
     let page = query.page()?;
     query.end()?;
@@ -184,10 +190,11 @@ async fn list_providers(
 )]
 async fn get_provider(
     State(routes): State<ProviderRoutes>,
-    _caller: Allowed<ProvidersRead>,
+    caller: Allowed<ProvidersRead>,
     Id(id): Id,
 ) -> Result<Response, ApiError> {
     let provider = routes.providers.providers.find(ProviderId(id)).await?;
+    let provider = provider.filter(|it| caller.limits().allow_type(&it.provider_type));
     let provider = provider.ok_or(Error::NotFound("identity provider"))?;
     let tag = [(header::ETAG, etag(provider.version))];
     Ok((tag, Json(ProviderBody::new(provider, &routes.links))).into_response())
@@ -238,6 +245,7 @@ async fn update_provider(
         return Err(ApiError::invalid("config", "give this or `login`"));
     }
     let config = config.unwrap_or_default();
+    routes.sight.check_provider(caller.limits(), ProviderId(id), "identity provider").await?;
     let options = OptionChanges { login, ..OptionChanges::default() };
     let provider =
         routes.providers.update(ProviderId(id), &config, options, version, &actor).await.map_err(
@@ -260,12 +268,12 @@ async fn update_provider(
     tag = "providers",
     params(
         ("id" = i64, Path, minimum = 1),
-        ("cascade" = Option<bool>, Query, description = "Also its identities; default false"),
+        ("cascade" = Option<bool>, Query, description = "Also its identities and the organizations' sign-in with it; default false"),
     ),
     responses(
         (status = 204, description = "Deleted"),
         (status = 404, description = "`not_found`"),
-        (status = 409, description = "`provider_in_use`: it has identities"),
+        (status = 409, description = "`provider_in_use`: it has identities, or organizations sign in with it"),
     ),
 )]
 async fn delete_provider(
@@ -277,6 +285,7 @@ async fn delete_provider(
     let mut query = QueryString::parse(query.as_deref());
     let cascade = query.flag("cascade", false)?;
     query.end()?;
+    routes.sight.check_provider(caller.limits(), ProviderId(id), "identity provider").await?;
     routes.providers.delete(ProviderId(id), cascade, &caller.actor()).await?;
     Ok(StatusCode::NO_CONTENT)
 }

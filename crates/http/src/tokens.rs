@@ -22,6 +22,7 @@ use crate::{
     authorization::{Allowed, Authenticator, TokensRead},
     error::ApiError,
     identities::{self, IdentityBody},
+    limits::Sight,
     request::{Id, JsonBody, OptionalJsonBody, ProductId, check_scopes},
 };
 
@@ -29,6 +30,7 @@ use crate::{
 #[derive(Clone, FromRef)]
 pub(crate) struct TokenRoutes {
     pub(crate) authenticator: Authenticator,
+    pub(crate) sight: Sight,
     pub(crate) tokens: Arc<Tokens>,
     pub(crate) identities: Arc<dyn IdentityRepository>,
 }
@@ -121,11 +123,12 @@ struct TokenRequestBody {
 )]
 async fn issue_token(
     State(routes): State<TokenRoutes>,
-    _caller: Allowed<TokensRead>,
+    caller: Allowed<TokensRead>,
     Id(id): Id,
     OptionalJsonBody(asked): OptionalJsonBody<TokenRequestBody>,
 ) -> Result<Response, ApiError> {
     let need = need(asked.min_ttl_seconds, asked.scopes)?;
+    routes.sight.check_identity(caller.limits(), IdentityId(id)).await?;
     let token = routes.tokens.issue(IdentityId(id), &need).await?;
     Ok(respond(&token))
 }
@@ -167,7 +170,7 @@ struct TokenByKeyBody {
 )]
 async fn issue_token_by_key(
     State(routes): State<TokenRoutes>,
-    _caller: Allowed<TokensRead>,
+    caller: Allowed<TokensRead>,
     JsonBody(asked): JsonBody<TokenByKeyBody>,
 ) -> Result<Response, ApiError> {
     let need = need(asked.min_ttl_seconds, asked.scopes)?;
@@ -178,6 +181,7 @@ async fn issue_token_by_key(
         user_id: Some(asked.user_id.check("user_id", UserId::new)?),
         provider_id: asked.provider_id.map(ProviderId),
         provider_type: asked.provider_type,
+        provider_types: caller.limits().provider_types.clone(),
         ..IdentityFilter::default()
     };
     let page = PageRequest { limit: 2, after: None };
@@ -215,10 +219,11 @@ struct NothingBody {}
 )]
 async fn refresh_identity(
     State(routes): State<TokenRoutes>,
-    _caller: Allowed<TokensRead>,
+    caller: Allowed<TokensRead>,
     Id(id): Id,
     OptionalJsonBody(NothingBody {}): OptionalJsonBody<NothingBody>,
 ) -> Result<Response, ApiError> {
+    routes.sight.check_identity(caller.limits(), IdentityId(id)).await?;
     routes.tokens.refresh(IdentityId(id)).await?;
     let identity = routes.identities.find(IdentityId(id)).await?;
     Ok(identities::respond(identity.ok_or(Error::NotFound("identity"))?))

@@ -3,9 +3,9 @@ use std::path::Path;
 use serde_json::{Value, json};
 use symbolon_domain::{
     Error,
-    api_key::{ApiKey, KeyScope},
+    api_key::{ApiKey, KeyLimits, KeyScope},
     event::Actor,
-    ids::ApiKeyId,
+    ids::{ApiKeyId, OrganizationId},
     page::PageRequest,
     ports::ApiKeyRepository,
     services::ApiKeys,
@@ -25,6 +25,7 @@ pub(super) async fn run(command: &ApiKeyCommand, config: Option<&Path>) -> Resul
     match command {
         ApiKeyCommand::Create(arguments) => {
             let scopes = scopes(arguments)?;
+            limits(arguments)?;
             let database = Database::open_migrated(&settings.database).await?;
             create(arguments, &scopes, &database).await
         }
@@ -58,7 +59,9 @@ async fn create(
     database: &Database,
 ) -> Result<(), Failure> {
     let keys = ApiKeys { keys: database.repositories().keys };
-    let (key, secret) = keys.create(&arguments.name, scopes, &Actor::OPERATOR).await?;
+    let limits = limits(arguments)?;
+    let (key, secret) =
+        keys.create_limited(&arguments.name, scopes, &limits, &Actor::OPERATOR).await?;
     if arguments.output.json {
         let mut form = form(&key);
         form["secret"] = secret.expose().into();
@@ -88,6 +91,17 @@ fn scopes(arguments: &CreateApiKeyArgs) -> Result<Vec<KeyScope>, Failure> {
     Ok(scopes)
 }
 
+/// What the key is limited to; what is not named is not limited.
+fn limits(arguments: &CreateApiKeyArgs) -> Result<KeyLimits, Failure> {
+    let some = |texts: &[String]| (!texts.is_empty()).then(|| texts.to_vec());
+    let organizations = some(&arguments.organizations)
+        .map(|texts| texts.into_iter().map(OrganizationId::new).collect::<Result<Vec<_>, _>>());
+    let organizations = organizations
+        .transpose()
+        .map_err(|problem| Failure::Argument(format!("--organization {problem}")))?;
+    Ok(KeyLimits { organizations, provider_types: some(&arguments.provider_types) })
+}
+
 async fn list(keys: &dyn ApiKeyRepository, output: OutputArgs) -> Result<(), Failure> {
     let keys = all(keys).await?;
     if output.json {
@@ -103,10 +117,11 @@ async fn list(keys: &dyn ApiKeyRepository, output: OutputArgs) -> Result<(), Fai
                 time(key.created_at),
                 key.revoked_at.map_or_else(|| "-".to_owned(), time),
                 scope_texts(key).join(" "),
+                limit_texts(&key.limits),
             ]
         })
         .collect();
-    print(&table(["ID", "NAME", "CREATED", "REVOKED", "SCOPES"], &rows))
+    print(&table(["ID", "NAME", "CREATED", "REVOKED", "SCOPES", "LIMITED TO"], &rows))
 }
 
 /// Every key there is, page by page.
@@ -127,11 +142,22 @@ fn scope_texts(key: &ApiKey) -> Vec<&'static str> {
     key.scopes.iter().map(|it| it.as_str()).collect()
 }
 
+/// What a key is limited to, in words.
+fn limit_texts(limits: &KeyLimits) -> String {
+    let organizations = limits.organization_texts().unwrap_or_default();
+    let organizations = organizations.into_iter().map(|it| format!("organization={it}"));
+    let types = limits.provider_types.iter().flatten().map(|it| format!("provider-type={it}"));
+    let texts: Vec<_> = organizations.chain(types).collect();
+    if texts.is_empty() { "-".to_owned() } else { texts.join(" ") }
+}
+
 fn form(key: &ApiKey) -> Value {
     json!({
         "id": key.id.0,
         "name": key.name,
         "scopes": scope_texts(key),
+        "organizations": key.limits.organization_texts(),
+        "provider_types": key.limits.provider_types,
         "created_at": key.created_at,
         "revoked_at": key.revoked_at,
     })

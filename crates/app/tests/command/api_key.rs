@@ -27,6 +27,33 @@ fn json_has_the_id_and_the_secret() {
 }
 
 #[test]
+fn what_a_key_is_limited_to_is_listed() {
+    let place = Place::new();
+    let create = [
+        "api-key",
+        "create",
+        "--name",
+        "x",
+        "--scope",
+        "sso:read",
+        "--organization",
+        "acme",
+        "--organization",
+        "apex",
+        "--provider-type",
+        "oidc",
+        "--json",
+    ];
+    let key: Value = serde_json::from_str(&place.run_with(&SQLITE, &create).done()).unwrap();
+    assert_eq!(key["organizations"], serde_json::json!(["acme", "apex"]));
+    assert_eq!(key["provider_types"], serde_json::json!(["oidc"]));
+    let list = place.run_with(&SQLITE, &["api-key", "list"]).done();
+    assert!(list.contains("organization=acme organization=apex provider-type=oidc"), "{list}");
+    let create = ["api-key", "create", "--name", "x", "--scope", "admin", "--organization", ""];
+    place.run_with(&SQLITE, &create).failed("--organization must be 1 to 255 characters");
+}
+
+#[test]
 fn a_wrong_wish_is_told_and_nothing_is_made() {
     let place = Place::new();
     let create = |name: &str, scope: &str| {

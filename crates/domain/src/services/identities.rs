@@ -131,12 +131,21 @@ impl Identities {
     ///
     /// [`Error::NotFound`].
     pub async fn unlink(&self, id: IdentityId, revoke: bool, actor: Actor) -> Result<(), Error> {
-        let unlink = Unlink::unguarded(id, &actor);
-        let UnlinkOutcome::Unlinked(identity, credentials) =
-            self.identities.unlink(&unlink).await?
-        else {
-            return Err(Error::NotFound("identity"));
+        self.unlink_guarded(Unlink::unguarded(id, &actor), revoke).await
+    }
+
+    /// The same, unless it is another user's, or the guard keeps it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`]; [`Error::NeededToSignIn`].
+    pub async fn unlink_guarded(&self, unlink: Unlink, revoke: bool) -> Result<(), Error> {
+        let (identity, credentials) = match self.identities.unlink(&unlink).await? {
+            UnlinkOutcome::Unlinked(identity, credentials) => (identity, credentials),
+            UnlinkOutcome::Needed(why) => return Err(Error::NeededToSignIn(why)),
+            UnlinkOutcome::Absent => return Err(Error::NotFound("identity")),
         };
+        let actor = unlink.actor;
         if let (true, Some(credentials)) = (revoke, credentials) {
             let this = self.clone();
             let work = self.tasks.spawn(async move {
@@ -198,7 +207,7 @@ pub(super) fn already_linked(taken: Taken) -> Error {
 }
 
 /// Takes the credential keys out of `data`.
-fn take_credentials(
+pub(super) fn take_credentials(
     mut data: Map<String, Value>,
     scopes: &[String],
     now: DateTime<Utc>,

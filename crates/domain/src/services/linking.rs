@@ -6,6 +6,7 @@ use url::Url;
 use super::{Providers, ReturnUrls, Tasks, already_linked};
 use crate::{
     Error,
+    auth_provider::AuthProvider,
     event::Actor,
     identity_provider::IdentityProvider,
     ids::{IdentityId, LinkSessionId, OrganizationId, ProviderId, UserId},
@@ -15,8 +16,9 @@ use crate::{
     },
     page::PageRequest,
     ports::{
-        AuthorizationRequest, Clock, CodeExchange, Connector, ConnectorError, IdentityRepository,
-        Link, LinkOutcome, LinkOwner, LinkSessionRepository, ProviderFilter, RepositoryError,
+        AuthIdentityRepository, AuthProviderRepository, AuthorizationRequest, Clock, CodeExchange,
+        Connector, ConnectorError, IdentityRepository, Link, LinkOutcome, LinkOwner,
+        LinkSessionRepository, ProviderFilter, RepositoryError, SsoOutcome, SsoSignIn,
     },
     secret::{Secret, SecretHash},
 };
@@ -33,6 +35,10 @@ pub struct Linking {
     pub sessions: Arc<dyn LinkSessionRepository>,
     /// Where identities are kept.
     pub identities: Arc<dyn IdentityRepository>,
+    /// Where it is kept how organizations sign in.
+    pub auth_providers: Arc<dyn AuthProviderRepository>,
+    /// Where the accounts with which their users do are kept.
+    pub auth_identities: Arc<dyn AuthIdentityRepository>,
     /// How providers are reached.
     pub providers: Arc<Providers>,
     /// Now.
@@ -159,7 +165,7 @@ impl From<RepositoryError> for BrowserError {
 pub struct Completed {
     /// `linked`, `signed_in` or `unlinked`.
     pub status: LinkSessionStatus,
-    /// The identity; none when `unlinked`.
+    /// The identity; none when `unlinked`, and for an organization's single sign-on.
     pub identity_id: Option<IdentityId>,
     /// Whose it is; none when `unlinked`.
     pub user_id: Option<UserId>,
@@ -172,12 +178,24 @@ impl Linking {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidRequest`] naming `return_url`, `provider_id`, or `user_id` (which
-    /// completing by itself needs to link).
-    pub async fn start(&self, start: StartLink) -> Result<(LinkSession, Url), Error> {
+    /// [`Error::InvalidRequest`] naming `return_url`, `provider_id`, `user_id` (which
+    /// completing by itself needs to link), or `organization_id` (which must have a single sign-on
+    /// to sign in to).
+    pub async fn start(&self, mut start: StartLink) -> Result<(LinkSession, Url), Error> {
         self.settings.return_urls.check(&start.return_url)?;
         if start.auto_complete && start.purpose == Purpose::Link && start.user_id.is_none() {
             return Err(Error::invalid("user_id", "must be there when `auto_complete` is"));
+        }
+        if let (Purpose::SignIn, Some(organization)) = (start.purpose, &start.organization_id) {
+            let of = self.auth_providers.find_by_organization(organization).await?;
+            let of = of.ok_or_else(|| {
+                Error::invalid("organization_id", "the organization has no auth provider")
+            })?;
+            if start.provider_id.is_some_and(|it| it != of.provider_id) {
+                let problem = "is not the one that the organization signs in with; leave it out";
+                return Err(Error::invalid("provider_id", problem));
+            }
+            start.provider_id = Some(of.provider_id);
         }
         if let Some(id) = start.provider_id {
             let provider = self.providers.providers.find(id).await?.ok_or_else(|| {
@@ -408,7 +426,8 @@ impl Linking {
     ///
     /// A link needs the `user_id` that is signed in at the product, and it must be the session's
     /// where the session names one. A sign-in that finds nobody answers `unlinked`; a second call
-    /// with a `user_id` then links the account to that user.
+    /// with a `user_id` then links the account to that user. A sign-in to an organization is about
+    /// the organization's own links of accounts, and a link for one is used by it from then on.
     ///
     /// # Errors
     ///
@@ -443,6 +462,12 @@ impl Linking {
             ));
         }
 
+        if let (Purpose::SignIn, Some(organization)) = (session.purpose, &session.organization_id) {
+            let of = self.auth_providers.find_by_organization(organization).await?;
+            return self
+                .complete_single_sign_on(&session, pending, claim, of, user_id, actor)
+                .await;
+        }
         let mut outcome = LinkOutcome::NobodyLinked;
         if session.purpose == Purpose::SignIn && session.status != LinkSessionStatus::Unlinked {
             outcome = self.link(&session, &pending, claim, LinkOwner::Whoever, &actor).await?;
@@ -469,6 +494,63 @@ impl Linking {
         };
         let (identity_id, user_id) = identity.map(|it| (it.id, it.user_id)).unzip();
         Ok(Completed { status, identity_id, user_id, profile })
+    }
+
+    /// The same for a sign-in to an organization, whose single sign-on is `of`.
+    async fn complete_single_sign_on(
+        &self,
+        session: &LinkSession,
+        pending: PendingLink,
+        claim: CompletionClaim,
+        of: Option<AuthProvider>,
+        user_id: Option<UserId>,
+        actor: Actor,
+    ) -> Result<Completed, Error> {
+        // The account's name means nothing at the provider that the organization has by now.
+        let changed = || {
+            let problem = "the organization's single sign-on was changed; start another session";
+            Error::invalid("completion_code", problem)
+        };
+        let of = of.filter(|it| it.provider_id == pending.provider_id).ok_or_else(changed)?;
+        let sign_in = async |user: Option<UserId>| {
+            let sign_in = SsoSignIn {
+                auth_provider_id: of.id,
+                ident: pending.account.external_id.clone(),
+                legacy_ident: pending.account.legacy_id.clone(),
+                user,
+                data: pending.account.profile(),
+                credentials: Some(pending.credentials.clone()),
+                reattach: session.reattach,
+                session: Some(claim),
+                actor: actor.clone(),
+            };
+            match self.auth_identities.sign_in(&sign_in).await {
+                Err(RepositoryError::NotFound) => Err(changed()),
+                other => Ok(other?),
+            }
+        };
+        let mut outcome = SsoOutcome::NobodyLinked;
+        if session.status != LinkSessionStatus::Unlinked {
+            outcome = sign_in(None).await?;
+        }
+        if let (SsoOutcome::NobodyLinked, Some(user)) = (&outcome, &user_id) {
+            outcome = sign_in(Some(user.clone())).await?;
+        }
+        let (status, user_id) = match outcome {
+            SsoOutcome::SignedIn(it) => (LinkSessionStatus::SignedIn, Some(it.user_id)),
+            SsoOutcome::Linked { identity, .. } => {
+                (LinkSessionStatus::Linked, Some(identity.user_id))
+            }
+            SsoOutcome::NobodyLinked => (LinkSessionStatus::Unlinked, None),
+            SsoOutcome::Taken(taken) => {
+                self.sessions.fail(session.id, LinkFailure::IdentityAlreadyLinked).await?;
+                return Err(already_linked(taken));
+            }
+            SsoOutcome::SessionUsed => {
+                return Err(Error::invalid("completion_code", "is wrong or was used already"));
+            }
+        };
+        Ok(Completed { status, identity_id: None, user_id, profile: pending.account.profile() })
     }
 
     async fn link(

@@ -27,6 +27,8 @@ fn linking(world: &World) -> Linking {
     Linking {
         sessions: world.store.clone(),
         identities: world.store.clone(),
+        auth_providers: world.store.clone(),
+        auth_identities: world.store.clone(),
         providers: world.providers.clone(),
         clock: world.clock.clone(),
         tasks: world.tasks.clone(),

@@ -20,6 +20,32 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
     }
 }
 
+/// The texts in the path, by their names.
+pub(crate) struct PathParameters(Vec<(String, String)>);
+
+impl PathParameters {
+    /// The parameter of this name, as some other type.
+    pub(crate) fn parsed<T, E: std::fmt::Display>(
+        &self,
+        name: &str,
+        parse: impl FnOnce(String) -> Result<T, E>,
+    ) -> Result<T, String> {
+        let text = self.0.iter().find(|(key, _)| key == name).map(|(_, text)| text.clone());
+        parse(text.unwrap_or_default()).map_err(|problem| problem.to_string())
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for PathParameters {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let params = RawPathParams::from_request_parts(parts, state)
+            .await
+            .map_err(|_| ApiError::invalid("path", "must be percent-encoded UTF-8"))?;
+        Ok(Self(params.iter().map(|(key, text)| (key.to_owned(), text.to_owned())).collect()))
+    }
+}
+
 /// A row id in its only form: digits, no sign, no leading zero.
 pub(crate) fn row_id(text: &str) -> Option<i64> {
     if text.starts_with('0') || !text.bytes().all(|it| it.is_ascii_digit()) {

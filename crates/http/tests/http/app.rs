@@ -13,16 +13,17 @@ use serde_json::Value;
 use symbolon_domain::{
     api_key::{ApiKey, KeyScope},
     ports::{
-        ApiKeyRepository, AuthIdentityRepository, Clock, Connectors, CredentialsRepository,
-        EventLog, IdentityProviderRepository, IdentityRepository, LinkSessionRepository,
-        MockApiKeyRepository, MockAuthIdentityRepository, MockConnectors,
-        MockCredentialsRepository, MockEventLog, MockIdentityProviderRepository,
-        MockIdentityRepository, MockLinkSessionRepository,
+        ApiKeyRepository, AuthIdentityRepository, AuthProviderRepository, Clock, Connectors,
+        CredentialsRepository, EventLog, IdentityProviderRepository, IdentityRepository,
+        LinkSessionRepository, MockApiKeyRepository, MockAuthIdentityRepository,
+        MockAuthProviderRepository, MockConnectors, MockCredentialsRepository, MockEventLog,
+        MockIdentityProviderRepository, MockIdentityRepository, MockLinkSessionRepository,
+        MockOrganizationIdentityRepository, OrganizationIdentityRepository,
     },
     secret::{Secret, SecretHash},
     services::{
-        ApiKeys, Identities, LinkSettings, Linking, Providers, ReturnUrls, Tasks, TokenPorts,
-        TokenSettings, Tokens,
+        ApiKeys, Identities, LinkSettings, Linking, Providers, ReturnUrls, SingleSignOn, Tasks,
+        TokenPorts, TokenSettings, Tokens,
     },
     testing::{TestClock, fixtures},
 };
@@ -78,12 +79,14 @@ fn known_key(hash: &SecretHash) -> Option<ApiKey> {
 pub(crate) struct Ports {
     pub(crate) keys: Arc<dyn ApiKeyRepository>,
     pub(crate) identities: Arc<dyn IdentityRepository>,
-    pub(crate) auth_identities: Arc<dyn AuthIdentityRepository>,
     pub(crate) providers: Arc<dyn IdentityProviderRepository>,
     pub(crate) connectors: Arc<dyn Connectors>,
     pub(crate) credentials: Arc<dyn CredentialsRepository>,
     pub(crate) sessions: Arc<dyn LinkSessionRepository>,
     pub(crate) events: Arc<dyn EventLog>,
+    pub(crate) auth_providers: Arc<dyn AuthProviderRepository>,
+    pub(crate) auth_identities: Arc<dyn AuthIdentityRepository>,
+    pub(crate) organization_identities: Arc<dyn OrganizationIdentityRepository>,
     pub(crate) clock: Arc<dyn Clock>,
     /// The shared secrets of Sentry's RPC, and whether credentials are included.
     pub(crate) sentry_rpc: Option<(&'static [&'static str], bool)>,
@@ -97,12 +100,14 @@ impl Default for Ports {
         Self {
             keys: Arc::new(MockApiKeyRepository::new()),
             identities: Arc::new(MockIdentityRepository::new()),
-            auth_identities: Arc::new(MockAuthIdentityRepository::new()),
             providers: Arc::new(MockIdentityProviderRepository::new()),
             connectors: Arc::new(MockConnectors::new()),
             credentials: Arc::new(MockCredentialsRepository::new()),
             sessions: Arc::new(MockLinkSessionRepository::new()),
             events: Arc::new(MockEventLog::new()),
+            auth_providers: Arc::new(MockAuthProviderRepository::new()),
+            auth_identities: Arc::new(MockAuthIdentityRepository::new()),
+            organization_identities: Arc::new(MockOrganizationIdentityRepository::new()),
             clock: Arc::new(TestClock::default()),
             sentry_rpc: None,
             unready: Vec::new(),
@@ -139,7 +144,7 @@ impl Ports {
             include_credentials,
             providers: providers.providers.clone(),
             identities: identities.clone(),
-            auth_identities: self.auth_identities,
+            auth_identities: self.auth_identities.clone(),
             credentials: self.credentials.clone(),
         });
         let ports = TokenPorts {
@@ -158,6 +163,8 @@ impl Ports {
         let linking = Linking {
             sessions: self.sessions,
             identities: self.identities,
+            auth_providers: self.auth_providers.clone(),
+            auth_identities: self.auth_identities.clone(),
             providers: providers.clone(),
             clock: self.clock,
             tasks,
@@ -170,6 +177,12 @@ impl Ports {
         App(router(HttpParts {
             api_keys: Arc::new(ApiKeys { keys: self.keys }),
             providers,
+            single_sign_on: Arc::new(SingleSignOn {
+                auth_providers: self.auth_providers,
+                auth_identities: self.auth_identities,
+                organization_identities: self.organization_identities,
+                identities: identities.clone(),
+            }),
             identities,
             linking,
             tokens: Tokens::new(ports, settings),

@@ -32,6 +32,11 @@ const NOT_CURSORS: &[&str] = &["x", "1", "AAAA", ""];
 /// Longer than an id may be, and one that holds a control character.
 const NOT_NAMES: &[&str] = &["", "a%0Ab"];
 
+const AUTH_PROVIDERS: &str = "/v1/organizations/{org}/auth-providers";
+const AUTH_PROVIDER: &str = "/v1/organizations/{org}/auth-providers/{id}";
+const AUTH_IDENTITIES: &str = "/v1/organizations/{org}/auth-identities";
+const AUTH_IDENTITY: &str = "/v1/organizations/{org}/auth-identities/{id}";
+
 /// Every endpoint under `/v1`.
 fn endpoints() -> Vec<(Method, &'static str, Takes)> {
     vec![
@@ -60,7 +65,11 @@ fn endpoints() -> Vec<(Method, &'static str, Takes)> {
             Json(|| json!({"provider_id": 1, "user_id": "u", "external_id": "e"})),
         ),
         (Method::GET, "/v1/identities/{id}", Nothing),
-        (Method::DELETE, "/v1/identities/{id}", Query(&[("revoke", NOT_FLAGS)])),
+        (
+            Method::DELETE,
+            "/v1/identities/{id}",
+            Query(&[("revoke", NOT_FLAGS), ("has_password", NOT_FLAGS), ("force", NOT_FLAGS)]),
+        ),
         (Method::PUT, "/v1/identities/{id}/data", Nothing),
         (Method::POST, "/v1/identities/{id}/token", MaybeBody),
         (Method::POST, "/v1/identities/{id}/refresh", MaybeBody),
@@ -76,6 +85,46 @@ fn endpoints() -> Vec<(Method, &'static str, Takes)> {
             "/v1/link-sessions/{id}/complete",
             Json(|| json!({"completion_code": "c", "user_id": "u"})),
         ),
+        (Method::GET, "/v1/users/{user_id}/identities", Query(&[("has_password", NOT_FLAGS)])),
+        (
+            Method::GET,
+            "/v1/users/{user_id}/identities/{category}/{id}",
+            Query(&[("has_password", NOT_FLAGS)]),
+        ),
+        (
+            Method::DELETE,
+            "/v1/users/{user_id}/identities/{category}/{id}",
+            Query(&[("has_password", NOT_FLAGS)]),
+        ),
+        (
+            Method::POST,
+            "/v1/organizations/{org}/auth-providers",
+            Json(|| json!({"provider_id": 1})),
+        ),
+        (Method::GET, "/v1/organizations/{org}/auth-providers", Query(&[])),
+        (Method::GET, "/v1/organizations/{org}/auth-providers/{id}", Nothing),
+        (
+            Method::PATCH,
+            "/v1/organizations/{org}/auth-providers/{id}",
+            Json(|| json!({"allow_unlinked": true})),
+        ),
+        (Method::DELETE, "/v1/organizations/{org}/auth-providers/{id}", Nothing),
+        (
+            Method::POST,
+            "/v1/organizations/{org}/auth-identities",
+            Json(|| json!({"user_id": "u", "ident": "a"})),
+        ),
+        (Method::GET, "/v1/organizations/{org}/auth-identities", Query(&[("user_id", NOT_NAMES)])),
+        (
+            Method::PATCH,
+            "/v1/organizations/{org}/auth-identities/{id}",
+            Json(|| json!({"ident": "a"})),
+        ),
+        (Method::DELETE, "/v1/organizations/{org}/users/{user_id}/auth-identities", Nothing),
+        (Method::GET, "/v1/organizations/{org}/users/{user_id}/identities", Query(&[])),
+        (Method::GET, "/v1/organizations/{org}/identities", Query(&[])),
+        (Method::PUT, "/v1/organizations/{org}/identities/{id}", Nothing),
+        (Method::DELETE, "/v1/organizations/{org}/identities/{id}", Nothing),
     ]
 }
 
@@ -109,6 +158,29 @@ fn wrong_fields() -> Vec<(Method, &'static str, &'static str, Vec<Value>)> {
         (post(), "/v1/identities", "data", vec![json!(null), json!([]), json!("x")]),
         (post(), "/v1/identities", "scopes", not_scopes()),
         (post(), "/v1/identities", "reattach", not_flags()),
+        (post(), AUTH_PROVIDERS, "provider_id", not_numbers()),
+        (post(), AUTH_PROVIDERS, "config", vec![json!(null), json!([]), json!("x")]),
+        (post(), AUTH_PROVIDERS, "allow_unlinked", not_flags()),
+        (post(), AUTH_PROVIDERS, "scim_enabled", not_flags()),
+        (post(), AUTH_PROVIDERS, "default_global_access", not_flags()),
+        (
+            post(),
+            AUTH_PROVIDERS,
+            "default_role",
+            vec![json!("1"), json!(1.5), json!(2_147_483_648_u32)],
+        ),
+        (post(), AUTH_PROVIDERS, "sync_time", vec![json!("1"), json!([])]),
+        (Method::PATCH, AUTH_PROVIDER, "allow_unlinked", vec![json!(1), json!("true")]),
+        (Method::PATCH, AUTH_PROVIDER, "config", vec![json!([]), json!("x")]),
+        (Method::PATCH, AUTH_PROVIDER, "default_role", vec![json!("1"), json!(1.5)]),
+        (Method::PATCH, AUTH_PROVIDER, "last_sync", vec![json!("now"), json!(1)]),
+        (post(), AUTH_IDENTITIES, "user_id", not_names()),
+        (post(), AUTH_IDENTITIES, "ident", not_names()),
+        (post(), AUTH_IDENTITIES, "data", vec![json!(null), json!([]), json!("x")]),
+        (post(), AUTH_IDENTITIES, "reattach", not_flags()),
+        (Method::PATCH, AUTH_IDENTITY, "ident", vec![json!(""), json!(1), json!("a\nb")]),
+        (Method::PATCH, AUTH_IDENTITY, "data", vec![json!([]), json!("x")]),
+        (Method::PATCH, AUTH_IDENTITY, "synced", not_flags()),
         (post(), "/v1/token", "user_id", not_names()),
         (post(), "/v1/token", "provider_id", vec![json!("1"), json!(1.5), json!([])]),
         (
@@ -152,7 +224,15 @@ fn wrong_fields() -> Vec<(Method, &'static str, &'static str, Vec<Value>)> {
 }
 
 fn at_row_1(template: &str) -> String {
-    template.replace("{id}", "1").replace("{type}", "oidc")
+    named(template).replace("{id}", "1").replace("{type}", "oidc")
+}
+
+/// With every parameter of the path but the row's id.
+fn named(template: &str) -> String {
+    template
+        .replace("{org}", "org-1")
+        .replace("{user_id}", "user-1")
+        .replace("{category}", "org-identity")
 }
 
 async fn send(app: &App, method: &Method, path: &str, kind: &str, body: &str) -> Answer {
@@ -193,7 +273,7 @@ async fn an_id_in_the_path_has_one_form() {
             Query(_) | Nothing => "{}".to_owned(),
         };
         for id in ["0", "-1", "01", "1.0", "x", "9223372036854775808", "1%20", "%00"] {
-            let path = template.replace("{id}", id);
+            let path = named(template).replace("{id}", id);
             send(&app, &method, &path, "application/json", &body).await.refuses("id");
         }
     }
@@ -245,7 +325,12 @@ async fn what_is_required_is_asked_for_by_its_name() {
         let optional = |name: &str| {
             matches!(
                 (template, name),
-                ("/v1/token", "provider_id") | ("/v1/link-sessions/{id}/complete", "user_id")
+                (
+                    "/v1/organizations/{org}/auth-providers/{id}"
+                        | "/v1/organizations/{org}/auth-identities/{id}",
+                    _
+                ) | ("/v1/token", "provider_id")
+                    | ("/v1/link-sessions/{id}/complete", "user_id")
             )
         };
         for name in good().as_object().unwrap().keys().filter(|it| !optional(it)) {

@@ -104,6 +104,7 @@ async fn filters_combine() {
                 provider_type: Some("oidc".into()),
                 status: Some(IdentityStatus::Valid),
                 exclude_matching_external_ids: true,
+                ..IdentityFilter::default()
             };
             *filter == expected && page.limit == 200
         })

@@ -13,5 +13,6 @@ mod problems;
 mod providers;
 mod scopes;
 mod sentry_rpc;
+mod single_sign_on;
 mod tokens;
 mod whole_way;

@@ -3,13 +3,14 @@ use axum::{
     http::{Method, Request},
 };
 use symbolon_domain::api_key::KeyScope::{
-    self, IdentitiesRead, IdentitiesWrite, LinkWrite, ProvidersRead, ProvidersWrite, TokensRead,
+    self, IdentitiesRead, IdentitiesWrite, LinkWrite, ProvidersRead, ProvidersWrite, SsoRead,
+    SsoWrite, TokensRead,
 };
 
 use crate::app::{Mocks, key_with};
 
 /// Every route under `/v1`, and what its caller must be allowed.
-const ROUTES: [(Method, &str, KeyScope); 19] = [
+const ROUTES: [(Method, &str, KeyScope); 35] = [
     (Method::POST, "/v1/providers", ProvidersWrite),
     (Method::GET, "/v1/providers", ProvidersRead),
     (Method::GET, "/v1/providers/1", ProvidersRead),
@@ -29,6 +30,22 @@ const ROUTES: [(Method, &str, KeyScope); 19] = [
     (Method::GET, "/v1/link-sessions/1", LinkWrite),
     (Method::POST, "/v1/link-sessions/1/complete", LinkWrite),
     (Method::HEAD, "/v1/identities/1", IdentitiesRead),
+    (Method::GET, "/v1/users/u/identities", IdentitiesRead),
+    (Method::GET, "/v1/users/u/identities/org-identity/1", IdentitiesRead),
+    (Method::DELETE, "/v1/users/u/identities/org-identity/1", IdentitiesWrite),
+    (Method::GET, "/v1/organizations/o/auth-providers", SsoRead),
+    (Method::POST, "/v1/organizations/o/auth-providers", SsoWrite),
+    (Method::GET, "/v1/organizations/o/auth-providers/1", SsoRead),
+    (Method::PATCH, "/v1/organizations/o/auth-providers/1", SsoWrite),
+    (Method::DELETE, "/v1/organizations/o/auth-providers/1", SsoWrite),
+    (Method::GET, "/v1/organizations/o/auth-identities", SsoRead),
+    (Method::POST, "/v1/organizations/o/auth-identities", SsoWrite),
+    (Method::PATCH, "/v1/organizations/o/auth-identities/1", SsoWrite),
+    (Method::DELETE, "/v1/organizations/o/users/u/auth-identities", SsoWrite),
+    (Method::GET, "/v1/organizations/o/users/u/identities", SsoRead),
+    (Method::GET, "/v1/organizations/o/identities", SsoRead),
+    (Method::PUT, "/v1/organizations/o/identities/1", SsoWrite),
+    (Method::DELETE, "/v1/organizations/o/identities/1", SsoWrite),
 ];
 
 #[tokio::test]

@@ -66,7 +66,10 @@ async fn app() -> (App, Secret) {
         connectors: Arc::new(connectors()),
         credentials: store.clone(),
         sessions: store.clone(),
-        events: store,
+        events: store.clone(),
+        auth_providers: store.clone(),
+        auth_identities: store.clone(),
+        organization_identities: store,
         clock: Arc::new(RunningClock),
         ..Ports::default()
     };
