@@ -47,6 +47,7 @@ pub(crate) struct Mocks {
     pub(crate) credentials: MockCredentialsRepository,
     pub(crate) sessions: MockLinkSessionRepository,
     pub(crate) events: MockEventLog,
+    pub(crate) auth_providers: MockAuthProviderRepository,
 }
 
 impl Mocks {
@@ -61,6 +62,7 @@ impl Mocks {
             credentials: Arc::new(self.credentials),
             sessions: Arc::new(self.sessions),
             events: Arc::new(self.events),
+            auth_providers: Arc::new(self.auth_providers),
             ..Ports::default()
         }
         .app()

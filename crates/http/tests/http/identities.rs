@@ -104,7 +104,8 @@ async fn filters_combine() {
                 provider_type: Some("oidc".into()),
                 status: Some(IdentityStatus::Valid),
                 exclude_matching_external_ids: true,
-                ..IdentityFilter::default()
+                provider_types: None,
+                organization_id: None,
             };
             *filter == expected && page.limit == 200
         })

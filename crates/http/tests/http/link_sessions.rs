@@ -14,6 +14,11 @@ fn new_session() -> Value {
 #[tokio::test]
 async fn a_session_is_started_and_its_address_is_shown_once() {
     let mut mocks = Mocks::default();
+    mocks
+        .auth_providers
+        .expect_find_by_organization()
+        .withf(|it| *it == fixtures::organization("7"))
+        .return_once(|_| Ok(Some(fixtures::auth_provider())));
     mocks.providers.expect_find().return_once(|_| Ok(Some(fixtures::identity_provider())));
     mocks.connectors.expect_find_type().returning(|_| Some(fixtures::provider_type()));
     mocks

@@ -75,6 +75,19 @@ async fn the_document_tells_of_these_routes() {
     POST /v1/link-sessions (key)
     GET /v1/link-sessions/{id} (key)
     POST /v1/link-sessions/{id}/complete (key)
+    GET /v1/organizations/{org}/auth-identities (key)
+    POST /v1/organizations/{org}/auth-identities (key)
+    PATCH /v1/organizations/{org}/auth-identities/{id} (key)
+    GET /v1/organizations/{org}/auth-providers (key)
+    POST /v1/organizations/{org}/auth-providers (key)
+    GET /v1/organizations/{org}/auth-providers/{id} (key)
+    PATCH /v1/organizations/{org}/auth-providers/{id} (key)
+    DELETE /v1/organizations/{org}/auth-providers/{id} (key)
+    GET /v1/organizations/{org}/identities (key)
+    PUT /v1/organizations/{org}/identities/{id} (key)
+    DELETE /v1/organizations/{org}/identities/{id} (key)
+    DELETE /v1/organizations/{org}/users/{user_id}/auth-identities (key)
+    GET /v1/organizations/{org}/users/{user_id}/identities (key)
     GET /v1/provider-types (key)
     GET /v1/provider-types/{type} (key)
     GET /v1/providers (key)
@@ -83,6 +96,9 @@ async fn the_document_tells_of_these_routes() {
     PATCH /v1/providers/{id} (key)
     DELETE /v1/providers/{id} (key)
     POST /v1/token (key)
+    GET /v1/users/{user_id}/identities (key)
+    GET /v1/users/{user_id}/identities/{category}/{id} (key)
+    DELETE /v1/users/{user_id}/identities/{category}/{id} (key)
     "#);
 }
 
@@ -92,7 +108,8 @@ async fn the_router_serves_what_the_document_tells_of_and_nothing_else() {
     let app = Mocks::default().app();
     for (path, item) in document["paths"].as_object().unwrap() {
         let served = path.replace("{file}", "index.css").replace("{type}", "oidc");
-        let served = served.replace("{token}", "x");
+        let served = served.replace("{token}", "x").replace("{org}", "x");
+        let served = served.replace("{user_id}", "x").replace("{category}", "x");
         let served = served.replace("{provider_id}", "x").replace("{id}", "x");
         assert!(!served.contains('{'), "{served}");
         for method in METHODS {
