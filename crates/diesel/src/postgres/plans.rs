@@ -65,7 +65,7 @@ const ROWS: &str = "
         1, 0, 0, 0, 0
     FROM generate_series(1, 30) u;
     INSERT INTO organization_identities (organization_id, identity_id, date_added)
-    SELECT 'organization-' || id % 5000, id FROM identities WHERE id <= 100000;
+    SELECT 'organization-' || id % 5000, id, now() FROM identities WHERE id <= 100000;
     ANALYZE";
 
 /// Most rows of `identities` that a page of 50 may look at.

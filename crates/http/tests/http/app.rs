@@ -18,9 +18,7 @@ use symbolon_domain::{
         LinkSessionRepository, MockApiKeyRepository, MockAuthIdentityRepository,
         MockAuthProviderRepository, MockConnectors, MockCredentialsRepository, MockEventLog,
         MockIdentityProviderRepository, MockIdentityRepository, MockLinkSessionRepository,
-        MockOrganizationIdentityRepository, MockRevocationRepository, MockTransferRepository,
-        MockWebhookRepository, MockWebhookSender, OrganizationIdentityRepository,
-        RevocationRepository, TransferRepository, WebhookRepository, WebhookSender,
+        MockOrganizationIdentityRepository, MockRevocationRepository, MockTransferRepository, MockWebhookRepository, MockWebhookSender, OrganizationIdentityRepository, RevocationRepository, TransferRepository, WebhookRepository, WebhookSender,
     },
     secret::{Secret, SecretHash},
     services::{
@@ -96,7 +94,6 @@ fn known_key(hash: &SecretHash) -> Option<ApiKey> {
 pub(crate) struct Ports {
     pub(crate) keys: Arc<dyn ApiKeyRepository>,
     pub(crate) identities: Arc<dyn IdentityRepository>,
-    pub(crate) auth_identities: Arc<dyn AuthIdentityRepository>,
     pub(crate) providers: Arc<dyn IdentityProviderRepository>,
     pub(crate) connectors: Arc<dyn Connectors>,
     pub(crate) credentials: Arc<dyn CredentialsRepository>,
@@ -123,7 +120,6 @@ impl Default for Ports {
         Self {
             keys: Arc::new(MockApiKeyRepository::new()),
             identities: Arc::new(MockIdentityRepository::new()),
-            auth_identities: Arc::new(MockAuthIdentityRepository::new()),
             providers: Arc::new(MockIdentityProviderRepository::new()),
             connectors: Arc::new(MockConnectors::new()),
             credentials: Arc::new(MockCredentialsRepository::new()),
@@ -181,7 +177,7 @@ impl Ports {
             include_credentials,
             providers: providers.providers.clone(),
             identities: identities.clone(),
-            auth_identities: self.auth_identities,
+            auth_identities: self.auth_identities.clone(),
             credentials: self.credentials.clone(),
         });
         let ports = TokenPorts {

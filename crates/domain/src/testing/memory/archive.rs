@@ -12,6 +12,7 @@ use crate::{
     },
     auth_provider::AuthProvider,
     event::{Event, EventKind, NewEvent},
+    identity::Identity,
     identity_provider::ProviderSecrets,
     organization_identity::OrganizationIdentity,
     ports::{Archive, ArchiveExport, ArchiveImport, Clock, ImportSettings, RepositoryError},
