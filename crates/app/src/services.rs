@@ -4,14 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use symbolon_domain::{
     ports::{
-        ApiKeyRepository, AuthIdentityRepository, AuthProviderRepository, Clock, Connectors,
-        CredentialsRepository, EventLog, IdentityProviderRepository, IdentityRepository,
-        LinkSessionRepository, OrganizationIdentityRepository,
+        ApiKeyRepository, Archive, AuthIdentityRepository, AuthProviderRepository, Clock,
+        Connectors, CredentialsRepository, EventLog, IdentityProviderRepository,
+        IdentityRepository, LinkSessionRepository, OrganizationIdentityRepository,
+        RevocationRepository, TransferRepository, WebhookRepository, WebhookSender,
     },
     services::{
-        ApiKeys, Archive, Busy, DeliverySettings, Identities, LinkSettings, Linking, Providers,
-        RevocationRepository, Revocations, SingleSignOn, Tasks, TokenPorts, TokenSettings, Tokens,
-        TransferRepository, Transfers, WebhookDispatcher, WebhookRepository, WebhookSender,
+        ApiKeys, Busy, DeliverySettings, Identities, LinkSettings, Linking, Providers, Revocations,
+        SingleSignOn, Tasks, TokenPorts, TokenSettings, Tokens, Transfers, WebhookDispatcher,
         Webhooks,
     },
 };
@@ -26,6 +26,7 @@ pub(crate) struct Repositories {
     pub(crate) providers: Arc<dyn IdentityProviderRepository>,
     pub(crate) credentials: Arc<dyn CredentialsRepository>,
     pub(crate) sessions: Arc<dyn LinkSessionRepository>,
+    pub(crate) events: Arc<dyn EventLog>,
     pub(crate) revocations: Arc<dyn RevocationRepository>,
     pub(crate) transfers: Arc<dyn TransferRepository>,
     pub(crate) keys: Arc<dyn ApiKeyRepository>,

@@ -78,20 +78,6 @@ async fn create(arguments: &CreateApiKeyArgs, database: &Database) -> Result<(),
     ))
 }
 
-fn scopes(arguments: &CreateApiKeyArgs) -> Result<Vec<KeyScope>, Failure> {
-    let mut scopes = Vec::new();
-    for text in &arguments.scopes {
-        let scope = KeyScope::parse(text).ok_or_else(|| {
-            let known = scope_names();
-            Failure::Argument(format!("--scope {text:?} is not known; expected one of {known}"))
-        })?;
-        if !scopes.contains(&scope) {
-            scopes.push(scope);
-        }
-    }
-    Ok(scopes)
-}
-
 /// What the key is limited to; what is not named is not limited.
 fn limits(arguments: &CreateApiKeyArgs) -> Result<KeyLimits, Failure> {
     let some = |texts: &[String]| (!texts.is_empty()).then(|| texts.to_vec());

@@ -14,7 +14,9 @@ use symbolon_domain::{
     },
     page::PageRequest,
     ports::{
-        DataOutcome, DataUpdate, EventFilter, Link, LinkOutcome, LinkOwner, NewIdentityProvider, ProviderDeletion, RepositoryError, RevocationEnd, Unlink, UnlinkOutcome, NewAuthProvider, SsoOutcome, SsoSignIn,
+        DataOutcome, DataUpdate, EventFilter, Link, LinkOutcome, LinkOwner, NewAuthProvider,
+        NewIdentityProvider, ProviderDeletion, RepositoryError, RevocationEnd, SsoOutcome,
+        SsoSignIn, Unlink, UnlinkOutcome,
     },
     secret::{Secret, SecretHash},
     testing::{RunningClock, contract::Store, fixtures},

@@ -18,7 +18,9 @@ use symbolon_domain::{
         LinkSessionRepository, MockApiKeyRepository, MockAuthIdentityRepository,
         MockAuthProviderRepository, MockConnectors, MockCredentialsRepository, MockEventLog,
         MockIdentityProviderRepository, MockIdentityRepository, MockLinkSessionRepository,
-        MockOrganizationIdentityRepository, MockRevocationRepository, MockTransferRepository, MockWebhookRepository, MockWebhookSender, OrganizationIdentityRepository, RevocationRepository, TransferRepository, WebhookRepository, WebhookSender,
+        MockOrganizationIdentityRepository, MockRevocationRepository, MockTransferRepository,
+        MockWebhookRepository, MockWebhookSender, OrganizationIdentityRepository,
+        RevocationRepository, TransferRepository, WebhookRepository, WebhookSender,
     },
     secret::{Secret, SecretHash},
     services::{

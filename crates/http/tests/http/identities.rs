@@ -5,7 +5,8 @@ use axum::{
 use serde_json::{Value, json};
 use symbolon_domain::{
     identity::{Identity, IdentityFilter, IdentityStatus, Invalid, InvalidReason},
-        ids::{IdentityId, ProviderId, RevocationId}, link_evidence::{LinkEvidence, LinkMethod},
+    ids::{IdentityId, ProviderId, RevocationId},
+    link_evidence::{LinkEvidence, LinkMethod},
     page::Page,
     ports::{DataOutcome, DataUpdate, Link, LinkOutcome, RepositoryError, Taken, UnlinkOutcome},
     testing::fixtures,

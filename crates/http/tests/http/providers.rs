@@ -155,6 +155,7 @@ async fn the_instance_without_an_external_id_can_be_asked_for() {
                 provider_type: Some("oidc".into()),
                 external_id: None,
                 without_external_id: true,
+                provider_types: None,
             };
             *filter == expected
         })

@@ -173,7 +173,11 @@ pub async fn every_change_of_a_provider_or_key_tells_before_and_after(store: &Ar
     assert_eq!((event.before, event.after), (Some(last.facts()), None));
 
     let hash = SecretHash::of("canary-key");
-    let key = store.api_keys().insert("k", &[KeyScope::Admin], &KeyLimits::default(), &hash, &actor()).await.unwrap();
+    let key = store
+        .api_keys()
+        .insert("k", &[KeyScope::Admin], &KeyLimits::default(), &hash, &actor())
+        .await
+        .unwrap();
     let event = told(store, &mut since, &[EventKind::ApiKeyCreated]).await.remove(0);
     assert_eq!((event.before, event.after), (None, Some(key.facts())));
     assert_eq!(event.detail["api_key_id"], key.id.0);

@@ -298,9 +298,10 @@ impl Archive for MemoryStore {
         });
         let identities = rows.identities.values().map(|row| {
             let Identity { id, idp_id, user_id, .. } = &row.identity;
-            let has_another = rows.identities.range(..id).any(|(_, it)| {
-                it.identity.idp_id == *idp_id && it.identity.user_id == *user_id
-            });
+            let has_another = rows
+                .identities
+                .range(..id)
+                .any(|(_, it)| it.identity.idp_id == *idp_id && it.identity.user_id == *user_id);
             Record::Identity(Box::new(IdentityRecord {
                 beside_others: has_another || rows.allows_several(*idp_id),
                 identity: row.identity.clone(),
