@@ -18,10 +18,12 @@ async fn start(
     secrets: &[&str],
     include_credentials: bool,
 ) -> Replica {
-    installation.environment = vec![
-        ("SYMBOLON__SENTRY_RPC__SHARED_SECRETS", secrets.join(",")),
-        ("SYMBOLON__SENTRY_RPC__INCLUDE_CREDENTIALS", include_credentials.to_string()),
-    ];
+    let name = "SYMBOLON__SENTRY_RPC__INCLUDE_CREDENTIALS";
+    installation.environment = vec![(name, include_credentials.to_string())];
+    if !secrets.is_empty() {
+        let name = "SYMBOLON__SENTRY_RPC__SHARED_SECRETS";
+        installation.environment.push((name, secrets.join(",")));
+    }
     installation.start_another().await
 }
 

@@ -7,15 +7,11 @@ use serde_json::Value;
 use crate::app::Mocks;
 
 /// Later parts of the contract: neither served nor told of yet.
-const LATER: [(Method, &str); 13] = [
+const LATER: [(Method, &str); 9] = [
     (Method::POST, "/v1/identities/1/report-rejected"),
     (Method::GET, "/v1/identities/1/explain"),
     (Method::POST, "/v1/device-links"),
     (Method::GET, "/v1/device-links/1"),
-    (Method::GET, "/v1/organizations/1/auth-providers"),
-    (Method::GET, "/v1/organizations/1/auth-identities"),
-    (Method::DELETE, "/v1/organizations/1/users/1/auth-identities"),
-    (Method::GET, "/v1/organizations/1/users/1/identities"),
     (Method::GET, "/v1/events"),
     (Method::GET, "/v1/webhooks"),
     (Method::POST, "/v1/webhooks"),
