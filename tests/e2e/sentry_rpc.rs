@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt as _, process::Command};
 
@@ -17,10 +18,12 @@ async fn start(
     secrets: &[&str],
     include_credentials: bool,
 ) -> Replica {
-    installation.environment = vec![
-        ("SYMBOLON__SENTRY_RPC__SHARED_SECRETS", secrets.join(",")),
-        ("SYMBOLON__SENTRY_RPC__INCLUDE_CREDENTIALS", include_credentials.to_string()),
-    ];
+    let name = "SYMBOLON__SENTRY_RPC__INCLUDE_CREDENTIALS";
+    installation.environment = vec![(name, include_credentials.to_string())];
+    if !secrets.is_empty() {
+        let name = "SYMBOLON__SENTRY_RPC__SHARED_SECRETS";
+        installation.environment.push((name, secrets.join(",")));
+    }
     installation.start_another().await
 }
 
@@ -45,9 +48,16 @@ async fn rows(replica: &Replica) -> Value {
         });
         replica.post("/v1/identities", body).await.good()["id"].clone()
     };
+    let (first, second) = (link(&team, 7, "a").await, link(&alone, 7, "a").await);
+    let used = format!("/v1/organizations/1/identities/{second}");
+    replica.call(Method::PUT, &used, None).await.good();
+    for organization in [1, 2] {
+        let path = format!("/v1/organizations/{organization}/auth-providers");
+        replica.post(&path, json!({"provider_id": team})).await.good();
+    }
     json!({
-        "first": link(&team, 7, "a").await,
-        "second": link(&alone, 7, "a").await,
+        "first": first,
+        "second": second,
         "third": link(&team, 8, "b").await,
         "like_its_team": link(&other, 8, "T2").await,
         "team": team,
@@ -56,6 +66,25 @@ async fn rows(replica: &Replica) -> Value {
         "api_key": replica.key(),
         "retired": RETIRED,
     })
+}
+
+/// Links user 7's accounts for the single sign-on of both organizations, and says how many of
+/// whose there are.
+async fn sign_ons(replica: &Replica, make: bool) -> Vec<usize> {
+    let mut counts = Vec::new();
+    for organization in [1, 2] {
+        let path = format!("/v1/organizations/{organization}/auth-identities");
+        if make {
+            for (user, ident) in [(7, "seven"), (8, "eight")] {
+                replica.post(&path, json!({"user_id": user, "ident": ident})).await.good();
+            }
+        }
+        for user in [7, 8] {
+            let list = replica.get(&format!("{path}?user_id={user}")).await.good();
+            counts.push(list["items"].as_array().unwrap().len());
+        }
+    }
+    counts
 }
 
 /// Runs the checks of `tests/sentry-rpc/check.py`.
@@ -77,7 +106,7 @@ async fn check(plan: &Value) {
     let report = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{report}");
     // A file without a test would be good too.
-    assert!(report.contains("OK") && report.matches(" ... ok").count() >= 15, "{report}");
+    assert!(report.contains("OK") && report.matches(" ... ok").count() >= 17, "{report}");
 }
 
 async fn sentry_calls_every_method(kind: Kind) {
@@ -88,7 +117,10 @@ async fn sentry_calls_every_method(kind: Kind) {
     plan["address"] = json!(replica.address().to_string());
     plan["secrets"] = json!([SECRET, NEXT]);
     plan["include_credentials"] = json!(false);
+    assert_eq!(sign_ons(&replica, true).await, [1, 1, 1, 1]);
     check(&plan).await;
+    // The checks took user 7's away from organization 1, and nobody else's from nowhere else.
+    assert_eq!(sign_ons(&replica, false).await, [0, 1, 1, 1]);
 
     // Another replica over the same rows: the secrets changed places, and credentials are told.
     let told = start(&mut installation, &[NEXT, SECRET], true).await;
@@ -120,7 +152,7 @@ async fn a_secret_that_was_taken_out_is_good_no_more_and_without_one_there_is_no
     let path = "/api/0/internal/rpc/identity/get_provider/";
     let post = async |replica: &Replica, header: &str| {
         let headers = [("authorization", header), ("content-type", "application/json")];
-        let answer = replica.raw(reqwest::Method::POST, path, &headers, "{\"args\":{}}").await;
+        let answer = replica.raw(Method::POST, path, &headers, "{\"args\":{}}").await;
         serde_json::from_str::<Value>(&answer).unwrap()
     };
     // What Python's `hmac` makes of RETIRED, this path and this body.

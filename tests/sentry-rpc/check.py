@@ -174,6 +174,21 @@ class Methods(unittest.TestCase):
         self.assertEqual(method(user_id=9, provider_type="oidc"), [])
         self.assertEqual(method(user_id=8, provider_type="none"), [])
 
+    def test_get_org_user_identities_by_provider_type(self):
+        method = service.get_org_user_identities_by_provider_type
+        used = method(organization_id=1, user_id=7, provider_type="oidc")
+        self.assertEqual([it["id"] for it in used], [PLAN["second"]])
+        for other in ({"organization_id": 2}, {"user_id": 8}, {"provider_type": "none"}):
+            arguments = {"organization_id": 1, "user_id": 7, "provider_type": "oidc", **other}
+            self.assertEqual(method(**arguments), [], other)
+
+    def test_delete_identities(self):
+        for _ in range(2):
+            self.assertIsNone(service.delete_identities(user_id=7, organization_id=1))
+        self.assertIsNone(service.delete_identities(user_id=9, organization_id=2))
+        left = service.get_identities(filter={"user_id": 7})
+        self.assertEqual([it["id"] for it in left], [PLAN["first"], PLAN["second"]])
+
     def test_update_data(self):
         for data in ({"org": 1}, {"org": 2, "deep": {"a": [None, True, 1.5]}}, {}):
             answer = service.update_data(identity_id=PLAN["third"], data=data)

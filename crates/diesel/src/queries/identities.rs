@@ -471,10 +471,10 @@ pub(crate) fn list_query(
         query = query.filter(identities::external_id.eq_any(names));
     }
     if let Some(provider) = filter.provider_id {
-        query = query.filter(identities::idp_id.eq(provider.0));
+        query = query.filter(identities::idp_id.eq_any(vec![provider.0]));
     }
     if let Some(provider_type) = filter.provider_type.clone() {
-        query = query.filter(identities::idp_type.eq(provider_type));
+        query = query.filter(identities::idp_type.eq_any(vec![provider_type]));
     }
     if let Some(types) = filter.provider_types.clone() {
         let providers = identity_providers::table
@@ -489,7 +489,7 @@ pub(crate) fn list_query(
         query = query.filter(identities::id.eq_any(used));
     }
     if let Some(status) = filter.status {
-        query = query.filter(identities::status.eq(status.as_str()));
+        query = query.filter(identities::status.eq_any(vec![status.as_str()]));
     }
     if filter.exclude_matching_external_ids {
         let same = identity_providers::table
@@ -500,5 +500,18 @@ pub(crate) fn list_query(
     if let Some(after) = page.after {
         query = query.filter(identities::id.gt(after));
     }
-    query.order(identities::id).limit(i64::from(page.limit) + 1)
+    // What is fixed comes first in the order, and is written as a list of one so that the database
+    // does not see that it is fixed: then only the index of both gives the order. By `id` alone it
+    // would go through all identities and hope to meet the right ones soon, which fails where an
+    // import brought them provider by provider.
+    let query = if filter.provider_id.is_some() {
+        query.order((identities::idp_id, identities::id))
+    } else if filter.provider_type.is_some() {
+        query.order((identities::idp_type, identities::id))
+    } else if filter.status.is_some() {
+        query.order((identities::status, identities::id))
+    } else {
+        query.order(identities::id)
+    };
+    query.limit(i64::from(page.limit) + 1)
 }
