@@ -19,7 +19,6 @@ fn wrong_usage_is_told_and_exits_with_2() {
         &["api-key", "revoke", "0"],
         &["keyring", "generate"],
         &["keyring", "melt"],
-        &["import"],
         &["import", "sentry"],
         &["import", "symbolon", "file", "--with-secrets"],
         &["import", "myspace", "file"],
