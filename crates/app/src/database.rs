@@ -137,6 +137,7 @@ impl Database {
             providers: database.providers,
             credentials: database.credentials,
             sessions: database.sessions,
+            events: database.events,
             revocations: database.revocations,
             transfers: database.transfers,
             keys: database.api_keys,

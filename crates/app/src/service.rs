@@ -79,7 +79,6 @@ impl Service {
         let Self { parts, services } = self;
         let ServiceParts { settings, database, connectors, listener, metrics, .. } = parts;
         let repositories = database.repositories();
-        let sessions = repositories.sessions;
         let SentryRpcSettings { shared_secrets, include_credentials } = settings.sentry_rpc;
         let sentry_rpc = (!shared_secrets.is_empty()).then(|| SentryRpc {
             shared_secrets,

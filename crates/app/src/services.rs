@@ -170,7 +170,7 @@ mod tests {
         event::Actor,
         identity_provider::OptionChanges,
         ids::{ExternalId, UserId},
-        ports::LinkOutcome,
+        ports::{LinkOutcome, MockWebhookSender},
         secret::Secret,
         services::{NewIdentity, TokenNeed},
         testing::MemoryStore,
@@ -249,12 +249,25 @@ mod tests {
             credentials: store.clone(),
             sessions: store.clone(),
             events: store.clone(),
+            revocations: store.clone(),
+            transfers: store.clone(),
             keys: store.clone(),
+            archive: store.clone(),
+            auth_providers: store.clone(),
+            auth_identities: store.clone(),
+            organization_identities: store.clone(),
+            webhooks: store.clone(),
         };
         let connectors = Arc::new(catalog(http_client(&settings.http_client).unwrap()));
         let public_url = "http://localhost/".parse().unwrap();
-        let services =
-            Services::new(&repositories, connectors, &settings, public_url, "replica".to_owned());
+        let services = Services::new(
+            &repositories,
+            connectors,
+            Arc::new(MockWebhookSender::new()),
+            &settings,
+            public_url,
+            "replica".to_owned(),
+        );
         let config = object(json!({"issuer": provider.uri(), "client_id": "client"}));
         let actor = Actor::OPERATOR;
         let created = services
@@ -266,6 +279,7 @@ mod tests {
             provider_id: created.id,
             user_id: UserId::new("u").unwrap(),
             external_id: ExternalId::new("alice").unwrap(),
+            legacy_id: None,
             data: object(
                 json!({"access_token": "access-1", "refresh_token": "refresh-1", "expires": 1}),
             ),

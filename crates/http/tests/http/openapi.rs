@@ -11,9 +11,6 @@ const LATER: [(Method, &str); 5] = [
     (Method::POST, "/v1/identities/1/report-rejected"),
     (Method::POST, "/v1/device-links"),
     (Method::GET, "/v1/device-links/1"),
-    (Method::GET, "/v1/events"),
-    (Method::GET, "/v1/webhooks"),
-    (Method::POST, "/v1/webhooks"),
     (Method::POST, "/oauth2/token"),
     (Method::GET, "/v1/audit"),
 ];
