@@ -115,6 +115,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Given<T> {
 }
 
 #[derive(Deserialize)]
+#[expect(clippy::struct_field_names, reason = "Sentry's names")]
 pub(super) struct GetProvider {
     #[serde(default)]
     pub(super) provider_id: Option<RowId>,
