@@ -1,6 +1,6 @@
 use std::{
     fs::Permissions,
-    io,
+    io::{self, Write as _},
     net::{Ipv4Addr, TcpListener, TcpStream},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
@@ -74,14 +74,27 @@ pub struct Cluster {
     _directory: TempDir,
 }
 
-/// Runs the server until its standard input ends, however that comes about.
+/// Runs the server until its standard input ends, however that comes about. A line there is our
+/// word that we clean up; without one nobody is left who would (a process that ends drops no
+/// static), and the files go with the server.
 const KEEPER: &str = r#"
 "$@" >"$LOG" 2>&1 &
 server=$!
-read -r _
+read -r _ && cleaned_up=1
 kill -INT "$server"
 wait "$server"
+[ -n "$cleaned_up" ] || rm -rf "$DIRECTORY"
 "#;
+
+/// Ends the server behind a keeper, and leaves its files.
+fn end(keeper: &mut Child) {
+    if let Some(mut input) = keeper.stdin.take() {
+        // A keeper that is gone already needs no word.
+        let _ = input.write_all(b"\n");
+    }
+    // It waits for the server, which ends its connections first.
+    let _ = keeper.wait();
+}
 
 impl Cluster {
     /// Makes a cluster and starts it.
@@ -161,6 +174,7 @@ impl Cluster {
         }
         let mut keeper = keeper
             .env("LOG", &log)
+            .env("DIRECTORY", directory)
             .stdin(Stdio::piped())
             .current_dir("/")
             .spawn()
@@ -178,8 +192,7 @@ impl Cluster {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        drop(keeper.stdin.take());
-        let _ = keeper.wait();
+        end(&mut keeper);
         Err(StartError::Silent(std::fs::read_to_string(&log).unwrap_or_default()))
     }
 
@@ -198,9 +211,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        drop(self.keeper.stdin.take());
-        // It waits for the server, which ends its connections first.
-        let _ = self.keeper.wait();
+        end(&mut self.keeper);
     }
 }
 
