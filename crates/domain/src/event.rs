@@ -239,6 +239,7 @@ impl NewEvent {
 /// What differs between two states of a thing: the same keys on both sides, null where one side
 /// does not have the key. A state that is absent stays absent, and the other is told in full.
 #[must_use]
+#[expect(clippy::type_complexity, reason = "the same type three times, and no name says more")]
 pub fn changes(
     before: Option<Map<String, Value>>,
     after: Option<Map<String, Value>>,

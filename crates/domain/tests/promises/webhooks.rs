@@ -41,7 +41,10 @@ impl WebhookSender for Receiver {
 
     async fn send(&self, message: &WebhookMessage) -> Result<WebhookAnswer, WebhookSendError> {
         let key = (message.url.to_string(), message.id.clone());
-        assert!(self.in_flight.lock().unwrap().insert(key.clone()), "sent twice at a time: {key:?}");
+        assert!(
+            self.in_flight.lock().unwrap().insert(key.clone()),
+            "sent twice at a time: {key:?}"
+        );
         tokio::time::sleep(self.takes).await;
         self.in_flight.lock().unwrap().remove(&key);
         self.received.lock().unwrap().push(message.clone());
@@ -144,8 +147,7 @@ async fn an_event_arrives_signed_as_get_v1_events_shows_it() {
     assert_eq!(received.url.as_str(), "https://receiver.example/hook");
     assert_eq!(received.secrets, [fixtures::new_webhook_endpoint().secret]);
     let body: Value = serde_json::from_str(&received.body).unwrap();
-    let filter =
-        EventFilter { kinds: vec![EventKind::IdentityLinked], ..EventFilter::default() };
+    let filter = EventFilter { kinds: vec![EventKind::IdentityLinked], ..EventFilter::default() };
     let event = world.store.find_last(&filter).await.unwrap().unwrap();
     assert_eq!(body["type"], "identity.linked");
     assert_eq!(body["timestamp"], serde_json::json!(event.at));
@@ -227,10 +229,8 @@ async fn a_receiver_that_is_gone_is_switched_off_and_caught_up_when_it_is_back()
     world.clock.advance(TimeDelta::hours(1));
     assert_eq!(work(&dispatcher).await, 0);
 
-    let on = symbolon_domain::ports::WebhookEndpointUpdate {
-        enabled: Some(true),
-        ..Default::default()
-    };
+    let on =
+        symbolon_domain::ports::WebhookEndpointUpdate { enabled: Some(true), ..Default::default() };
     WebhookRepository::update(&*world.store, world.endpoint, &on, &fixtures::ACTOR).await.unwrap();
     assert_eq!(work(&dispatcher).await, 2);
     assert_eq!(world.receiver.ids(), [first.clone(), first, second]);
@@ -251,9 +251,9 @@ async fn two_dispatchers_share_the_work_and_send_nothing_twice_at_a_time() {
     assert_eq!(first + second, 80);
     assert!(first > 0 && second > 0, "{first} and {second}");
     for host in ["receiver.example", "other.example"] {
-        let received = world.receiver.received.lock().unwrap();
+        let taken = world.receiver.received.lock().unwrap();
         let mut told: BTreeMap<i64, Vec<String>> = BTreeMap::new();
-        for message in received.iter().filter(|it| it.url.host_str() == Some(host)) {
+        for message in taken.iter().filter(|it| it.url.host_str() == Some(host)) {
             let body: Value = serde_json::from_str(&message.body).unwrap();
             let identity = body["data"]["identity_id"].as_i64().unwrap();
             told.entry(identity).or_default().push(message.id.clone());
