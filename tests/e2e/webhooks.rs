@@ -47,7 +47,7 @@ impl Message {
 /// A receiver on loopback that refuses as many messages as it is told to.
 struct Receiver {
     url: String,
-    refuses: Arc<AtomicUsize>,
+    to_refuse: Arc<AtomicUsize>,
     refused: Arc<AtomicUsize>,
     taken: Arc<Mutex<Vec<Message>>>,
 }
@@ -57,12 +57,12 @@ impl Receiver {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/hook", listener.local_addr().unwrap());
         let this =
-            Self { url, refuses: Arc::default(), refused: Arc::default(), taken: Arc::default() };
-        let (refuses, refused) = (this.refuses.clone(), this.refused.clone());
+            Self { url, to_refuse: Arc::default(), refused: Arc::default(), taken: Arc::default() };
+        let (to_refuse, refused) = (this.to_refuse.clone(), this.refused.clone());
         let taken = this.taken.clone();
         let take = async move |headers: HeaderMap, body: Bytes| {
             let less = |it: usize| it.checked_sub(1);
-            if refuses.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok() {
+            if to_refuse.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok() {
                 refused.fetch_add(1, Ordering::SeqCst);
                 return StatusCode::INTERNAL_SERVER_ERROR;
             }
@@ -81,12 +81,12 @@ impl Receiver {
     }
 
     fn refuse(&self, count: usize) {
-        self.refuses.store(count, Ordering::SeqCst);
+        self.to_refuse.store(count, Ordering::SeqCst);
     }
 
     /// The messages about an identity, once there are that many.
     async fn about(&self, identity: i64, count: usize) -> Vec<Message> {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_mins(1);
         loop {
             let mut taken = self.taken.lock().unwrap().clone();
             taken.retain(|it| it.json()["data"]["identity_id"] == identity);

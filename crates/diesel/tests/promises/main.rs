@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod bench;
+mod event_order;
 mod properties;
 mod resilience;
 mod sealed;

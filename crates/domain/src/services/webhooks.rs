@@ -220,18 +220,18 @@ impl WebhookDispatcher {
     }
 
     async fn serve(&self, id: WebhookEndpointId, stopped: impl Fn() -> bool) -> u64 {
-        let mut tries = 0;
+        let mut sum = 0;
         while !stopped() {
             match self.serve_once(id).await {
                 Ok((0, 0)) => break,
-                Ok((_, tried)) => tries += tried,
+                Ok((_, tried)) => sum += tried,
                 Err(error) => {
                     tracing::warn!(%error, endpoint = %id, "webhooks could not be delivered");
                     break;
                 }
             }
         }
-        tries
+        sum
     }
 
     /// How many events were looked at, and how many deliveries were tried.
@@ -243,15 +243,15 @@ impl WebhookDispatcher {
         let DeliverySettings { concurrency, lease, .. } = *self.settings;
         let claimed = self.webhooks.claim(id, concurrency, lease).await?;
         let (endpoint, secrets) = (Arc::new(endpoint), Arc::new(secrets));
-        let tries: Vec<_> = claimed
+        let running: Vec<_> = claimed
             .into_iter()
             .map(|claim| {
                 let (this, endpoint, secrets) = (self.clone(), endpoint.clone(), secrets.clone());
                 self.tasks.spawn(async move { this.deliver(&endpoint, &secrets, &claim).await })
             })
             .collect();
-        let tried = tries.len() as u64;
-        for one in tries {
+        let tried = running.len() as u64;
+        for one in running {
             // A panic is in the log; the claim runs out.
             let _ = one.await;
         }

@@ -251,9 +251,9 @@ async fn two_dispatchers_share_the_work_and_send_nothing_twice_at_a_time() {
     assert_eq!(first + second, 80);
     assert!(first > 0 && second > 0, "{first} and {second}");
     for host in ["receiver.example", "other.example"] {
-        let received = world.receiver.received.lock().unwrap();
+        let taken = world.receiver.received.lock().unwrap();
         let mut told: BTreeMap<i64, Vec<String>> = BTreeMap::new();
-        for message in received.iter().filter(|it| it.url.host_str() == Some(host)) {
+        for message in taken.iter().filter(|it| it.url.host_str() == Some(host)) {
             let body: Value = serde_json::from_str(&message.body).unwrap();
             let identity = body["data"]["identity_id"].as_i64().unwrap();
             told.entry(identity).or_default().push(message.id.clone());

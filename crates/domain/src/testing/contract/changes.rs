@@ -163,7 +163,7 @@ pub async fn every_change_of_a_provider_or_key_tells_before_and_after(store: &Ar
     store.providers().update(&update, &actor()).await.unwrap();
     let event = told(store, &mut since, &[EventKind::ProviderUpdated]).await.remove(0);
     assert_eq!(event.actor, actor());
-    assert!(event.after.as_ref().unwrap().to_owned() != event.before.clone().unwrap());
+    assert_ne!(event.before, event.after);
     assert!(Value::Object(event.after.unwrap()).to_string().contains("https://other.example"));
 
     let last = store.providers().find(made.id).await.unwrap().unwrap();

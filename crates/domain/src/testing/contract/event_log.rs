@@ -139,42 +139,38 @@ pub async fn no_event_is_lost_in_a_race(store: &Arc<dyn Store>) {
     assert_eq!(ids.len(), 64);
 }
 
-/// Whoever goes on after the last event misses none, however many write meanwhile, and sees ids
-/// only ascend; what the writer of an event reads next has the event.
+/// Whoever goes on after the last event misses none, however many write meanwhile and however long
+/// their transactions take, and sees ids only ascend; what the writer of an event reads next has
+/// the event.
 pub async fn a_reader_who_goes_on_after_the_last_event_misses_none(store: &Arc<dyn Store>) {
-    const WRITERS: usize = 16;
+    const WRITERS: usize = 8;
     const EACH: usize = 12;
-    let provider = provider(store, "of all").await;
-    let start = store.events().find_last(&EventFilter::default()).await.unwrap().unwrap().id;
-    let (done, mut over) = tokio::sync::watch::channel(());
-    let reader = tokio::spawn({
-        let store = store.clone();
-        async move {
-            let (mut seen, mut after) = (Vec::<Event>::new(), start);
-            loop {
-                // Looked at before the read: what was written before the end is then read.
-                let last = over.has_changed().is_err();
-                let filter = EventFilter { after: Some(after), ..EventFilter::default() };
-                let page = PageRequest { limit: 7, after: None };
-                let read = store.events().list(&filter, page).await.unwrap();
-                if let Some(newest) = read.items.last() {
-                    after = newest.id;
-                } else if last {
-                    return seen;
-                } else {
-                    let _ = tokio::time::timeout(Duration::from_millis(1), over.changed()).await;
-                }
-                seen.extend(read.items);
-            }
+    let at = provider(store, "of short ones").await;
+    // Their deletion is a transaction of many events, between whose ids fall those of others that
+    // are over sooner.
+    let mut doomed = Vec::new();
+    for writer in 0..WRITERS {
+        let id = provider(store, &format!("of long one {writer}")).await;
+        for user in 0..EACH {
+            linked(store, &link(id, &format!("doomed-{user}"), &format!("doomed-{user}"))).await;
         }
-    });
-    // Each write is a transaction of several statements, so that their commits overlap.
-    race(WRITERS, |writer| {
-        let store = store.clone();
+        doomed.push(id);
+    }
+    let start = store.events().find_last(&EventFilter::default()).await.unwrap().unwrap().id;
+    let (done, over) = tokio::sync::watch::channel(());
+    let reader = tokio::spawn(follow(store.clone(), start, over));
+    race(2 * WRITERS, |nth| {
+        let (store, doomed) = (store.clone(), doomed.clone());
         async move {
+            let writer = nth / 2;
+            if nth % 2 == 1 {
+                let actor = &fixtures::ACTOR;
+                store.providers().delete(doomed[writer], true, actor).await.unwrap();
+                return;
+            }
             let user = format!("user-{writer}");
             for _ in 0..EACH {
-                let identity = linked(&store, &link(provider, &user, &user)).await;
+                let identity = linked(&store, &link(at, &user, &user)).await;
                 let own = EventFilter { identity_id: Some(identity.id), ..EventFilter::default() };
                 let own = store.events().find_last(&own).await.unwrap().unwrap();
                 let version = own.after.unwrap()["version"].as_i64();
@@ -187,7 +183,8 @@ pub async fn a_reader_who_goes_on_after_the_last_event_misses_none(store: &Arc<d
     let seen = reader.await.unwrap();
     let ids: Vec<EventId> = seen.iter().map(|it| it.id).collect();
     assert!(ids.windows(2).all(|it| it[0] < it[1]), "{ids:?}");
-    assert_eq!(seen.len(), WRITERS * EACH);
+    // Of a short one a link each, of a long one an unlink each and the provider's own.
+    assert_eq!(seen.len(), WRITERS * (EACH + EACH + 1));
     for writer in 0..WRITERS {
         let user = fixtures::user(&format!("user-{writer}"));
         let versions: Vec<_> = seen
@@ -197,6 +194,30 @@ pub async fn a_reader_who_goes_on_after_the_last_event_misses_none(store: &Arc<d
             .collect();
         let expected: Vec<_> = (1..).take(EACH).collect();
         assert_eq!(versions, expected, "the events of an identity are in its order");
+    }
+}
+
+/// Every event after this one, read on and on until nothing is written any more.
+async fn follow(
+    store: Arc<dyn Store>,
+    mut after: EventId,
+    mut over: tokio::sync::watch::Receiver<()>,
+) -> Vec<Event> {
+    let mut seen = Vec::new();
+    loop {
+        // Looked at before the read: what was written before the end is then read.
+        let last = over.has_changed().is_err();
+        let filter = EventFilter { after: Some(after), ..EventFilter::default() };
+        let page = PageRequest { limit: 7, after: None };
+        let read = store.events().list(&filter, page).await.unwrap();
+        if let Some(newest) = read.items.last() {
+            after = newest.id;
+        } else if last {
+            return seen;
+        } else {
+            let _ = tokio::time::timeout(Duration::from_millis(1), over.changed()).await;
+        }
+        seen.extend(read.items);
     }
 }
 
