@@ -278,12 +278,10 @@ impl Refusal {
     #[must_use]
     pub const fn code(self) -> &'static str {
         match self {
-            Self::AccountTaken(_) => "account_taken",
-            Self::UserTaken(_) => "user_taken",
+            Self::AccountTaken(_) | Self::SsoAccountTaken(_) => "account_taken",
+            Self::UserTaken(_) | Self::SsoUserTaken(_) => "user_taken",
             Self::NoProvider(_) => "no_provider",
             Self::OrganizationTaken(_) => "organization_taken",
-            Self::SsoAccountTaken(_) => "account_taken",
-            Self::SsoUserTaken(_) => "user_taken",
             Self::NoAuthProvider(_) => "no_auth_provider",
             Self::NoIdentity(_) => "no_identity",
             Self::EventIdTaken => "event_id_taken",

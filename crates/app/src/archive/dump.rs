@@ -222,8 +222,8 @@ mod tests {
             |pk: Value, fields: Value| Element::Row { model: "sentry.identity".into(), pk, fields };
         assert_eq!(rows[0], (0, row(json!(7), json!({"a": 1}))));
         assert_eq!(rows[1], (1, Element::Unwanted("auth.user".into())));
-        for at in 2..8 {
-            assert_eq!(rows[at], (at as u64, NO_ROW));
+        for (index, row) in rows.iter().enumerate().take(8).skip(2) {
+            assert_eq!(*row, (index as u64, NO_ROW));
         }
         assert!(matches!(rows[8], (8, Element::NoRow("the row names no model"))));
         assert!(matches!(rows[9], (9, Element::NoRow("the row names no model"))));

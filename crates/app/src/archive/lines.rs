@@ -258,7 +258,7 @@ impl Restoring<'_> {
             self.records += 1;
             let value: Value = serde_json::from_slice(&text).unwrap_or_default();
             if let Some(kind) = value["kind"].as_str().and_then(RecordKind::parse) {
-                origin.model = kind.as_str().to_owned();
+                kind.as_str().clone_into(&mut origin.model);
                 origin.id = value["id"].clone();
             }
             let text =
@@ -271,7 +271,7 @@ impl Restoring<'_> {
         }
         self.records += 1;
         let (kind, id) = line.names();
-        origin.model = kind.as_str().to_owned();
+        kind.as_str().clone_into(&mut origin.model);
         origin.id = json!(id);
         let without_secrets = line.lacks_secrets();
         match line.into_record() {

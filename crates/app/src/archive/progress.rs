@@ -77,7 +77,7 @@ fn text(rows: u64, elapsed: Duration, fraction: Option<f64>) -> String {
     let mut text = format!("{rows} rows, {rate:.0} rows/s");
     if let Some(fraction) = fraction.filter(|it| *it > 0.0) {
         let left = elapsed.as_secs_f64() * (1.0 - fraction) / fraction;
-        text.push_str(&format!(", {:.0} %, {left:.0} s left", fraction * 100.0));
+        text = format!("{text}, {:.0} %, {left:.0} s left", fraction * 100.0);
     }
     text
 }

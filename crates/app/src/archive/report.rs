@@ -145,13 +145,13 @@ impl Summary {
         let created = if dry_run { "WOULD CREATE" } else { "CREATED" };
         let mut text = crate::output::table(["ROWS", created, "UNCHANGED", "REFUSED"], &rows);
         for (note, count) in &self.notes {
-            text.push_str(&format!("{count} rows {}\n", note.text()));
+            text = format!("{text}{count} rows {}\n", note.text());
         }
         for (model, count) in &self.skipped {
-            text.push_str(&format!("{count} rows of {} skipped\n", model.escape_debug()));
+            text = format!("{text}{count} rows of {} skipped\n", model.escape_debug());
         }
         for warning in &self.warnings {
-            text.push_str(&format!("note: {warning}\n"));
+            text = format!("{text}note: {warning}\n");
         }
         text
     }

@@ -175,7 +175,11 @@ async fn take(
                 take_uses(conn, &of_kind!(records, OrganizationIdentity), batch).await?
             }
             RecordKind::ApiKey => take_keys(conn, &of_kind!(records, ApiKey), batch).await?,
-            RecordKind::Event => take_events(conn, &of_kind!(records, Event), batch).await?,
+            RecordKind::Event => {
+                let records = of_kind!(records, Event);
+                let records: Vec<_> = records.into_iter().map(|it| &**it).collect();
+                take_events(conn, &records, batch).await?
+            }
         };
         outcomes.extend(of_these);
     }
@@ -260,14 +264,14 @@ async fn take_providers(
     type Key = (String, Option<String>);
     let ids: BTreeSet<_> = records.iter().map(|it| it.provider.id.0).collect();
     let types: BTreeSet<_> = records.iter().map(|it| it.provider.provider_type.as_str()).collect();
-    let names: BTreeSet<_> =
+    let external_ids: BTreeSet<_> =
         records.iter().filter_map(|it| it.provider.external_id.as_deref()).collect();
     let columns = (table::id, table::provider_type, table::external_id);
     let by_id = table::table.filter(table::id.eq_any(&ids)).select(table::id);
     let by_id: Vec<i64> = by_id.load(conn).await?;
     let named = table::table
         .filter(table::provider_type.eq_any(&types))
-        .filter(table::external_id.eq_any(&names))
+        .filter(table::external_id.eq_any(&external_ids))
         .select(columns);
     let named: Vec<(i64, String, Option<String>)> = named.load(conn).await?;
     let nameless = table::table
@@ -719,8 +723,8 @@ async fn take_keys(
         .filter(api_keys::hash.eq_any(hashes))
         .select((api_keys::hash, api_keys::id));
     let by_hash: Vec<(Vec<u8>, i64)> = by_hash.load(conn).await?;
-    let hashed = records.iter().filter_map(|it| Some((it.key.id.0, it.hash?.0.to_vec())));
-    let judged = judge(hashed, by_hash.into_iter().collect(), by_id.into_iter().collect());
+    let keyed = records.iter().filter_map(|it| Some((it.key.id.0, it.hash?.0.to_vec())));
+    let judged = judge(keyed, by_hash.into_iter().collect(), by_id.into_iter().collect());
     let mut judged = batch.ids(conn, "api_keys", &judged).await?.into_iter();
 
     let (mut outcomes, mut new) = (Vec::new(), Vec::new());
@@ -741,7 +745,7 @@ async fn take_keys(
 
 async fn take_events(
     conn: &mut Conn,
-    records: &[&Box<Event>],
+    records: &[&Event],
     batch: &mut Batch<'_>,
 ) -> Result<Vec<ImportOutcome>, Failure> {
     // Nobody else gives places meanwhile.
@@ -756,7 +760,7 @@ async fn take_events(
 
     let (mut outcomes, mut new) = (Vec::new(), Vec::new());
     for record in records {
-        let event = &***record;
+        let event = *record;
         outcomes.push(match there.get(&event.id) {
             Some(other) if other == event => ImportOutcome::Unchanged(event.id.0),
             Some(_) => ImportOutcome::Refused(Refusal::EventIdTaken),
@@ -826,6 +830,7 @@ struct Export {
 }
 
 impl Export {
+    #[expect(clippy::too_many_lines, reason = "one query for each kind")]
     async fn step(&mut self, kind: RecordKind) -> Result<Vec<Record>, Failure> {
         let Self { conn, sealer, with_secrets, after, .. } = self;
         let (after, with_secrets) = (*after, *with_secrets);

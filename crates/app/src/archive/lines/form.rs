@@ -220,12 +220,12 @@ fn exposed_all(secrets: &BTreeMap<String, Secret>) -> BTreeMap<String, Zeroizing
     secrets.iter().map(|(name, secret)| (name.clone(), exposed(secret))).collect()
 }
 
-fn hidden(text: Zeroizing<String>) -> Secret {
+fn hidden(text: &Zeroizing<String>) -> Secret {
     Secret::new(text.as_str())
 }
 
 fn hidden_all(secrets: BTreeMap<String, Zeroizing<String>>) -> BTreeMap<String, Secret> {
-    secrets.into_iter().map(|(name, text)| (name, hidden(text))).collect()
+    secrets.into_iter().map(|(name, text)| (name, hidden(&text))).collect()
 }
 
 /// A value of a closed set.
@@ -423,9 +423,9 @@ impl From<&Credentials> for CredentialsLine {
 impl From<CredentialsLine> for Credentials {
     fn from(it: CredentialsLine) -> Self {
         Self {
-            access_token: it.access_token.map(hidden),
-            refresh_token: it.refresh_token.map(hidden),
-            id_token: it.id_token.map(hidden),
+            access_token: it.access_token.as_ref().map(hidden),
+            refresh_token: it.refresh_token.as_ref().map(hidden),
+            id_token: it.id_token.as_ref().map(hidden),
             token_type: it.token_type,
             expires_at: it.expires_at,
             obtained_at: it.obtained_at,

@@ -250,7 +250,7 @@ mod tests {
 
     use super::*;
 
-    fn fields(value: Value) -> Fields {
+    fn fields(value: &Value) -> Fields {
         Fields::new(json!({ "it": value })).ok().unwrap()
     }
 
@@ -265,7 +265,7 @@ mod tests {
             ("2020-01-31 12:00:00.5", "2020-01-31T12:00:00.500Z"),
             ("2020-01-31 12:00:00+00", "2020-01-31T12:00:00Z"),
         ] {
-            let read = fields(json!(text)).time("it").unwrap();
+            let read = fields(&json!(text)).time("it").unwrap();
             assert_eq!(read, expected.parse::<DateTime<Utc>>().unwrap(), "{text}");
         }
         for wrong in [
@@ -274,9 +274,9 @@ mod tests {
             json!("2020-13-01T00:00:00Z"),
             json!("+99999-01-01T00:00:00Z"),
         ] {
-            assert!(fields(wrong.clone()).time("it").is_err(), "{wrong}");
+            assert!(fields(&wrong).time("it").is_err(), "{wrong}");
         }
-        assert_eq!(fields(Value::Null).maybe_time("it").unwrap(), None);
+        assert_eq!(fields(&Value::Null).maybe_time("it").unwrap(), None);
     }
 
     #[test]
@@ -290,18 +290,18 @@ mod tests {
             (json!(""), vec![]),
             (Value::Null, vec![]),
         ] {
-            assert_eq!(fields(value.clone()).texts("it").unwrap(), expected, "{value}");
+            assert_eq!(fields(&value).texts("it").unwrap(), expected, "{value}");
         }
         for wrong in
             [json!([1]), json!({"a": 1}), json!("a"), json!("{\"a\": 1}"), json!("{a,}"), json!(1)]
         {
-            assert!(fields(wrong.clone()).texts("it").is_err(), "{wrong}");
+            assert!(fields(&wrong).texts("it").is_err(), "{wrong}");
         }
     }
 
     #[test]
     fn json_is_read_as_value_as_text_and_as_sentry_wraps_it() {
-        let object = |value| match fields(value).json("it") {
+        let object = |value| match fields(&value).json("it") {
             Ok(Json::Object(object)) => Some(Value::Object(object)),
             _ => None,
         };
@@ -322,10 +322,10 @@ mod tests {
             json!("enc:fernet:key:gAAAA"),
             json!({ WRAPPED: "enc:plaintext:canary" }),
         ] {
-            assert!(matches!(fields(value.clone()).json("it"), Ok(Json::Encrypted)), "{value}");
+            assert!(matches!(fields(&value).json("it"), Ok(Json::Encrypted)), "{value}");
         }
         for value in [json!([]), json!(1), json!("canary"), json!("[]")] {
-            let reason = fields(value).json("it").err().unwrap();
+            let reason = fields(&value).json("it").err().unwrap();
             assert_eq!(reason.text, "it: must be a JSON object, or the text of one");
         }
     }
@@ -337,8 +337,8 @@ mod tests {
                 let _ = time(&text);
                 let _ = postgres_array(&text);
                 let _ = unwrapped(&text);
-                let _ = fields(json!(text.clone())).json("it").is_ok();
-                let _ = fields(json!(text)).texts("it").is_ok();
+                let _ = fields(&json!(text.clone())).json("it").is_ok();
+                let _ = fields(&json!(text)).texts("it").is_ok();
             }
         }
     }
