@@ -183,8 +183,9 @@ pub async fn a_reader_who_goes_on_after_the_last_event_misses_none(store: &Arc<d
     let seen = reader.await.unwrap();
     let ids: Vec<EventId> = seen.iter().map(|it| it.id).collect();
     assert!(ids.windows(2).all(|it| it[0] < it[1]), "{ids:?}");
-    // Of a short one a link each, of a long one an unlink each and the provider's own.
-    assert_eq!(seen.len(), WRITERS * (EACH + EACH + 1));
+    // Of a short one a link each; of a long one an unlink each, with what becomes of its grant, and
+    // the provider's own.
+    assert_eq!(seen.len(), WRITERS * (EACH + 2 * EACH + 1));
     for writer in 0..WRITERS {
         let user = fixtures::user(&format!("user-{writer}"));
         let versions: Vec<_> = seen
