@@ -190,6 +190,33 @@ where
     }
 }
 
+/// The caller has a good key with this scope that is limited to nothing: what is asked for
+/// concerns all organizations and provider types at once.
+pub(crate) struct Unlimited<S>(Allowed<S>);
+
+impl<S> Unlimited<S> {
+    /// Whom the event log names.
+    pub(crate) fn actor(&self) -> Actor {
+        self.0.actor()
+    }
+}
+
+impl<S: Scope, T: Send + Sync> FromRequestParts<T> for Unlimited<S>
+where
+    Authenticator: FromRef<T>,
+{
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &T) -> Result<Self, ApiError> {
+        let allowed = Allowed::from_request_parts(parts, state).await?;
+        if allowed.key.limits == KeyLimits::default() {
+            Ok(Self(allowed))
+        } else {
+            Err(ApiError::limited_key())
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use axum::http::HeaderValue;

@@ -101,6 +101,13 @@ impl ApiError {
         Self { retry_after, ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail) }
     }
 
+    /// A key that is limited asks for what concerns everybody.
+    pub(crate) fn limited_key() -> Self {
+        let detail = "the API key is limited to organizations or provider types, and this concerns \
+                      all of them; use a key without limits";
+        Self::new(StatusCode::FORBIDDEN, "forbidden", detail)
+    }
+
     /// A call that must be signed is not.
     pub(crate) fn unsigned() -> Self {
         let detail =

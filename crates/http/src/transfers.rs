@@ -20,7 +20,7 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    authorization::{Allowed, Authenticator, IdentitiesRead, IdentitiesWrite},
+    authorization::{Authenticator, IdentitiesRead, IdentitiesWrite, Unlimited},
     error::ApiError,
     list::ListBody,
     request::{Id, JsonBody, OptionalJsonBody, ProductId, QueryString, UserInPath},
@@ -187,7 +187,7 @@ async fn transfer(
 )]
 async fn transfer_identity(
     State(routes): State<TransferRoutes>,
-    caller: Allowed<IdentitiesWrite>,
+    caller: Unlimited<IdentitiesWrite>,
     Id(id): Id,
     JsonBody(asked): JsonBody<IdentityTransferBody>,
 ) -> Result<Response, ApiError> {
@@ -211,7 +211,7 @@ async fn transfer_identity(
 )]
 async fn transfer_user(
     State(routes): State<TransferRoutes>,
-    caller: Allowed<IdentitiesWrite>,
+    caller: Unlimited<IdentitiesWrite>,
     UserInPath(user): UserInPath,
     JsonBody(asked): JsonBody<UserTransferBody>,
 ) -> Result<Response, ApiError> {
@@ -237,7 +237,7 @@ async fn transfer_user(
 )]
 async fn list_transfers(
     State(routes): State<TransferRoutes>,
-    _caller: Allowed<IdentitiesRead>,
+    _caller: Unlimited<IdentitiesRead>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<ListBody<TransferBody>>, ApiError> {
     let mut query = QueryString::parse(query.as_deref());
@@ -261,7 +261,7 @@ async fn list_transfers(
 )]
 async fn get_transfer(
     State(routes): State<TransferRoutes>,
-    _caller: Allowed<IdentitiesRead>,
+    _caller: Unlimited<IdentitiesRead>,
     Id(id): Id,
 ) -> Result<Json<TransferBody>, ApiError> {
     let transfer = routes.transfers.transfers.find(TransferId(id)).await?;
@@ -289,7 +289,7 @@ struct NothingBody {}
 )]
 async fn undo_transfer(
     State(routes): State<TransferRoutes>,
-    caller: Allowed<IdentitiesWrite>,
+    caller: Unlimited<IdentitiesWrite>,
     Id(id): Id,
     OptionalJsonBody(NothingBody {}): OptionalJsonBody<NothingBody>,
 ) -> Result<Json<TransferBody>, ApiError> {

@@ -22,7 +22,7 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    authorization::{Admin, Allowed, Authenticator, EventsRead},
+    authorization::{Admin, Authenticator, EventsRead, Unlimited},
     error::ApiError,
     events,
     list::ListBody,
@@ -135,7 +135,7 @@ fn with_secret(status: StatusCode, body: WebhookBody) -> Response {
 )]
 async fn create_webhook(
     State(routes): State<WebhookRoutes>,
-    caller: Allowed<Admin>,
+    caller: Unlimited<Admin>,
     JsonBody(new): JsonBody<NewWebhookBody>,
 ) -> Result<Response, ApiError> {
     let (url, kinds) = (url_of(&new.url)?, kinds_of(&new.types)?);
@@ -157,7 +157,7 @@ async fn create_webhook(
 )]
 async fn list_webhooks(
     State(routes): State<WebhookRoutes>,
-    _caller: Allowed<EventsRead>,
+    _caller: Unlimited<EventsRead>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<ListBody<WebhookBody>>, ApiError> {
     let mut query = QueryString::parse(query.as_deref());
@@ -180,7 +180,7 @@ async fn list_webhooks(
 )]
 async fn get_webhook(
     State(routes): State<WebhookRoutes>,
-    _caller: Allowed<EventsRead>,
+    _caller: Unlimited<EventsRead>,
     Id(id): Id,
 ) -> Result<Json<WebhookBody>, ApiError> {
     let endpoint = routes.webhooks.webhooks.find(WebhookEndpointId(id)).await?;
@@ -216,7 +216,7 @@ struct WebhookChangesBody {
 )]
 async fn update_webhook(
     State(routes): State<WebhookRoutes>,
-    caller: Allowed<Admin>,
+    caller: Unlimited<Admin>,
     Id(id): Id,
     JsonBody(changes): JsonBody<WebhookChangesBody>,
 ) -> Result<Json<WebhookBody>, ApiError> {
@@ -242,7 +242,7 @@ async fn update_webhook(
 )]
 async fn delete_webhook(
     State(routes): State<WebhookRoutes>,
-    caller: Allowed<Admin>,
+    caller: Unlimited<Admin>,
     Id(id): Id,
 ) -> Result<StatusCode, ApiError> {
     if routes.webhooks.webhooks.delete(WebhookEndpointId(id), &caller.actor()).await? {
@@ -291,7 +291,7 @@ const LONGEST_OVERLAP: u32 = 604_800;
 )]
 async fn rotate_webhook_secret(
     State(routes): State<WebhookRoutes>,
-    caller: Allowed<Admin>,
+    caller: Unlimited<Admin>,
     Id(id): Id,
     OptionalJsonBody(rotation): OptionalJsonBody<SecretRotationBody>,
 ) -> Result<Response, ApiError> {
@@ -332,7 +332,7 @@ struct WebhookTestBody {
 )]
 async fn test_webhook(
     State(routes): State<WebhookRoutes>,
-    _caller: Allowed<Admin>,
+    _caller: Unlimited<Admin>,
     Id(id): Id,
 ) -> Result<Json<WebhookTestBody>, ApiError> {
     let tried = routes.webhooks.test(WebhookEndpointId(id)).await?;
@@ -420,7 +420,7 @@ impl From<WebhookDelivery> for DeliveryBody {
 )]
 async fn list_webhook_deliveries(
     State(routes): State<WebhookRoutes>,
-    _caller: Allowed<EventsRead>,
+    _caller: Unlimited<EventsRead>,
     Id(id): Id,
     RawQuery(query): RawQuery,
 ) -> Result<Json<ListBody<DeliveryBody>>, ApiError> {
@@ -449,7 +449,7 @@ async fn list_webhook_deliveries(
 )]
 async fn replay_webhook_delivery(
     State(routes): State<WebhookRoutes>,
-    _caller: Allowed<Admin>,
+    _caller: Unlimited<Admin>,
     IdAndId(id, delivery): IdAndId,
 ) -> Result<Json<DeliveryBody>, ApiError> {
     let (id, delivery) = (WebhookEndpointId(id), WebhookDeliveryId(delivery));
@@ -479,7 +479,7 @@ struct ReplayedBody {
 )]
 async fn replay_dead_webhook_deliveries(
     State(routes): State<WebhookRoutes>,
-    _caller: Allowed<Admin>,
+    _caller: Unlimited<Admin>,
     Id(id): Id,
 ) -> Result<Json<ReplayedBody>, ApiError> {
     let id = WebhookEndpointId(id);

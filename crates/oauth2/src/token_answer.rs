@@ -7,8 +7,7 @@
 //! | 2xx | an object with `error` | by its code, as with 400 |
 //! | 2xx | anything else, another `token_type` than Bearer, or broken off, or too large | unavailable, **unknown** whether it happened |
 //! | 3xx | | unavailable, answered: redirects are not followed |
-//! | 504 | | unavailable, **unknown**: a gateway did not wait for the answer |
-//! | 408, 425, 429, other 5xx | | unavailable, answered, with `Retry-After` |
+//! | 408, 425, 429, 5xx | | unavailable, answered, with `Retry-After` |
 //! | other 4xx | `error` is `invalid_grant` or its like | the grant is rejected |
 //! | other 4xx | `error` says that it may pass | unavailable, answered |
 //! | other 4xx | any other `error` | our client is rejected |
@@ -16,10 +15,10 @@
 //! | other 4xx | no readable `error` | unavailable, answered: often a proxy in between |
 //! | else | | unavailable, **unknown** |
 //!
-//! Only a registered code that says so ends a grant: nothing unknown ever does. A 5xx but 504
-//! counts as "did nothing": if the token was spent after all, the next use says so with
-//! `invalid_grant`, whereas counting it as unknown would have every identity linked again after an
-//! outage.
+//! Only a registered code that says so ends a grant: nothing unknown ever does. A 5xx counts
+//! as "did nothing", that of a gateway too: if the token was spent after all, the next use says so
+//! with `invalid_grant`, whereas counting it as unknown would have every identity linked again
+//! after an outage.
 
 use std::time::Duration;
 
@@ -129,8 +128,6 @@ impl TokenAnswer<'_> {
                 Sent::Answered,
                 format!("{endpoint} answered {status}; redirects are not followed"),
             )),
-            // A gateway gave up waiting; whoever is behind it may be done by now.
-            504 => Err(unavailable(Sent::Unknown, format!("{endpoint} answered {status}"))),
             408 | 425 | 429 | 500..=599 => {
                 Err(unavailable(Sent::Answered, format!("{endpoint} answered {status}")))
             }
@@ -347,8 +344,8 @@ mod tests {
             (500, r#"{"error":"invalid_grant"}"#, "unavailable Answered"),
             (502, "", "unavailable Answered"),
             (503, "", "unavailable Answered"),
-            (504, "", "unavailable Unknown"),
-            (504, r#"{"error":"invalid_grant"}"#, "unavailable Unknown"),
+            (504, "", "unavailable Answered"),
+            (504, r#"{"error":"invalid_grant"}"#, "unavailable Answered"),
             (199, "", "unavailable Unknown"),
             (600, tokens, "unavailable Unknown"),
         ];

@@ -8,7 +8,7 @@ use symbolon_domain::{
     api_key::{KeyLimits, KeyScope},
     event::Actor,
     identity_provider::{IdentityProvider, ProviderOptions},
-    ids::ProviderId,
+    ids::{OrganizationId, ProviderId},
     ports::{
         Clock as _, Grant, IdentityProviderRepository as _, MockConnector, MockConnectors,
         NewIdentityProvider,
@@ -556,6 +556,33 @@ async fn a_limited_key_is_forbidden_other_organizations() {
     body["organization_id"] = json!("other");
     let answer = world.call_with(&limited, "POST", "/v1/link-sessions", Some(body)).await;
     answer.problem(403, "forbidden");
+}
+
+#[tokio::test]
+async fn what_concerns_everybody_is_forbidden_to_a_limited_key() {
+    let world = World::new().await;
+    let github = world.link(world.github, "u", "a").await;
+    let organizations = Some(vec![OrganizationId::new("org").unwrap()]);
+    let provider_types = Some(vec!["github".to_owned()]);
+    for limits in [
+        KeyLimits { organizations, ..KeyLimits::default() },
+        KeyLimits { provider_types, ..KeyLimits::default() },
+    ] {
+        let limited = key(&world.store, limits).await;
+        let to = Some(json!({"to_user_id": "v"}));
+        for (method, path, body) in [
+            ("GET", "/v1/events".to_owned(), None),
+            ("GET", format!("/v1/identities/{github}/explain"), None),
+            ("POST", format!("/v1/identities/{github}/transfer"), to.clone()),
+            ("POST", "/v1/users/u/transfer".into(), to),
+            ("GET", "/v1/transfers".into(), None),
+            ("POST", "/v1/webhooks".into(), Some(json!({"url": "https://receiver.example/"}))),
+            ("GET", "/v1/webhooks".into(), None),
+        ] {
+            let answer = world.call_with(&limited, method, &path, body).await;
+            answer.problem(403, "forbidden");
+        }
+    }
 }
 
 #[tokio::test]
