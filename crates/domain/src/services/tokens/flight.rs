@@ -14,11 +14,14 @@ use crate::{
 /// How a refresh ended, for everybody who waits for it.
 pub(super) type Landing = Result<Arc<StoredCredentials>, Shared>;
 
+/// Which refresh it is.
+type Name = (IdentityId, Urgency);
+
 /// The refreshes under way in this process, at most one for an identity and an urgency; the lease
 /// lets one of the two through. A clone shares them.
 #[derive(Clone, Debug)]
 pub(super) struct Flights {
-    under_way: Arc<Mutex<HashMap<(IdentityId, Urgency), watch::Receiver<Option<Landing>>>>>,
+    under_way: Arc<Mutex<HashMap<Name, watch::Receiver<Option<Landing>>>>>,
     bulkheads: Arc<Mutex<HashMap<ProviderId, Arc<Semaphore>>>>,
     per_provider: usize,
 }
