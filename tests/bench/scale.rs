@@ -4,6 +4,7 @@
 //! callers share this machine's cores with the database.
 
 use std::{
+    fmt::Write as _,
     path::Path,
     sync::{
         Arc,
@@ -118,7 +119,7 @@ fn table(sizes: [u64; 3], cells: &[Vec<String>], last: &[String]) -> String {
     let names = QUESTIONS.iter().map(|it| it.name);
     let names = names.chain(["`delete_identities`: a user, an organization"]);
     for ((name, cells), last) in names.zip(cells).zip(last) {
-        text.push_str(&format!("| {name} | {} | {last} |\n", cells.join(" | ")));
+        writeln!(text, "| {name} | {} | {last} |", cells.join(" | ")).unwrap();
     }
     text
 }
@@ -134,7 +135,7 @@ fn thousands(count: u64) -> String {
     let digits = count.to_string();
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -247,9 +248,9 @@ impl Draw {
         ProviderId(number(self.chance % COMMON + 1))
     }
 
-    fn provider_type(self) -> Option<String> {
+    fn provider_type(self) -> String {
         let common = usize::try_from(self.chance % COMMON).unwrap();
-        Some(PROVIDERS[common].0.to_owned())
+        PROVIDERS[common].0.to_owned()
     }
 }
 
@@ -283,7 +284,7 @@ const QUESTIONS: &[Question] = &[
         name: "`user_id`, `provider_type`",
         filter: |it| IdentityFilter {
             user_id: it.user(),
-            provider_type: it.provider_type(),
+            provider_type: Some(it.provider_type()),
             ..IdentityFilter::default()
         },
         deep: false,
@@ -350,7 +351,7 @@ const QUESTIONS: &[Question] = &[
     Question {
         name: "`provider_type`, first page",
         filter: |it| IdentityFilter {
-            provider_type: it.provider_type(),
+            provider_type: Some(it.provider_type()),
             ..IdentityFilter::default()
         },
         deep: false,
@@ -383,7 +384,7 @@ const QUESTIONS: &[Question] = &[
         name: "`status` invalid, `provider_type`",
         filter: |it| IdentityFilter {
             status: Some(IdentityStatus::Invalid),
-            provider_type: it.provider_type(),
+            provider_type: Some(it.provider_type()),
             ..IdentityFilter::default()
         },
         deep: false,
