@@ -12,7 +12,7 @@ PROVIDER := tests/oidc-provider/node_modules/.package-lock.json
 # Starts one throwaway PostgreSQL for all the tests of a run.
 WITH_POSTGRES := cargo run --quiet -p symbolon-test-postgres --bin with-postgres --
 
-.PHONY: help demo test test-unit lint fmt bench doc setup clean
+.PHONY: help demo test test-unit lint fmt bench bench-data doc setup clean
 
 help: ## Lists what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,9 +41,13 @@ lint: $(DENY) ## Checks format, lints, licences, sources and documentation
 fmt: ## Formats the code
 	cargo fmt --all
 
-bench: setup ## Measures every figure of docs/benchmarks.md and writes it there
+bench: setup ## Measures the figures about requests of docs/benchmarks.md
 	cargo build --release -p symbolon -p symbolon-tests
 	target/release/bench docs/benchmarks.md
+
+bench-data: setup ## Measures lists of 5 million identities for docs/benchmarks.md
+	cargo build --release -p symbolon-tests --bin bench
+	target/release/bench scale docs/benchmarks.md
 
 doc: ## Builds the documentation into target/doc
 	cargo doc --workspace --all-features --no-deps

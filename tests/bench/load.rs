@@ -18,6 +18,12 @@ pub(crate) struct Load {
 }
 
 impl Load {
+    /// What was measured elsewhere, in microseconds; none of it failed.
+    pub(crate) fn of(elapsed: Duration, mut latencies: Vec<u32>) -> Self {
+        latencies.sort_unstable();
+        Self { elapsed, latencies, failures: 0 }
+    }
+
     pub(crate) fn per_second(&self) -> f64 {
         self.latencies.len() as f64 / self.elapsed.as_secs_f64()
     }

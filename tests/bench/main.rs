@@ -1,4 +1,5 @@
-//! `make bench`: every figure of docs/benchmarks.md, measured in one run.
+//! `make bench`: every figure of docs/benchmarks.md about requests, measured in one run; and
+//! [`scale`], which is `make bench-data`.
 //!
 //! Each server runs in a process of its own, this one generates the load, all on the same
 //! machine: compare the figures with each other, not with another machine.
@@ -7,6 +8,7 @@
 #![expect(clippy::cast_precision_loss, reason = "counts of a few seconds fit a float")]
 
 mod load;
+mod scale;
 mod servers;
 
 use std::{fmt::Write as _, path::Path, time::Duration};
@@ -26,9 +28,10 @@ async fn main() {
     match args.next().as_deref() {
         // This program again, as the server to compare with.
         Some("constant") => serve_constant(args.next().unwrap().parse().unwrap()).await,
+        Some("scale") => scale::measure(Path::new(&args.next().unwrap())).await,
         Some(report) => measure(Path::new(report)).await,
         None => {
-            eprintln!("usage: bench REPORT.md");
+            eprintln!("usage: bench [scale] REPORT.md");
             std::process::exit(2);
         }
     }
@@ -88,7 +91,7 @@ async fn measure(report: &Path) {
     )
     .unwrap();
     println!("{text}");
-    write_between_marks(report, &text);
+    write_between_marks(report, "<!-- figures: make bench -->\n", "<!-- end of figures -->", &text);
 }
 
 struct Row {
@@ -108,11 +111,9 @@ async fn measure_at(server: &Server, connections: usize, rows: &mut Vec<Row>) ->
 }
 
 /// Puts the figures where the document has room for them; the words around them stay.
-fn write_between_marks(report: &Path, figures: &str) {
-    const BEGIN: &str = "<!-- figures: make bench -->\n";
-    const END: &str = "<!-- end of figures -->";
+fn write_between_marks(report: &Path, begin: &str, end: &str, figures: &str) {
     let text = std::fs::read_to_string(report).unwrap();
-    let (head, rest) = text.split_once(BEGIN).expect("the report has a mark for the figures");
-    let (_, tail) = rest.split_once(END).expect("the report has an end mark");
-    std::fs::write(report, format!("{head}{BEGIN}{figures}{END}{tail}")).unwrap();
+    let (head, rest) = text.split_once(begin).expect("the report has a mark for the figures");
+    let (_, tail) = rest.split_once(end).expect("the report has an end mark");
+    std::fs::write(report, format!("{head}{begin}{figures}{end}{tail}")).unwrap();
 }

@@ -382,6 +382,7 @@ macro_rules! contract_tests {
             accounts_named_as_their_provider_can_be_left_out
             pages_go_on_in_id_order_to_the_end
             pages_are_stable_while_rows_come_and_go
+            pages_are_stable_under_concurrent_links_and_unlinks
             // credentials
             credentials_of_nobody_are_absent
             credentials_come_back_as_they_went_in

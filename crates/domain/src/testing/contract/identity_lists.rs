@@ -1,8 +1,11 @@
 //! [`list`](crate::ports::IdentityRepository::list).
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU32, Ordering},
+};
 
-use super::{ALL, Store, end_invalid, lease, link, linked};
+use super::{ALL, Store, end_invalid, lease, link, linked, provider, unlink};
 use crate::{
     identity::{Identity, IdentityFilter, IdentityStatus},
     ids::{ExternalId, IdentityId},
@@ -227,11 +230,74 @@ pub async fn pages_are_stable_while_rows_come_and_go(store: &Arc<dyn Store>) {
     assert_eq!(page.items, [oidc_u, oidc_v.clone()]);
 
     for gone in [oidc_v.id, github_u.id] {
-        super::unlink(store, gone).await;
+        unlink(store, gone).await;
     }
     let late = linked(store, &link(oidc_v.idp_id, "late", "late")).await;
 
     let rest = PageRequest { limit: 5, after: page.next };
     let page = store.identities().list(&filter, rest).await.unwrap();
     assert_eq!((page.items, page.next), (vec![github_v, other_u, late], None));
+}
+
+/// The same while others link and unlink at the same time: who reads page after page sees each row
+/// that stays once, ids ascending.
+pub async fn pages_are_stable_under_concurrent_links_and_unlinks(store: &Arc<dyn Store>) {
+    const OTHERS: usize = 2;
+    let at = provider(store, "busy").await;
+    let (mut staying, mut leaving) = (Vec::new(), vec![Vec::new(); OTHERS]);
+    for nth in 0..40 {
+        let row = linked(store, &link(at, &format!("stays {nth}"), &format!("stays {nth}"))).await;
+        staying.push(row.id);
+        let row = linked(store, &link(at, &format!("goes {nth}"), &format!("goes {nth}"))).await;
+        leaving[nth % OTHERS].push(row.id);
+    }
+    let (changes, over) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(false)));
+    let mut others = Vec::new();
+    for (other, mut leaving) in leaving.into_iter().enumerate() {
+        let (store, changes, over) = (Arc::clone(store), Arc::clone(&changes), Arc::clone(&over));
+        others.push(tokio::spawn(async move {
+            // Few of their new rows are there at a time, so that reading comes to the end of them.
+            for nth in 0.. {
+                if over.load(Ordering::Relaxed) {
+                    break;
+                }
+                if let Some(gone) = leaving.pop() {
+                    unlink(&store, gone).await;
+                }
+                let name = format!("comes {other} {nth}");
+                let come = linked(&store, &link(at, &name, &name)).await;
+                unlink(&store, come.id).await;
+                changes.fetch_add(1, Ordering::Relaxed);
+                tokio::task::yield_now().await;
+            }
+        }));
+    }
+    let at_provider = IdentityFilter { provider_id: Some(at), ..IdentityFilter::default() };
+    let mut rounds = 0;
+    // A task that failed ends the reading too, and fails the test below.
+    while (rounds < 4 || changes.load(Ordering::Relaxed) < 40)
+        && !others.iter().any(tokio::task::JoinHandle::is_finished)
+    {
+        let all = IdentityFilter::default();
+        let filter = if rounds % 2 == 0 { &at_provider } else { &all };
+        let (mut read, mut after) = (Vec::new(), None);
+        loop {
+            let page = PageRequest { limit: 7, after };
+            let page = store.identities().list(filter, page).await.unwrap();
+            read.extend(page.items.iter().map(|it| it.id));
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        assert!(read.is_sorted_by(|one, next| one < next), "{read:?}");
+        read.retain(|it| staying.contains(it));
+        assert_eq!(read, staying);
+        rounds += 1;
+    }
+    over.store(true, Ordering::Relaxed);
+    for other in others {
+        other.await.unwrap();
+    }
 }
