@@ -11,7 +11,7 @@ mod sentry;
 mod taking;
 
 pub(crate) use self::{
-    lines::{restore, save},
+    lines::{Saved, restore, save},
     report::Report,
     sentry::{Parts as SentryParts, import as import_sentry},
 };

@@ -9,13 +9,16 @@ use crate::{
     auth_identity::AuthIdentity,
     auth_provider::AuthProvider,
     credentials::Credentials,
-    event::Event,
+    event::{Actor, Event},
     identity::{Identity, text_form},
     identity_provider::{IdentityProvider, ProviderSecrets},
-    ids::{AuthIdentityId, AuthProviderId, IdentityId, ProviderId},
+    ids::{AuthIdentityId, AuthProviderId, EventId, IdentityId, ProviderId},
     organization_identity::OrganizationIdentity,
     ports::BackOff,
+    revocation::{OrphanedGrant, QueuedRevocation, RevocationStatus},
     secret::SecretHash,
+    transfer::Transfer,
+    webhook::{WebhookEndpoint, WebhookSecrets},
 };
 
 /// Ids from here on are not kept by an import, which gives such a row a new one: programs that
@@ -38,6 +41,12 @@ pub enum RecordKind {
     OrganizationIdentity,
     /// An API key.
     ApiKey,
+    /// A webhook endpoint.
+    WebhookEndpoint,
+    /// An entry of the journal of transfers.
+    Transfer,
+    /// A grant that is to be revoked, or was.
+    Revocation,
     /// An event.
     Event,
 }
@@ -49,6 +58,9 @@ text_form!(RecordKind:
     AuthIdentity = "auth_identity",
     OrganizationIdentity = "organization_identity",
     ApiKey = "api_key",
+    WebhookEndpoint = "webhook_endpoint",
+    Transfer = "transfer",
+    Revocation = "revocation",
     Event = "event",
 );
 
@@ -61,7 +73,8 @@ impl fmt::Display for RecordKind {
 /// One row with everything that belongs to it.
 ///
 /// What is over in minutes is no part of an archive: link sessions, and who holds the lease of a
-/// refresh.
+/// refresh. Neither are webhook deliveries: those that are under way are made again from an
+/// endpoint's [position](WebhookEndpointRecord::position).
 #[derive(Clone, Debug, PartialEq)]
 pub enum Record {
     /// An identity provider and its secrets.
@@ -76,6 +89,12 @@ pub enum Record {
     OrganizationIdentity(OrganizationIdentity),
     /// An API key.
     ApiKey(ApiKeyRecord),
+    /// A webhook endpoint.
+    WebhookEndpoint(WebhookEndpointRecord),
+    /// An entry of the journal of transfers.
+    Transfer(Transfer),
+    /// A grant that is to be revoked, or was.
+    Revocation(Box<RevocationRecord>),
     /// An event.
     Event(Box<Event>),
 }
@@ -91,6 +110,9 @@ impl Record {
             Self::AuthIdentity(_) => RecordKind::AuthIdentity,
             Self::OrganizationIdentity(_) => RecordKind::OrganizationIdentity,
             Self::ApiKey(_) => RecordKind::ApiKey,
+            Self::WebhookEndpoint(_) => RecordKind::WebhookEndpoint,
+            Self::Transfer(_) => RecordKind::Transfer,
+            Self::Revocation(_) => RecordKind::Revocation,
             Self::Event(_) => RecordKind::Event,
         }
     }
@@ -105,6 +127,9 @@ impl Record {
             Self::AuthIdentity(it) => it.auth_identity.id.0,
             Self::OrganizationIdentity(it) => it.id.0,
             Self::ApiKey(it) => it.key.id.0,
+            Self::WebhookEndpoint(it) => it.endpoint.id.0,
+            Self::Transfer(it) => it.id.0,
+            Self::Revocation(it) => it.queued.id.0,
             Self::Event(it) => it.id.0,
         }
     }
@@ -114,6 +139,9 @@ impl Record {
     pub fn holds_nul(&self) -> bool {
         fn text(it: impl AsRef<str>) -> bool {
             it.as_ref().contains('\0')
+        }
+        fn actor(it: &Actor) -> bool {
+            it.reason.as_ref().is_some_and(text) || text(it.who.to_string())
         }
         match self {
             Self::IdentityProvider(it) => {
@@ -129,13 +157,17 @@ impl Record {
             }
             Self::AuthProvider(it) => object_holds_nul(&it.config),
             Self::AuthIdentity(it) => object_holds_nul(&it.auth_identity.data),
-            Self::OrganizationIdentity(_) => false,
+            // An address keeps no such character as it is.
+            Self::OrganizationIdentity(_) | Self::WebhookEndpoint(_) => false,
+            Self::Transfer(it) => actor(&it.actor),
+            Self::Revocation(it) => {
+                actor(&it.queued.actor) || it.queued.last_error.as_ref().is_some_and(text)
+            }
             Self::ApiKey(it) => {
                 text(&it.key.name) || it.key.limits.provider_types.iter().flatten().any(text)
             }
             Self::Event(it) => {
-                it.actor.reason.as_ref().is_some_and(text)
-                    || text(it.actor.who.to_string())
+                actor(&it.actor)
                     || [it.before.as_ref(), it.after.as_ref(), Some(&it.detail)]
                         .into_iter()
                         .flatten()
@@ -224,6 +256,40 @@ pub struct ApiKeyRecord {
     pub hash: Option<SecretHash>,
 }
 
+/// A webhook endpoint, with what its deliveries are signed with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WebhookEndpointRecord {
+    /// The row.
+    pub endpoint: WebhookEndpoint,
+    /// `None` in an archive without secrets; such an endpoint cannot be imported.
+    pub secrets: Option<WebhookSecrets>,
+    /// Counts the secrets.
+    pub generation: i64,
+    /// Up to which event everything arrived or was given up; what comes after it is delivered
+    /// where it is imported, also what had arrived out of its order.
+    pub position: EventId,
+}
+
+/// A grant that is to be revoked, or was, with the grant while it waits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RevocationRecord {
+    /// The row.
+    pub queued: QueuedRevocation,
+    /// `None` when the revocation has ended, and in an archive without secrets; one that waits
+    /// cannot be imported without it.
+    pub grant: Option<OrphanedGrant>,
+    /// Counts the values of the grant.
+    pub generation: i64,
+}
+
+impl RevocationRecord {
+    /// Whether it is still to be tried, and what is to be revoked is not known.
+    #[must_use]
+    pub fn lacks_grant(&self) -> bool {
+        self.queued.status == RevocationStatus::Waiting && self.grant.is_none()
+    }
+}
+
 /// What became of one record of an import.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ImportOutcome {
@@ -268,6 +334,15 @@ pub enum Refusal {
     /// The archive has no hash of the key's secret, so nothing would open it.
     #[error("without the hash of its secret the key would open nothing; export with secrets")]
     NoHash,
+    /// The archive has no secrets of the endpoint, so no receiver would believe a delivery.
+    #[error("without its secrets no delivery could be signed; export with secrets")]
+    NoSecrets,
+    /// The archive does not have the grant that is to be revoked.
+    #[error("the grant that is to be revoked is not in the file; export with secrets")]
+    NoGrant,
+    /// The grant's provider instance is gone, and another has its id.
+    #[error("the grant's provider is gone, and its id is another's here (identity provider {0})")]
+    ProviderIdTaken(ProviderId),
     /// JSON text with U+0000, which PostgreSQL does not keep.
     #[error("a text holds the character U+0000")]
     NulCharacter,
@@ -286,6 +361,9 @@ impl Refusal {
             Self::NoIdentity(_) => "no_identity",
             Self::EventIdTaken => "event_id_taken",
             Self::NoHash => "no_hash",
+            Self::NoSecrets => "no_secrets",
+            Self::NoGrant => "no_grant",
+            Self::ProviderIdTaken(_) => "provider_id_taken",
             Self::NulCharacter => "nul_character",
         }
     }

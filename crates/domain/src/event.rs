@@ -10,6 +10,7 @@ use crate::{
     identity::{Identity, text_form},
     identity_provider::IdentityProvider,
     ids::{ApiKeyId, EventId, IdentityId, OrganizationId, ProviderId, UserId},
+    link_evidence::{LinkEvidence, LinkMethod},
     webhook::{WebhookDelivery, WebhookEndpoint},
 };
 
@@ -129,6 +130,15 @@ impl NewEvent {
             after,
             ..Self::new(about, actor)
         }
+    }
+
+    /// An identity was taken over from elsewhere: told with that as the evidence of its link.
+    #[must_use]
+    pub fn of_imported_identity(actor: &Actor, identity: &Identity) -> Self {
+        let mut event = Self::of_identity(EventKind::IdentityImported, actor, None, Some(identity));
+        let evidence = LinkEvidence::of(LinkMethod::Import);
+        event.detail.insert("evidence".to_owned(), evidence.told());
+        event
     }
 
     /// An event about a provider instance, told as in [`of_identity`](Self::of_identity).

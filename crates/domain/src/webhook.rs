@@ -109,6 +109,18 @@ impl WebhookSecrets {
         good.map(|(secret, _)| secret.clone()).collect()
     }
 
+    /// Each with the time until which it is good, the newest first.
+    #[must_use]
+    pub fn all(&self) -> &[(Secret, Option<DateTime<Utc>>)] {
+        &self.0
+    }
+
+    /// Those that [`all`](Self::all) told of; `None` when there is none.
+    #[must_use]
+    pub fn of(all: Vec<(Secret, Option<DateTime<Utc>>)>) -> Option<Self> {
+        (!all.is_empty()).then_some(Self(all))
+    }
+
     /// The form that is sealed: JSON with a version.
     ///
     /// # Panics

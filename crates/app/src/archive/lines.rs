@@ -45,16 +45,26 @@ struct Header {
     with_secrets: bool,
 }
 
-/// Writes everything to a file; answers how many records of each kind there are.
+/// What an export wrote.
+#[derive(Debug, Default)]
+pub(crate) struct Saved {
+    /// How many records of each kind.
+    pub(crate) records: BTreeMap<RecordKind, u64>,
+    /// How many grants wait to be revoked and are not in the file, as it has no secrets.
+    pub(crate) left_out: u64,
+}
+
+/// Writes everything to a file. Revocations that wait are left out without secrets: what is to be
+/// revoked is one.
 pub(crate) async fn save(
     archive: &dyn Archive,
     path: &Path,
     with_secrets: bool,
     over: bool,
-) -> Result<BTreeMap<RecordKind, u64>, Failure> {
+) -> Result<Saved, Failure> {
     let mut file = Private::create(path, over)?;
     let mut progress = Progress::new(None);
-    let mut counts: BTreeMap<RecordKind, u64> = BTreeMap::new();
+    let mut saved = Saved::default();
     let mut export = archive.export(with_secrets).await.map_err(Error::from)?;
     let mut text = line(&Header { symbolon_export: VERSION, with_secrets })?;
     let mut rows = 0;
@@ -64,10 +74,14 @@ pub(crate) async fn save(
             break;
         }
         for record in &records {
-            *counts.entry(record.kind()).or_default() += 1;
+            if matches!(record, Record::Revocation(it) if it.lacks_grant()) && !with_secrets {
+                saved.left_out += 1;
+                continue;
+            }
+            *saved.records.entry(record.kind()).or_default() += 1;
+            rows += 1;
             text.extend(line(&Line::from(record))?);
         }
-        rows += records.len() as u64;
         file.write(&text)?;
         text.clear();
         progress.show(rows);
@@ -76,7 +90,7 @@ pub(crate) async fn save(
     file.write(&text)?;
     progress.clear();
     file.finish()?;
-    Ok(counts)
+    Ok(saved)
 }
 
 fn line(value: &impl Serialize) -> Result<Vec<u8>, Failure> {
@@ -201,11 +215,11 @@ impl Known {
         }
     }
 
-    /// Puts our ids in place of the file's. What an event speaks of may be gone, and then keeps
+    /// Puts our ids in place of the file's. What an event, a transfer or a revocation speaks of may be gone, and then keeps
     /// the name that it had.
     fn translate(&self, record: &mut Record) -> Result<(), Reason> {
         match record {
-            Record::IdentityProvider(_) | Record::ApiKey(_) => {}
+            Record::IdentityProvider(_) | Record::ApiKey(_) | Record::WebhookEndpoint(_) => {}
             Record::Identity(it) => {
                 it.identity.idp_id =
                     ProviderId(of_provider(&self.providers, it.identity.idp_id.0)?);
@@ -219,6 +233,27 @@ impl Known {
             }
             Record::OrganizationIdentity(it) => {
                 it.identity_id = IdentityId(of_identity(&self.identities, it.identity_id.0)?);
+            }
+            Record::Transfer(it) => {
+                for item in &mut it.items {
+                    let (identity, provider) = (&mut item.identity_id.0, &mut item.provider_id.0);
+                    *identity = self.identities.get(*identity).unwrap_or(*identity);
+                    *provider = self.providers.get(*provider).unwrap_or(*provider);
+                }
+            }
+            Record::Revocation(it) => {
+                let (waits, queued) = (it.grant.as_ref(), &mut it.queued);
+                let identity = &mut queued.identity_id.0;
+                *identity = self.identities.get(*identity).unwrap_or(*identity);
+                let provider = &mut queued.provider_id.0;
+                *provider = match waits {
+                    Some(grant) if grant.provider.is_none() => {
+                        of_provider(&self.providers, *provider)?
+                    }
+                    // It is gone.
+                    Some(_) => *provider,
+                    None => self.providers.get(*provider).unwrap_or(*provider),
+                };
             }
             Record::Event(it) => {
                 let ours = |id: Option<i64>, map: &IdMap| id.map(|it| map.get(it).unwrap_or(it));

@@ -31,7 +31,8 @@ pub(super) async fn run(arguments: &ExportArgs, config: Option<&Path>) -> Result
     let database = Database::open_existing_with(&settings.database, keys).await?;
     let ExportArgs { file, with_secrets, force, output } = arguments;
     let archive = database.repositories().archive;
-    let counts = archive::save(&*archive, file, *with_secrets, *force).await?;
+    let archive::Saved { records: counts, left_out } =
+        archive::save(&*archive, file, *with_secrets, *force).await?;
     if *with_secrets {
         // Where nobody listens there is nobody to tell.
         let _ = writeln!(
@@ -45,10 +46,17 @@ pub(super) async fn run(arguments: &ExportArgs, config: Option<&Path>) -> Result
             counts.iter().map(|(kind, count)| (kind.as_str().to_owned(), json!(count))).collect();
         return print_json(&json!({
             "file": file.display().to_string(), "with_secrets": with_secrets, "records": counts,
+            "left_out": { "revocation": left_out },
         }));
     }
     let total: u64 = counts.values().sum();
     let kinds: Vec<_> = counts.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
     let kinds = if kinds.is_empty() { String::new() } else { format!(" ({})", kinds.join(", ")) };
-    print(&format!("{total} records{kinds} in {}\n", file.display()))
+    let mut text = format!("{total} records{kinds} in {}\n", file.display());
+    if left_out > 0 {
+        text = format!(
+            "{text}{left_out} revocations that wait are left out: their grants are secrets\n"
+        );
+    }
+    print(&text)
 }

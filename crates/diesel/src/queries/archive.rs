@@ -6,6 +6,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use serde_json::{Map, Value, json};
@@ -13,7 +14,7 @@ use symbolon_domain::{
     api_key::ApiKey,
     archive::{
         ApiKeyRecord, AuthIdentityRecord, IdentityRecord, ImportOutcome, KEPT_IDS_END,
-        ProviderRecord, Record, RecordKind, Refusal,
+        ProviderRecord, Record, RecordKind, Refusal, RevocationRecord, WebhookEndpointRecord,
     },
     auth_identity::AuthIdentity,
     auth_provider::AuthProvider,
@@ -22,12 +23,16 @@ use symbolon_domain::{
     identity_provider::{IdentityProvider, ProviderSecrets},
     ids::{
         AuthIdentityId, AuthProviderId, EventId, IdentityId, OrganizationIdentityId, ProviderId,
+        WebhookEndpointId,
     },
     organization_identity::OrganizationIdentity,
     ports::{
         Archive, ArchiveExport, ArchiveImport, BackOff, FailureClass, ImportSettings,
         RepositoryError, Sealer,
     },
+    revocation::QueuedRevocation,
+    transfer::Transfer,
+    webhook::DeliveryStatus,
 };
 
 use super::{
@@ -40,12 +45,12 @@ use super::{
     },
     events as log, identity_providers as providers,
     identity_row::{self, Row as IdentityRow},
-    organization_identities as use_rows,
+    organization_identities as use_rows, revocations as revocation_rows,
     schema::{
         api_keys, auth_identities, auth_providers, events, identities, identity_providers,
-        organization_identities,
+        organization_identities, revocations, transfers, webhook_deliveries, webhook_endpoints,
     },
-    time, to_microseconds,
+    time, to_microseconds, transfers as transfer_rows, webhooks,
 };
 use crate::{
     failure::Failure,
@@ -175,6 +180,17 @@ async fn take(
                 take_uses(conn, &of_kind!(records, OrganizationIdentity), batch).await?
             }
             RecordKind::ApiKey => take_keys(conn, &of_kind!(records, ApiKey), batch).await?,
+            RecordKind::WebhookEndpoint => {
+                take_endpoints(conn, &of_kind!(records, WebhookEndpoint), batch).await?
+            }
+            RecordKind::Transfer => {
+                take_transfers(conn, &of_kind!(records, Transfer), batch).await?
+            }
+            RecordKind::Revocation => {
+                let records = of_kind!(records, Revocation);
+                let records: Vec<_> = records.into_iter().map(|it| &**it).collect();
+                take_revocations(conn, &records, batch).await?
+            }
             RecordKind::Event => {
                 let records = of_kind!(records, Event);
                 let records: Vec<_> = records.into_iter().map(|it| &**it).collect();
@@ -503,8 +519,7 @@ async fn take_identities(
     let created = records.iter().zip(&outcomes).filter_map(|(record, outcome)| {
         let ImportOutcome::Created(id) = *outcome else { return None };
         let identity = IdentityRow::kept_identity(record, id);
-        let (kind, actor) = (EventKind::IdentityImported, &batch.settings.actor);
-        Some(NewEvent::of_identity(kind, actor, None, Some(&identity)))
+        Some(NewEvent::of_imported_identity(&batch.settings.actor, &identity))
     });
     let told = created.collect();
     batch.tell(conn, told).await?;
@@ -743,6 +758,210 @@ async fn take_keys(
     Ok(outcomes)
 }
 
+async fn take_endpoints(
+    conn: &mut Conn,
+    records: &[&WebhookEndpointRecord],
+    batch: &mut Batch<'_>,
+) -> Result<Vec<ImportOutcome>, Failure> {
+    use webhook_endpoints as table;
+
+    let ids = records.iter().map(|it| it.endpoint.id.0);
+    let by_id = table::table.filter(table::id.eq_any(ids)).select(table::id);
+    let by_id: Vec<i64> = by_id.load(conn).await?;
+    let urls = records.iter().map(|it| it.endpoint.url.as_str());
+    let by_key = table::table.filter(table::url.eq_any(urls)).select((
+        table::url,
+        table::created_at,
+        table::id,
+    ));
+    let by_key: Vec<(String, DateTime<Utc>, i64)> = by_key.load(conn).await?;
+    let rows: HashMap<(String, DateTime<Utc>), i64> =
+        by_key.into_iter().map(|(url, at, id)| ((url, at), id)).collect();
+    let key = |it: &WebhookEndpointRecord| {
+        (it.endpoint.url.as_str().to_owned(), to_microseconds(it.endpoint.created_at))
+    };
+    let mut there: HashSet<_> = rows.keys().cloned().collect();
+    let known: Vec<bool> = records
+        .iter()
+        .map(|it| {
+            let known = it.secrets.is_some() || there.contains(&key(it));
+            if known {
+                there.insert(key(it));
+            }
+            known
+        })
+        .collect();
+    let judged = judge(
+        records
+            .iter()
+            .zip(&known)
+            .filter(|(_, known)| **known)
+            .map(|(it, _)| (it.endpoint.id.0, key(it))),
+        rows,
+        by_id.into_iter().collect(),
+    );
+    let mut judged = batch.ids(conn, "webhook_endpoints", &judged).await?.into_iter();
+    // Beside another history, a place in that of the archive says nothing.
+    let from_now_on =
+        if batch.settings.tells { Some(webhooks::last_event(conn).await?) } else { None };
+
+    let (mut outcomes, mut new, mut told) = (Vec::new(), Vec::new(), Vec::new());
+    let no_secrets = ImportOutcome::Refused(Refusal::NoSecrets);
+    for (record, known) in records.iter().zip(known) {
+        let outcome = if known { judged.next().unwrap_or(no_secrets) } else { no_secrets };
+        if let (ImportOutcome::Created(id), Some(secrets)) = (outcome, &record.secrets) {
+            let position = from_now_on.unwrap_or(record.position.0);
+            new.push(webhooks::EndpointRow::kept(record, secrets, id, position, batch.sealer)?);
+            let mut made = record.endpoint.clone();
+            made.id = WebhookEndpointId(id);
+            let (kind, actor) = (EventKind::WebhookEndpointCreated, &batch.settings.actor);
+            told.push(NewEvent::of_webhook_endpoint(kind, actor, None, Some(&made)));
+        }
+        outcomes.push(outcome);
+    }
+    insert_all!(conn, table::table, new)?;
+    batch.tell(conn, told).await?;
+    Ok(outcomes)
+}
+
+/// What tells transfers from each other: when, from whom, to whom, and which accounts.
+type TransferKey = (DateTime<Utc>, String, String, Vec<String>);
+
+fn transfer_key(it: &Transfer) -> TransferKey {
+    let accounts = it.items.iter().map(|item| item.external_id.as_str().to_owned());
+    let (from, to) = (it.from_user_id.as_str().to_owned(), it.to_user_id.as_str().to_owned());
+    (to_microseconds(it.created_at), from, to, accounts.collect())
+}
+
+async fn take_transfers(
+    conn: &mut Conn,
+    records: &[&Transfer],
+    batch: &mut Batch<'_>,
+) -> Result<Vec<ImportOutcome>, Failure> {
+    use transfers as table;
+
+    let load = |rows: Vec<transfer_rows::Row>| {
+        rows.into_iter().map(Transfer::try_from).collect::<Result<Vec<_>, _>>()
+    };
+    let ids = records.iter().map(|it| it.id.0);
+    let by_id = table::table.filter(table::id.eq_any(ids)).select(transfer_rows::Row::as_select());
+    let by_id = load(by_id.load(conn).await?)?;
+    let taken: HashSet<i64> = by_id.iter().map(|it| it.id.0).collect();
+    let mut rows: HashMap<_, _> = by_id.iter().map(|it| (transfer_key(it), it.id.0)).collect();
+    // Entries stay for ever: one whose id is free was never taken under another.
+    let elsewhere: Vec<_> = records
+        .iter()
+        .filter(|it| taken.contains(&it.id.0) || !may_be_kept(it.id.0))
+        .filter(|it| !rows.contains_key(&transfer_key(it)))
+        .map(|it| it.from_user_id.as_str())
+        .collect();
+    if !elsewhere.is_empty() {
+        let by_user = table::table
+            .filter(table::from_user_id.eq_any(elsewhere))
+            .select(transfer_rows::Row::as_select());
+        let by_user = load(by_user.load(conn).await?)?;
+        rows.extend(by_user.iter().map(|it| (transfer_key(it), it.id.0)));
+    }
+    let judged = judge(records.iter().map(|it| (it.id.0, transfer_key(it))), rows, taken);
+    let outcomes = batch.ids(conn, "transfers", &judged).await?;
+
+    let mut new = Vec::new();
+    for (record, outcome) in records.iter().zip(&outcomes) {
+        if let ImportOutcome::Created(id) = outcome {
+            new.push(transfer_rows::Row::kept(record, *id)?);
+        }
+    }
+    let items = || records.iter().flat_map(|it| &it.items);
+    batch.raise(conn, "identities", items().map(|it| it.identity_id.0)).await?;
+    batch.raise(conn, "identity_providers", items().map(|it| it.provider_id.0)).await?;
+    insert_all!(conn, table::table, new)?;
+    Ok(outcomes)
+}
+
+/// What tells revocations from each other: when, of which identity, and of which account.
+type RevocationKey = (DateTime<Utc>, i64, String);
+
+fn revocation_key(it: &QueuedRevocation) -> RevocationKey {
+    (to_microseconds(it.queued_at), it.identity_id.0, it.external_id.as_str().to_owned())
+}
+
+/// What keeps a revocation from being taken that is not there yet.
+fn revocation_obstacle(record: &RevocationRecord, providers: &HashSet<i64>) -> Option<Refusal> {
+    let provider = record.queued.provider_id;
+    let is_there = providers.contains(&provider.0);
+    match &record.grant {
+        None => record.lacks_grant().then_some(Refusal::NoGrant),
+        Some(grant) if grant.provider.is_none() && !is_there => Some(Refusal::NoProvider(provider)),
+        // The grant would go to another provider.
+        Some(grant) if grant.provider.is_some() && is_there => {
+            Some(Refusal::ProviderIdTaken(provider))
+        }
+        Some(_) => None,
+    }
+}
+
+async fn take_revocations(
+    conn: &mut Conn,
+    records: &[&RevocationRecord],
+    batch: &mut Batch<'_>,
+) -> Result<Vec<ImportOutcome>, Failure> {
+    use revocations as table;
+
+    let columns = (table::id, table::queued_at, table::identity_id, table::external_id);
+    let keyed = |rows: Vec<(i64, DateTime<Utc>, i64, String)>| -> HashMap<RevocationKey, i64> {
+        rows.into_iter().map(|(id, at, identity, account)| ((at, identity, account), id)).collect()
+    };
+    let providers = providers_there(conn, records.iter().map(|it| it.queued.provider_id)).await?;
+    let ids = records.iter().map(|it| it.queued.id.0);
+    let by_id = table::table.filter(table::id.eq_any(ids)).select(columns);
+    let by_id: Vec<(i64, DateTime<Utc>, i64, String)> = by_id.load(conn).await?;
+    let taken: HashSet<i64> = by_id.iter().map(|it| it.0).collect();
+    let mut rows = keyed(by_id);
+    // Entries stay for ever: one whose id is free was never taken under another.
+    let elsewhere: Vec<_> = records
+        .iter()
+        .map(|it| &it.queued)
+        .filter(|it| taken.contains(&it.id.0) || !may_be_kept(it.id.0))
+        .filter(|it| !rows.contains_key(&revocation_key(it)))
+        .map(|it| to_microseconds(it.queued_at))
+        .collect();
+    if !elsewhere.is_empty() {
+        let by_time = table::table.filter(table::queued_at.eq_any(elsewhere)).select(columns);
+        rows.extend(keyed(by_time.load(conn).await?));
+    }
+    let mut there: HashSet<_> = rows.keys().cloned().collect();
+    let obstacles: Vec<_> = records
+        .iter()
+        .map(|it| {
+            let key = revocation_key(&it.queued);
+            let obstacle = revocation_obstacle(it, &providers).filter(|_| !there.contains(&key));
+            if obstacle.is_none() {
+                there.insert(key);
+            }
+            obstacle
+        })
+        .collect();
+    let known = records.iter().zip(&obstacles).filter(|(_, obstacle)| obstacle.is_none());
+    let known = known.map(|(it, _)| (it.queued.id.0, revocation_key(&it.queued)));
+    let judged = judge(known, rows, taken);
+    let mut judged = batch.ids(conn, "revocations", &judged).await?.into_iter();
+
+    let (mut outcomes, mut new) = (Vec::new(), Vec::new());
+    for (record, obstacle) in records.iter().zip(obstacles) {
+        let refused = ImportOutcome::Refused(obstacle.unwrap_or(Refusal::NoGrant));
+        let outcome = if obstacle.is_none() { judged.next().unwrap_or(refused) } else { refused };
+        if let ImportOutcome::Created(id) = outcome {
+            new.push(revocation_rows::Row::kept(record, id, batch.sealer)?);
+        }
+        outcomes.push(outcome);
+    }
+    let queued = || records.iter().map(|it| &it.queued);
+    batch.raise(conn, "identities", queued().map(|it| it.identity_id.0)).await?;
+    batch.raise(conn, "identity_providers", queued().map(|it| it.provider_id.0)).await?;
+    insert_all!(conn, table::table, new)?;
+    Ok(outcomes)
+}
+
 async fn take_events(
     conn: &mut Conn,
     records: &[&Event],
@@ -918,6 +1137,52 @@ impl Export {
                     .map(|(row, of_secret)| {
                         let hash = if with_secrets { Some(hash(&of_secret)?) } else { None };
                         Ok(Record::ApiKey(ApiKeyRecord { key: ApiKey::try_from(row)?, hash }))
+                    })
+                    .collect()
+            }
+            RecordKind::WebhookEndpoint => {
+                let rows: Vec<webhooks::EndpointRow> = webhook_endpoints::table
+                    .filter(webhook_endpoints::id.gt(after))
+                    .order(webhook_endpoints::id)
+                    .limit(STEP)
+                    .select(webhooks::EndpointRow::as_select())
+                    .load(conn)
+                    .await?;
+                let mut records = Vec::with_capacity(rows.len());
+                for row in rows {
+                    let pending: Option<i64> = webhook_deliveries::table
+                        .filter(webhook_deliveries::endpoint_id.eq(row.id))
+                        .filter(webhook_deliveries::status.eq(DeliveryStatus::Pending.as_str()))
+                        .select(diesel::dsl::min(webhook_deliveries::event_id))
+                        .first(conn)
+                        .await?;
+                    let record = row.record(pending, &**sealer, with_secrets)?;
+                    records.push(Record::WebhookEndpoint(record));
+                }
+                Ok(records)
+            }
+            RecordKind::Transfer => {
+                let rows: Vec<transfer_rows::Row> = transfers::table
+                    .filter(transfers::id.gt(after))
+                    .order(transfers::id)
+                    .limit(STEP)
+                    .select(transfer_rows::Row::as_select())
+                    .load(conn)
+                    .await?;
+                rows.into_iter().map(|row| Ok(Record::Transfer(row.try_into()?))).collect()
+            }
+            RecordKind::Revocation => {
+                let rows: Vec<revocation_rows::Row> = revocations::table
+                    .filter(revocations::id.gt(after))
+                    .order(revocations::id)
+                    .limit(STEP)
+                    .select(revocation_rows::Row::as_select())
+                    .load(conn)
+                    .await?;
+                rows.into_iter()
+                    .map(|row| {
+                        let record = row.record(&**sealer, with_secrets)?;
+                        Ok(Record::Revocation(Box::new(record)))
                     })
                     .collect()
             }

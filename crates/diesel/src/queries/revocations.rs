@@ -6,6 +6,7 @@ use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use serde_json::{Map, Value, json};
 use symbolon_domain::{
+    archive::RevocationRecord,
     credentials::Credentials,
     event::{Actor, EventKind, NewEvent},
     identity_provider::{IdentityProvider, ProviderSecrets},
@@ -20,17 +21,17 @@ use symbolon_domain::{
 
 use super::{
     Conn, Db, Store, events, identity_row, in_transaction, now, now_plus, schema::revocations,
-    time, unlocked_ones,
+    time, to_microseconds, unlocked_ones,
 };
 use crate::{
     failure::Failure,
     values::{actor, external_id, parsed, user},
 };
 
-#[derive(Queryable, Selectable)]
+#[derive(Queryable, Selectable, Insertable)]
 #[diesel(table_name = revocations, check_for_backend(Db))]
-struct Row {
-    id: i64,
+pub(crate) struct Row {
+    pub(crate) id: i64,
     identity_id: i64,
     provider_id: i64,
     user_id: String,
@@ -68,6 +69,46 @@ impl TryFrom<Row> for QueuedRevocation {
 }
 
 impl Row {
+    /// The row of a record, under this id.
+    pub(crate) fn kept(
+        record: &RevocationRecord,
+        id: i64,
+        sealer: &dyn Sealer,
+    ) -> Result<Self, Failure> {
+        let it = &record.queued;
+        let waits = it.status == RevocationStatus::Waiting;
+        let place = place(id, it.provider_id.0, record.generation);
+        let grant = record.grant.as_ref().filter(|_| waits);
+        Ok(Self {
+            id,
+            identity_id: it.identity_id.0,
+            provider_id: it.provider_id.0,
+            user_id: it.user_id.as_str().to_owned(),
+            external_id: it.external_id.as_str().to_owned(),
+            actor: it.actor.who.to_string(),
+            acting_user: it.actor.acting_user.as_ref().map(|it| it.as_str().to_owned()),
+            reason: it.actor.reason.clone(),
+            status: it.status.as_str().to_owned(),
+            attempts: i32::try_from(it.attempts).unwrap_or(i32::MAX),
+            queued_at: to_microseconds(it.queued_at),
+            due_at: to_microseconds(it.due_at),
+            last_error: it.last_error.clone(),
+            sealed: grant.map(|grant| seal(sealer, &place, grant)).transpose()?,
+            generation: record.generation,
+        })
+    }
+
+    /// The record of a row.
+    pub(crate) fn record(
+        self,
+        sealer: &dyn Sealer,
+        with_secrets: bool,
+    ) -> Result<RevocationRecord, Failure> {
+        let grant = if with_secrets { self.open(sealer)? } else { None };
+        let generation = self.generation;
+        Ok(RevocationRecord { queued: self.try_into()?, grant, generation })
+    }
+
     fn place(&self) -> Place {
         place(self.id, self.provider_id, self.generation)
     }

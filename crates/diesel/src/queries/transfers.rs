@@ -21,16 +21,17 @@ use super::{
     identity_providers::allows_several,
     identity_row, in_transaction, locked, now,
     schema::{identities, transfers},
+    to_microseconds,
 };
 use crate::{
     failure::Failure,
     values::{actor, external_id, object, user},
 };
 
-#[derive(Queryable, Selectable)]
+#[derive(Queryable, Selectable, Insertable)]
 #[diesel(table_name = transfers, check_for_backend(Db))]
-struct Row {
-    id: i64,
+pub(crate) struct Row {
+    pub(crate) id: i64,
     from_user_id: String,
     to_user_id: String,
     items: Value,
@@ -95,6 +96,23 @@ impl TryFrom<Item> for TransferItem {
 fn items_column(items: &[TransferItem]) -> Result<Value, Failure> {
     let items: Vec<Item> = items.iter().map(Item::from).collect();
     serde_json::to_value(items).map_err(|error| Failure::unreadable(error.to_string()))
+}
+
+impl Row {
+    /// The row of an archive's entry, under this id.
+    pub(crate) fn kept(it: &Transfer, id: i64) -> Result<Self, Failure> {
+        Ok(Self {
+            id,
+            from_user_id: it.from_user_id.as_str().to_owned(),
+            to_user_id: it.to_user_id.as_str().to_owned(),
+            items: items_column(&it.items)?,
+            actor: it.actor.who.to_string(),
+            acting_user: it.actor.acting_user.as_ref().map(|it| it.as_str().to_owned()),
+            reason: it.actor.reason.clone(),
+            created_at: to_microseconds(it.created_at),
+            undone_at: it.undone_at.map(to_microseconds),
+        })
+    }
 }
 
 impl TryFrom<Row> for Transfer {

@@ -6,6 +6,7 @@ use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use serde_json::{Value, json};
 use symbolon_domain::{
+    archive::WebhookEndpointRecord,
     event::{Actor, Event, EventKind, NewEvent},
     ids::{EventId, IdentityId, WebhookDeliveryId, WebhookEndpointId},
     page::{Page, PageRequest},
@@ -23,17 +24,17 @@ use super::{
     schema::{
         events as events_table, webhook_deliveries as deliveries, webhook_endpoints as endpoints,
     },
-    sequence, time,
+    sequence, time, to_microseconds,
 };
 use crate::{
     failure::Failure,
     values::{parsed, texts},
 };
 
-#[derive(Queryable, Selectable)]
+#[derive(Queryable, Selectable, Insertable)]
 #[diesel(table_name = endpoints, check_for_backend(Db))]
-struct EndpointRow {
-    id: i64,
+pub(crate) struct EndpointRow {
+    pub(crate) id: i64,
     url: String,
     kinds: Value,
     enabled: bool,
@@ -44,7 +45,44 @@ struct EndpointRow {
 }
 
 impl EndpointRow {
-    fn endpoint(&self) -> Result<WebhookEndpoint, Failure> {
+    /// The row of a record, under this id and at this position.
+    pub(crate) fn kept(
+        record: &WebhookEndpointRecord,
+        secrets: &WebhookSecrets,
+        id: i64,
+        position: i64,
+        sealer: &dyn Sealer,
+    ) -> Result<Self, Failure> {
+        let (it, generation) = (&record.endpoint, record.generation);
+        Ok(Self {
+            id,
+            url: it.url.as_str().to_owned(),
+            kinds: texts_of(&it.kinds),
+            enabled: it.enabled,
+            secrets: seal(sealer, id, generation, secrets)?,
+            generation,
+            position,
+            created_at: to_microseconds(it.created_at),
+        })
+    }
+
+    /// The record of a row, of whose deliveries this one is the first that is pending.
+    pub(crate) fn record(
+        &self,
+        pending: Option<i64>,
+        sealer: &dyn Sealer,
+        with_secrets: bool,
+    ) -> Result<WebhookEndpointRecord, Failure> {
+        let before = pending.map_or(self.position, |it| self.position.min(it - 1));
+        Ok(WebhookEndpointRecord {
+            endpoint: self.endpoint()?,
+            secrets: if with_secrets { Some(self.open(sealer)?) } else { None },
+            generation: self.generation,
+            position: EventId(before),
+        })
+    }
+
+    pub(crate) fn endpoint(&self) -> Result<WebhookEndpoint, Failure> {
         let kinds = texts(self.kinds.clone())?;
         Ok(WebhookEndpoint {
             id: WebhookEndpointId(self.id),
@@ -143,7 +181,7 @@ async fn log(
 }
 
 /// The last event that has its place; 0 when there is none.
-async fn last_event(conn: &mut Conn) -> QueryResult<i64> {
+pub(crate) async fn last_event(conn: &mut Conn) -> QueryResult<i64> {
     sequence(conn).await?;
     let last: Option<i64> =
         events_table::table.select(diesel::dsl::max(events_table::seq)).first(conn).await?;

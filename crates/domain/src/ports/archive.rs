@@ -31,7 +31,8 @@ pub trait Archive: Send + Sync {
 
     /// Begins to read everything as it is at this moment: what changes meanwhile is not seen.
     ///
-    /// Without secrets there are no credentials, no provider's secrets, and no hash of a key.
+    /// Without secrets there are no credentials, no secrets of providers and webhook endpoints, no
+    /// grants that are to be revoked, and no hash of a key.
     async fn export(&self, with_secrets: bool) -> Result<Box<dyn ArchiveExport>, RepositoryError>;
 }
 
@@ -44,17 +45,23 @@ pub trait ArchiveImport: Send {
     ///
     /// | there is | becomes |
     /// | --- | --- |
-    /// | a row that says the same: a provider of its type and external id, an identity of its provider, user and account, a single sign-on of its organization and provider, an account for it of its user and name, an organization's use of the same identity, a key of its hash, the very event | unchanged, under the row's id |
+    /// | a row that says the same: a provider of its type and external id, an identity of its provider, user and account, a single sign-on of its organization and provider, an account for it of its user and name, an organization's use of the same identity, a key of its hash, a webhook endpoint of its address and time of creation, a transfer of the same accounts between the same users at the same time, a revocation of its identity, account and time, the very event | unchanged, under the row's id |
     /// | another user's link of its account, another account of its user, or another provider of its organization | refused |
-    /// | nothing that it refers to | refused |
+    /// | nothing that it refers to; what a transfer, an ended revocation or an event speaks of may be gone | refused |
+    /// | no secret in the record that the row cannot be without | refused |
+    /// | another provider under the id of one that is gone, whose grant waits to be revoked | refused |
     /// | nothing of the like, and its id is free | created, under its id |
     /// | nothing of the like, and its id is taken, not positive, or [too great](crate::archive::KEPT_IDS_END) | created, under a new id; an event is refused |
     ///
     /// Credentials and secrets are sealed. Ids that are given out later are greater than those
-    /// of created rows, and than those that created events speak of.
+    /// of created rows, and than those that created transfers, revocations and events speak of.
+    ///
+    /// A webhook endpoint is told what happened after its position. Where the import tells, which
+    /// is where there is another history, it is told what happens from then on, as a new one is.
     ///
     /// Where the import tells, each created identity has its `identity.imported`, and whatever
-    /// else is created the event of its making, but for keys and events, in the same transaction.
+    /// else is created the event of its making, but for keys, transfers, revocations and events, in
+    /// the same transaction.
     async fn take(&mut self, records: &[Record]) -> Result<Vec<ImportOutcome>, RepositoryError>;
 
     /// Writes the event `import.finished` with this detail, where the import tells.
@@ -68,6 +75,9 @@ pub trait ArchiveExport: Send {
     /// The next records, at most a thousand, all of one kind; none at the end. Kinds come in an
     /// order in which no record refers to one of a later kind, but for events, which are last;
     /// within a kind ids ascend.
+    ///
+    /// A webhook endpoint's position is before its first delivery that is pending: deliveries are in
+    /// no archive, and what was under way is delivered again.
     ///
     /// # Errors
     ///

@@ -331,6 +331,7 @@ macro_rules! contract_tests {
             a_dry_run_answers_the_same_and_keeps_nothing
             an_export_is_in_order_and_without_secrets_unless_asked
             an_export_is_of_one_moment
+            what_was_under_way_is_delivered_again
             a_text_with_a_nul_character_is_refused
             an_event_keeps_its_id_or_is_refused
             racing_imports_create_each_row_once

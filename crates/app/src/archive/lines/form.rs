@@ -10,6 +10,7 @@ use symbolon_domain::{
     api_key::{ApiKey, KeyLimits, KeyScope},
     archive::{
         ApiKeyRecord, AuthIdentityRecord, IdentityRecord, ProviderRecord, Record, RecordKind,
+        RevocationRecord, WebhookEndpointRecord,
     },
     auth_identity::AuthIdentity,
     auth_provider::AuthProvider,
@@ -19,12 +20,17 @@ use symbolon_domain::{
     identity_provider::{IdentityProvider, ProviderOptions},
     ids::{
         ApiKeyId, AuthIdentityId, AuthProviderId, EventId, ExternalId, IdentityId, InvalidId,
-        OrganizationId, OrganizationIdentityId, ProviderId, UserId,
+        OrganizationId, OrganizationIdentityId, ProviderId, RevocationId, TransferId, UserId,
+        WebhookEndpointId,
     },
     organization_identity::OrganizationIdentity,
     ports::{BackOff, FailureClass},
+    revocation::{OrphanedGrant, QueuedRevocation, RevocationStatus},
     secret::{Secret, SecretHash},
+    transfer::{Transfer, TransferItem, TransferObstacle, UndoItem},
+    webhook::{WebhookEndpoint, WebhookSecrets},
 };
+use url::Url;
 use zeroize::Zeroizing;
 
 use crate::archive::report::Reason;
@@ -39,6 +45,9 @@ pub(super) enum Line {
     AuthIdentity(Box<AuthIdentityLine>),
     OrganizationIdentity(OrganizationIdentityLine),
     ApiKey(ApiKeyLine),
+    WebhookEndpoint(WebhookEndpointLine),
+    Transfer(TransferLine),
+    Revocation(Box<RevocationLine>),
     Event(Box<EventLine>),
     End(End),
 }
@@ -196,6 +205,89 @@ pub(super) struct ApiKeyLine {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct WebhookEndpointLine {
+    id: i64,
+    url: String,
+    events: Vec<String>,
+    enabled: bool,
+    created_at: DateTime<Utc>,
+    generation: i64,
+    position: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    secrets: Option<Vec<WebhookSecretLine>>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WebhookSecretLine {
+    secret: Zeroizing<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    until: Option<DateTime<Utc>>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TransferLine {
+    id: i64,
+    from_user_id: String,
+    to_user_id: String,
+    items: Vec<TransferItemLine>,
+    actor: String,
+    acting_user: Option<String>,
+    reason: Option<String>,
+    created_at: DateTime<Utc>,
+    undone_at: Option<DateTime<Utc>>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TransferItemLine {
+    identity_id: i64,
+    provider_id: i64,
+    external_id: String,
+    /// Why it was not moved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    skipped: Option<String>,
+    /// Of an undone transfer: whether it was given back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    given_back: Option<bool>,
+    /// Why it was not given back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kept: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RevocationLine {
+    id: i64,
+    identity_id: i64,
+    provider_id: i64,
+    user_id: String,
+    external_id: String,
+    actor: String,
+    acting_user: Option<String>,
+    reason: Option<String>,
+    status: String,
+    attempts: u32,
+    queued_at: DateTime<Utc>,
+    due_at: DateTime<Utc>,
+    last_error: Option<String>,
+    generation: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    grant: Option<GrantLine>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GrantLine {
+    credentials: CredentialsLine,
+    /// The provider instance as it was, where it is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    provider: Option<ProviderLine>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct EventLine {
     id: i64,
     at: DateTime<Utc>,
@@ -250,6 +342,9 @@ impl From<&Record> for Line {
             Record::AuthIdentity(it) => Self::AuthIdentity(Box::new((&**it).into())),
             Record::OrganizationIdentity(it) => Self::OrganizationIdentity(it.into()),
             Record::ApiKey(it) => Self::ApiKey(it.into()),
+            Record::WebhookEndpoint(it) => Self::WebhookEndpoint(it.into()),
+            Record::Transfer(it) => Self::Transfer(it.into()),
+            Record::Revocation(it) => Self::Revocation(Box::new((&**it).into())),
             Record::Event(it) => Self::Event(Box::new((&**it).into())),
         }
     }
@@ -265,6 +360,9 @@ impl Line {
             Self::AuthIdentity(it) => (RecordKind::AuthIdentity, it.id),
             Self::OrganizationIdentity(it) => (RecordKind::OrganizationIdentity, it.id),
             Self::ApiKey(it) => (RecordKind::ApiKey, it.id),
+            Self::WebhookEndpoint(it) => (RecordKind::WebhookEndpoint, it.id),
+            Self::Transfer(it) => (RecordKind::Transfer, it.id),
+            Self::Revocation(it) => (RecordKind::Revocation, it.id),
             Self::Event(it) => (RecordKind::Event, it.id),
             Self::End(_) => (RecordKind::Event, 0),
         }
@@ -290,6 +388,9 @@ impl Line {
             Self::AuthIdentity(it) => Ok(Record::AuthIdentity(Box::new((*it).try_into()?))),
             Self::OrganizationIdentity(it) => Ok(Record::OrganizationIdentity(it.try_into()?)),
             Self::ApiKey(it) => Ok(Record::ApiKey(it.try_into()?)),
+            Self::WebhookEndpoint(it) => Ok(Record::WebhookEndpoint(it.try_into()?)),
+            Self::Transfer(it) => Ok(Record::Transfer(it.try_into()?)),
+            Self::Revocation(it) => Ok(Record::Revocation(Box::new((*it).try_into()?))),
             Self::Event(it) => Ok(Record::Event(Box::new((*it).try_into()?))),
             Self::End(_) => Err(Reason::malformed("is the end of a file")),
         }
@@ -591,6 +692,184 @@ impl TryFrom<ApiKeyLine> for ApiKeyRecord {
     }
 }
 
+impl From<&WebhookEndpointRecord> for WebhookEndpointLine {
+    fn from(record: &WebhookEndpointRecord) -> Self {
+        let it = &record.endpoint;
+        let secret = |(secret, until): &(Secret, Option<DateTime<Utc>>)| WebhookSecretLine {
+            secret: exposed(secret),
+            until: *until,
+        };
+        let secrets = record.secrets.as_ref();
+        Self {
+            id: it.id.0,
+            url: it.url.as_str().to_owned(),
+            events: it.kinds.iter().map(|it| it.as_str().to_owned()).collect(),
+            enabled: it.enabled,
+            created_at: it.created_at,
+            generation: record.generation,
+            position: record.position.0,
+            secrets: secrets.map(|all| all.all().iter().map(secret).collect()),
+        }
+    }
+}
+
+impl TryFrom<WebhookEndpointLine> for WebhookEndpointRecord {
+    type Error = Reason;
+
+    fn try_from(it: WebhookEndpointLine) -> Result<Self, Reason> {
+        let kinds = it.events.iter().map(|it| one_of("events", it, EventKind::parse));
+        let secrets = it.secrets.map(|all| {
+            let all = all.iter().map(|it| (hidden(&it.secret), it.until)).collect();
+            WebhookSecrets::of(all).ok_or_else(|| Reason::malformed("secrets: must not be empty"))
+        });
+        let url = it.url.parse().ok().filter(|url: &Url| matches!(url.scheme(), "http" | "https"));
+        let endpoint = WebhookEndpoint {
+            id: WebhookEndpointId(it.id),
+            url: url.ok_or_else(|| Reason::malformed("url: must be an address"))?,
+            kinds: kinds.collect::<Result<_, _>>()?,
+            enabled: it.enabled,
+            created_at: it.created_at,
+        };
+        let position = EventId(it.position);
+        Ok(Self { endpoint, secrets: secrets.transpose()?, generation: it.generation, position })
+    }
+}
+
+/// Who did something, from its three fields.
+fn actor(who: &str, acting_user: Option<String>, reason: Option<String>) -> Result<Actor, Reason> {
+    let acting_user = acting_user.map(|it| opaque("acting_user", it, UserId::new)).transpose()?;
+    Ok(Actor { who: one_of("actor", who, Who::parse)?, acting_user, reason })
+}
+
+fn acting_user(actor: &Actor) -> Option<String> {
+    actor.acting_user.as_ref().map(|it| it.as_str().to_owned())
+}
+
+impl From<&Transfer> for TransferLine {
+    fn from(it: &Transfer) -> Self {
+        let item = |it: &TransferItem| {
+            let kept = match it.undo {
+                Some(UndoItem::Kept(why)) => Some(why.as_str().to_owned()),
+                _ => None,
+            };
+            TransferItemLine {
+                identity_id: it.identity_id.0,
+                provider_id: it.provider_id.0,
+                external_id: it.external_id.as_str().to_owned(),
+                skipped: it.skipped.map(|it| it.as_str().to_owned()),
+                given_back: it.undo.map(|it| it == UndoItem::GivenBack),
+                kept,
+            }
+        };
+        Self {
+            id: it.id.0,
+            from_user_id: it.from_user_id.as_str().to_owned(),
+            to_user_id: it.to_user_id.as_str().to_owned(),
+            items: it.items.iter().map(item).collect(),
+            actor: it.actor.who.to_string(),
+            acting_user: acting_user(&it.actor),
+            reason: it.actor.reason.clone(),
+            created_at: it.created_at,
+            undone_at: it.undone_at,
+        }
+    }
+}
+
+impl TryFrom<TransferLine> for Transfer {
+    type Error = Reason;
+
+    fn try_from(it: TransferLine) -> Result<Self, Reason> {
+        let obstacle = |name, text: Option<String>| {
+            text.map(|text| one_of(name, &text, TransferObstacle::parse)).transpose()
+        };
+        let item = |it: TransferItemLine| {
+            let kept = obstacle("items.kept", it.kept)?;
+            let undo = match (it.given_back, kept) {
+                (None, None) => None,
+                (Some(true), None) => Some(UndoItem::GivenBack),
+                (Some(false), Some(why)) => Some(UndoItem::Kept(why)),
+                _ => {
+                    return Err(Reason::malformed("items: was given back, or was kept and why"));
+                }
+            };
+            Ok(TransferItem {
+                identity_id: IdentityId(it.identity_id),
+                provider_id: ProviderId(it.provider_id),
+                external_id: opaque("items.external_id", it.external_id, ExternalId::new)?,
+                skipped: obstacle("items.skipped", it.skipped)?,
+                undo,
+            })
+        };
+        Ok(Self {
+            id: TransferId(it.id),
+            from_user_id: opaque("from_user_id", it.from_user_id, UserId::new)?,
+            to_user_id: opaque("to_user_id", it.to_user_id, UserId::new)?,
+            items: it.items.into_iter().map(item).collect::<Result<_, Reason>>()?,
+            actor: actor(&it.actor, it.acting_user, it.reason)?,
+            created_at: it.created_at,
+            undone_at: it.undone_at,
+        })
+    }
+}
+
+impl From<&RevocationRecord> for RevocationLine {
+    fn from(record: &RevocationRecord) -> Self {
+        let it = &record.queued;
+        let grant = record.grant.as_ref().map(|grant| GrantLine {
+            credentials: (&grant.credentials).into(),
+            provider: grant.provider.clone().map(|(provider, secrets)| {
+                let of_then = ProviderRecord { provider, secrets };
+                (&of_then).into()
+            }),
+        });
+        Self {
+            id: it.id.0,
+            identity_id: it.identity_id.0,
+            provider_id: it.provider_id.0,
+            user_id: it.user_id.as_str().to_owned(),
+            external_id: it.external_id.as_str().to_owned(),
+            actor: it.actor.who.to_string(),
+            acting_user: acting_user(&it.actor),
+            reason: it.actor.reason.clone(),
+            status: it.status.as_str().to_owned(),
+            attempts: it.attempts,
+            queued_at: it.queued_at,
+            due_at: it.due_at,
+            last_error: it.last_error.clone(),
+            generation: record.generation,
+            grant,
+        }
+    }
+}
+
+impl TryFrom<RevocationLine> for RevocationRecord {
+    type Error = Reason;
+
+    fn try_from(it: RevocationLine) -> Result<Self, Reason> {
+        let queued = QueuedRevocation {
+            id: RevocationId(it.id),
+            identity_id: IdentityId(it.identity_id),
+            provider_id: ProviderId(it.provider_id),
+            user_id: opaque("user_id", it.user_id, UserId::new)?,
+            external_id: opaque("external_id", it.external_id, ExternalId::new)?,
+            actor: actor(&it.actor, it.acting_user, it.reason)?,
+            status: one_of("status", &it.status, RevocationStatus::parse)?,
+            attempts: it.attempts,
+            queued_at: it.queued_at,
+            due_at: it.due_at,
+            last_error: it.last_error,
+        };
+        let grant = it.grant.map(|it| OrphanedGrant {
+            credentials: it.credentials.into(),
+            provider: it.provider.map(|it| {
+                let ProviderRecord { provider, secrets } = it.into();
+                (provider, secrets)
+            }),
+        });
+        Ok(Self { queued, grant, generation: it.generation })
+    }
+}
+
 impl From<&Event> for EventLine {
     fn from(it: &Event) -> Self {
         Self {
@@ -598,7 +877,7 @@ impl From<&Event> for EventLine {
             at: it.at,
             event: it.about.as_str().to_owned(),
             actor: it.actor.who.to_string(),
-            acting_user: it.actor.acting_user.as_ref().map(|it| it.as_str().to_owned()),
+            acting_user: acting_user(&it.actor),
             reason: it.actor.reason.clone(),
             identity_id: it.identity_id.map(|it| it.0),
             provider_id: it.provider_id.map(|it| it.0),
@@ -615,9 +894,6 @@ impl TryFrom<EventLine> for Event {
     type Error = Reason;
 
     fn try_from(it: EventLine) -> Result<Self, Reason> {
-        let user = |name, text: Option<String>| {
-            text.map(|text| opaque(name, text, UserId::new)).transpose()
-        };
         let organization_id = it
             .organization_id
             .map(|text| opaque("organization_id", text, OrganizationId::new))
@@ -626,14 +902,10 @@ impl TryFrom<EventLine> for Event {
             id: EventId(it.id),
             at: it.at,
             about: one_of("event", &it.event, EventKind::parse)?,
-            actor: Actor {
-                who: one_of("actor", &it.actor, Who::parse)?,
-                acting_user: user("acting_user", it.acting_user)?,
-                reason: it.reason,
-            },
+            actor: actor(&it.actor, it.acting_user, it.reason)?,
             identity_id: it.identity_id.map(IdentityId),
             provider_id: it.provider_id.map(ProviderId),
-            user_id: user("user_id", it.user_id)?,
+            user_id: it.user_id.map(|it| opaque("user_id", it, UserId::new)).transpose()?,
             organization_id,
             before: it.before,
             after: it.after,

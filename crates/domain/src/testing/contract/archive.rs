@@ -4,12 +4,12 @@ use std::{collections::HashSet, sync::Arc};
 
 use serde_json::json;
 
-use super::{ALL, Store, events, identity, kinds, link, linked, now, provider, race};
+use super::{ALL, LONG, Store, events, identity, kinds, link, linked, now, provider, race};
 use crate::{
     api_key::ApiKey,
     archive::{
         ApiKeyRecord, AuthIdentityRecord, IdentityRecord, ImportOutcome, KEPT_IDS_END,
-        ProviderRecord, Record, RecordKind, Refusal,
+        ProviderRecord, Record, RecordKind, Refusal, RevocationRecord, WebhookEndpointRecord,
     },
     auth_identity::AuthIdentity,
     auth_provider::AuthProvider,
@@ -18,12 +18,16 @@ use crate::{
     identity_provider::{IdentityProvider, ProviderOptions},
     ids::{
         ApiKeyId, AuthIdentityId, AuthProviderId, EventId, IdentityId, OrganizationIdentityId,
-        ProviderId,
+        ProviderId, RevocationId, TransferId, WebhookEndpointId,
     },
+    link_evidence::{LinkEvidence, LinkMethod},
     organization_identity::OrganizationIdentity,
-    ports::{BackOff, FailureClass, ImportSettings, Unlink},
+    ports::{BackOff, DeliveryEnd, FailureClass, ImportSettings, Unlink},
+    revocation::{OrphanedGrant, QueuedRevocation, RevocationStatus},
     secret::{Secret, SecretHash},
     testing::fixtures,
+    transfer::{Transfer, TransferItem, TransferObstacle, UndoItem},
+    webhook::{WebhookEndpoint, WebhookSecrets},
 };
 
 /// An import that tells.
@@ -150,6 +154,92 @@ fn of_key(id: i64, secret: &str) -> Record {
     Record::ApiKey(ApiKeyRecord { key, hash: Some(SecretHash::of(secret)) })
 }
 
+fn endpoint_record(id: i64, path: &str, position: i64) -> WebhookEndpointRecord {
+    let secrets = WebhookSecrets::one(Secret::new("first"));
+    let endpoint = WebhookEndpoint {
+        id: WebhookEndpointId(id),
+        url: format!("https://receiver.example/{path}").parse().unwrap(),
+        kinds: vec![EventKind::IdentityLinked, EventKind::IdentityUnlinked],
+        created_at: now(),
+        ..fixtures::webhook_endpoint()
+    };
+    WebhookEndpointRecord {
+        endpoint,
+        secrets: Some(secrets.rotated(Secret::new("second"), now() + LONG, now())),
+        generation: 3,
+        position: EventId(position),
+    }
+}
+
+fn of_endpoint(id: i64, path: &str, position: i64) -> Record {
+    Record::WebhookEndpoint(endpoint_record(id, path, position))
+}
+
+/// An undone transfer, of one identity that was given back, one that was not, and one that was
+/// never moved.
+fn of_transfer(id: i64, from: &str) -> Record {
+    let item = |id, skipped, undo| TransferItem {
+        identity_id: IdentityId(id),
+        provider_id: ProviderId(5001),
+        external_id: fixtures::external_id(&format!("a{id}")),
+        skipped,
+        undo,
+    };
+    Record::Transfer(Transfer {
+        id: TransferId(id),
+        from_user_id: fixtures::user(from),
+        to_user_id: fixtures::user("to"),
+        items: vec![
+            item(6001, None, Some(UndoItem::GivenBack)),
+            item(6002, None, Some(UndoItem::Kept(TransferObstacle::Unlinked))),
+            item(6003, Some(TransferObstacle::UserHasAnother), None),
+        ],
+        actor: fixtures::ACTOR.because("they were one"),
+        created_at: now(),
+        undone_at: Some(now()),
+    })
+}
+
+/// A grant that waits to be revoked at this provider.
+fn revocation_record(id: i64, idp: i64) -> RevocationRecord {
+    let queued = QueuedRevocation {
+        id: RevocationId(id),
+        identity_id: IdentityId(60_000 + id),
+        provider_id: ProviderId(idp),
+        user_id: fixtures::user("u"),
+        external_id: fixtures::external_id("a"),
+        actor: fixtures::ACTOR.because("it was so"),
+        status: RevocationStatus::Waiting,
+        attempts: 2,
+        queued_at: now(),
+        due_at: now(),
+        last_error: Some("timeout".into()),
+    };
+    let grant = Some(OrphanedGrant::new(fixtures::credentials()));
+    RevocationRecord { queued, grant, generation: 2 }
+}
+
+/// One at a provider that is gone.
+fn revocation_record_of_gone(id: i64, idp: i64) -> RevocationRecord {
+    let ProviderRecord { mut provider, secrets } = provider_record(idp, "gone");
+    // So much is kept of one that is gone.
+    provider.options = ProviderOptions::default();
+    provider.names_issuer = false;
+    let credentials = fixtures::credentials();
+    let grant = Some(OrphanedGrant { credentials, provider: Some((provider, secrets)) });
+    RevocationRecord { grant, ..revocation_record(id, idp) }
+}
+
+fn of_revocation(id: i64, idp: i64) -> Record {
+    Record::Revocation(Box::new(revocation_record(id, idp)))
+}
+
+fn of_ended_revocation(id: i64) -> Record {
+    let mut record = RevocationRecord { grant: None, ..revocation_record(id, 5003) };
+    record.queued.status = RevocationStatus::Revoked;
+    Record::Revocation(Box::new(record))
+}
+
 fn of_event(id: i64, about: EventKind) -> Record {
     Record::Event(Box::new(Event {
         id: EventId(id),
@@ -203,6 +293,13 @@ pub async fn what_was_imported_comes_out_again(store: &Arc<dyn Store>) {
         of_use(6701, "o1", 6001),
         of_use(6702, "o2", 6001),
         of_key(7001, "k"),
+        of_endpoint(7101, "one", 8001),
+        of_endpoint(7102, "two", 0),
+        of_transfer(7201, "one"),
+        of_transfer(7202, "two"),
+        of_revocation(7301, 5001),
+        Record::Revocation(Box::new(revocation_record_of_gone(7302, 5003))),
+        of_ended_revocation(7303),
         of_event(8001, EventKind::IdentityLinked),
         of_event(8003, EventKind::IdentityUnlinked),
     ];
@@ -223,6 +320,25 @@ pub async fn what_was_imported_comes_out_again(store: &Arc<dyn Store>) {
     assert_eq!(secrets["client_secret"], Secret::new("of two"));
     let key = store.api_keys().find_by_hash(&SecretHash::of("k")).await.unwrap();
     assert_eq!(key.map(|it| it.id), Some(ApiKeyId(7001)));
+
+    // What came along opens, and is for use.
+    let of = WebhookEndpointId(7101);
+    let found = store.webhooks().find_with_secrets(of).await.unwrap().unwrap();
+    let Record::WebhookEndpoint(record) = &records[12] else { panic!() };
+    assert_eq!(Some(found.1), record.secrets);
+    store.webhooks().fan_out(of, 10).await.unwrap();
+    let told = store.webhooks().claim(of, 10, LONG).await.unwrap();
+    let told: Vec<_> = told.iter().map(|it| it.event.id).collect();
+    assert_eq!(told, [EventId(8003)]);
+    let Record::Transfer(transfer) = &records[14] else { panic!() };
+    let found = store.transfers().find(TransferId(7201)).await.unwrap();
+    assert_eq!(found.as_ref(), Some(transfer));
+    let claimed = store.revocations().claim(RevocationId(7302), LONG).await.unwrap().unwrap();
+    let Record::Revocation(record) = &records[17] else { panic!() };
+    assert_eq!(claimed.grant, record.grant);
+    assert_eq!(claimed.queued.attempts, 3);
+    let ended = store.revocations().claim(RevocationId(7303), LONG).await.unwrap();
+    assert_eq!(ended, None);
 }
 
 /// A second import of the same finds everything there and changes nothing.
@@ -234,6 +350,9 @@ pub async fn an_import_again_changes_nothing(store: &Arc<dyn Store>) {
         vec![of_auth_identity(6601, 6501, "u1", "i1")],
         vec![of_use(6701, "o1", 6001)],
         vec![of_key(7001, "k")],
+        vec![of_endpoint(7101, "one", 0)],
+        vec![of_transfer(7201, "one")],
+        vec![of_revocation(7301, 5001), of_ended_revocation(7302)],
         vec![of_event(8001, EventKind::IdentityLinked)],
     ];
     for batch in &records {
@@ -256,6 +375,11 @@ pub async fn a_row_whose_id_is_taken_gets_a_new_one(store: &Arc<dyn Store>) {
     take(store, &telling(), &[of_auth_provider(6501, "o1", 5001)]).await;
     take(store, &telling(), &[of_auth_identity(6601, 6501, "u1", "i1")]).await;
     take(store, &telling(), &[of_use(6701, "o1", 6001)]).await;
+    take(store, &telling(), &[of_endpoint(7101, "one", 0)]).await;
+    take(store, &telling(), &[of_transfer(7201, "one")]).await;
+    take(store, &telling(), &[of_revocation(7301, 5001)]).await;
+    let mut another = revocation_record(7301, 5001);
+    another.queued.identity_id = IdentityId(60_000);
     for batch in [
         vec![of_provider(5001, "x"), of_provider(0, "y"), of_provider(KEPT_IDS_END, "z")],
         vec![
@@ -267,6 +391,9 @@ pub async fn a_row_whose_id_is_taken_gets_a_new_one(store: &Arc<dyn Store>) {
         vec![of_auth_identity(6601, 6501, "u2", "i2"), of_auth_identity(0, 6501, "u3", "i3")],
         vec![of_use(6701, "o2", 6001), of_use(0, "o3", 6001)],
         vec![of_key(7001, "x"), of_key(0, "y")],
+        vec![of_endpoint(7101, "x", 0), of_endpoint(0, "y", 0)],
+        vec![of_transfer(7201, "x"), of_transfer(0, "y")],
+        vec![Record::Revocation(Box::new(another)), of_revocation(0, 5001)],
     ] {
         let outcomes = take(store, &telling(), &batch).await;
         let ids: HashSet<_> = outcomes
@@ -362,6 +489,27 @@ pub async fn a_row_that_cannot_be_taken_is_refused_with_its_reason(store: &Arc<d
     let outcomes = take(store, &telling(), &[without, of_key(7002, "k")]).await;
     let no_hash = ImportOutcome::Refused(Refusal::NoHash);
     assert_eq!(outcomes, [no_hash, ImportOutcome::Created(7002)]);
+
+    let without = WebhookEndpointRecord { secrets: None, ..endpoint_record(7101, "one", 0) };
+    let outcomes = take(store, &telling(), &[Record::WebhookEndpoint(without)]).await;
+    assert_eq!(outcomes, [ImportOutcome::Refused(Refusal::NoSecrets)]);
+    let without = RevocationRecord { grant: None, ..revocation_record(7301, 5001) };
+    let batch = [
+        Record::Revocation(Box::new(without)),
+        of_revocation(7302, 9999),
+        // Its grant would go to another provider.
+        Record::Revocation(Box::new(revocation_record_of_gone(7303, 5001))),
+        of_revocation(7304, 5001),
+    ];
+    assert_eq!(
+        take(store, &telling(), &batch).await,
+        [
+            ImportOutcome::Refused(Refusal::NoGrant),
+            ImportOutcome::Refused(Refusal::NoProvider(ProviderId(9999))),
+            ImportOutcome::Refused(Refusal::ProviderIdTaken(ProviderId(5001))),
+            ImportOutcome::Created(7304),
+        ]
+    );
 }
 
 /// Within a batch too, each record finds those before it there.
@@ -437,6 +585,9 @@ pub async fn an_import_tells_of_what_it_created(store: &Arc<dyn Store>) {
     import.take(&[of_auth_provider(6501, "o1", 5001)]).await.unwrap();
     import.take(&[of_auth_identity(6601, 6501, "u1", "i1")]).await.unwrap();
     import.take(&[of_use(6701, "o1", 6001)]).await.unwrap();
+    import.take(&[of_endpoint(7101, "one", 4000)]).await.unwrap();
+    import.take(&[of_transfer(7201, "one")]).await.unwrap();
+    import.take(&[of_revocation(7301, 5001)]).await.unwrap();
     import.finish(&fixtures::object(json!({"created": 3}))).await.unwrap();
     let events = events(store).await;
     let told: Vec<_> = events.iter().map(|it| (it.about, it.identity_id)).collect();
@@ -448,21 +599,29 @@ pub async fn an_import_tells_of_what_it_created(store: &Arc<dyn Store>) {
             (EventKind::AuthProviderCreated, None),
             (EventKind::AuthIdentityLinked, None),
             (EventKind::OrganizationIdentityLinked, Some(IdentityId(6001))),
+            (EventKind::WebhookEndpointCreated, None),
             (EventKind::ImportFinished, None),
         ]
     );
     assert_eq!(events[0].actor, fixtures::ACTOR);
+    let evidence = LinkEvidence::from_detail(&events[0].detail);
+    assert_eq!(evidence, Some(LinkEvidence::of(LinkMethod::Import)));
     assert_eq!(events[0].user_id, Some(fixtures::user("u1")));
     assert_eq!(events[0].after.as_ref().unwrap()["external_id"], "a1");
     assert_eq!(events[3].organization_id, Some(fixtures::organization("o1")));
-    assert_eq!(events[5].detail, fixtures::object(json!({"created": 3})));
+    assert_eq!(events[6].detail, fixtures::object(json!({"created": 3})));
+    // Beside another history an endpoint is told what happens from then on.
+    let mut exported = export(store, true).await;
+    exported.retain(|it| it.kind() == RecordKind::WebhookEndpoint);
+    let [Record::WebhookEndpoint(endpoint)] = &exported[..] else { panic!("{exported:?}") };
+    assert_eq!(endpoint.position, events[4].id);
 
     let silent = ImportSettings { tells: false, ..telling() };
     let mut import = store.archive().import(&silent).await.unwrap();
     import.take(&[of_provider(5002, "two")]).await.unwrap();
     import.take(&[of_identity(6004, 5002, "u1", "a1")]).await.unwrap();
     import.finish(&fixtures::object(json!({}))).await.unwrap();
-    assert_eq!(kinds(store).await.len(), 6);
+    assert_eq!(kinds(store).await.len(), 7);
 }
 
 /// A dry run answers what would become of each record, also of those that refer to others of the
@@ -482,6 +641,9 @@ pub async fn a_dry_run_answers_the_same_and_keeps_nothing(store: &Arc<dyn Store>
         vec![of_auth_identity(6601, 6501, "u1", "i1"), of_auth_identity(6602, 6501, "u1", "i2")],
         vec![of_use(6701, "o1", 6001)],
         vec![of_key(7001, "k")],
+        vec![of_endpoint(7101, "one", 0), of_endpoint(7102, "two", 0)],
+        vec![of_transfer(7201, "one")],
+        vec![of_revocation(7301, 5001), of_revocation(7302, 9999)],
         vec![of_event(80_001, EventKind::IdentityLinked)],
     ];
     let dry = ImportSettings { dry_run: true, ..telling() };
@@ -510,6 +672,9 @@ pub async fn an_export_is_in_order_and_without_secrets_unless_asked(store: &Arc<
     take(store, &telling(), &[of_auth_provider(6501, "o1", 5001)]).await;
     take(store, &telling(), &[of_auth_identity(6601, 6501, "u1", "i1")]).await;
     take(store, &telling(), &[of_use(6701, "o1", there.id.0)]).await;
+    take(store, &telling(), &[of_endpoint(7101, "one", 0)]).await;
+    take(store, &telling(), &[of_transfer(7201, "one")]).await;
+    take(store, &telling(), &[of_revocation(7301, 5001)]).await;
     let records = export(store, false).await;
     assert!(records.windows(2).all(|it| (it[0].kind(), it[0].id()) < (it[1].kind(), it[1].id())));
     let kinds: HashSet<_> = records.iter().map(Record::kind).collect();
@@ -523,11 +688,38 @@ pub async fn an_export_is_in_order_and_without_secrets_unless_asked(store: &Arc<
             }
             Record::ApiKey(it) => assert_eq!(it.hash, None),
             Record::AuthIdentity(it) => assert_eq!(it.credentials, None),
-            Record::AuthProvider(_) | Record::OrganizationIdentity(_) | Record::Event(_) => {}
+            Record::WebhookEndpoint(it) => assert_eq!(it.secrets, None),
+            Record::Revocation(it) => assert!(it.lacks_grant()),
+            Record::AuthProvider(_)
+            | Record::OrganizationIdentity(_)
+            | Record::Transfer(_)
+            | Record::Event(_) => {}
         }
     }
     let with = export(store, true).await;
     assert!(with.iter().any(|it| matches!(it, Record::Identity(it) if it.credentials.is_some())));
+}
+
+/// Deliveries are in no archive: an endpoint's position there is before the first that is pending.
+pub async fn what_was_under_way_is_delivered_again(store: &Arc<dyn Store>) {
+    let new = fixtures::new_webhook_endpoint();
+    let of = store.webhooks().insert(&new, &fixtures::ACTOR).await.unwrap().id;
+    let idp = provider(store, "one").await;
+    for user in ["u1", "u2", "u3"] {
+        linked(store, &link(idp, user, user)).await;
+    }
+    store.webhooks().fan_out(of, 1000).await.unwrap();
+    let claimed = store.webhooks().claim(of, 1000, LONG).await.unwrap();
+    // All but the second arrive.
+    for claim in claimed.iter().filter(|it| it.event.id != claimed[1].event.id) {
+        let end = DeliveryEnd::Delivered { status: 200 };
+        let actor = &fixtures::ACTOR;
+        assert!(store.webhooks().settle(&claim.delivery, &end, actor).await.unwrap());
+    }
+    let mut exported = export(store, true).await;
+    exported.retain(|it| it.kind() == RecordKind::WebhookEndpoint);
+    let [Record::WebhookEndpoint(endpoint)] = &exported[..] else { panic!("{exported:?}") };
+    assert_eq!(endpoint.position, EventId(claimed[1].event.id.0 - 1));
 }
 
 /// What changes while an export is read is not in it.

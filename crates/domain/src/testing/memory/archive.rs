@@ -4,18 +4,22 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 
-use super::{IdentityRow, MemoryStore, Rows, to_microseconds};
+use super::{EndpointRow, IdentityRow, MemoryStore, RevocationRow, Rows, to_microseconds};
 use crate::{
     archive::{
         ApiKeyRecord, AuthIdentityRecord, IdentityRecord, ImportOutcome, KEPT_IDS_END,
-        ProviderRecord, Record, Refusal,
+        ProviderRecord, Record, Refusal, RevocationRecord, WebhookEndpointRecord,
     },
     auth_provider::AuthProvider,
     event::{Event, EventKind, NewEvent},
     identity::Identity,
     identity_provider::ProviderSecrets,
+    ids::EventId,
     organization_identity::OrganizationIdentity,
     ports::{Archive, ArchiveExport, ArchiveImport, Clock, ImportSettings, RepositoryError},
+    revocation::RevocationStatus,
+    transfer::Transfer,
+    webhook::DeliveryStatus,
 };
 
 struct Import {
@@ -41,6 +45,9 @@ impl Rows {
             Record::AuthIdentity(it) => self.import_auth_identity(it, settings, now),
             Record::OrganizationIdentity(it) => self.import_use(it, settings, now),
             Record::ApiKey(it) => self.import_api_key(it),
+            Record::WebhookEndpoint(it) => self.import_endpoint(it, settings, now),
+            Record::Transfer(it) => self.import_transfer(it),
+            Record::Revocation(it) => self.import_revocation(it),
             Record::Event(it) => self.import_event(it),
         }
     }
@@ -107,8 +114,7 @@ impl Rows {
         identity.expires_at =
             record.credentials.as_ref().and_then(|it| it.expires_at).map(to_microseconds);
         if settings.tells {
-            let kind = EventKind::IdentityImported;
-            self.log(NewEvent::of_identity(kind, &settings.actor, None, Some(&identity)), now);
+            self.log(NewEvent::of_imported_identity(&settings.actor, &identity), now);
         }
         let row = IdentityRow {
             credentials: record.credentials.clone(),
@@ -226,6 +232,100 @@ impl Rows {
         ImportOutcome::Created(id)
     }
 
+    fn import_endpoint(
+        &mut self,
+        record: &WebhookEndpointRecord,
+        settings: &ImportSettings,
+        now: DateTime<Utc>,
+    ) -> ImportOutcome {
+        let mut endpoint = record.endpoint.clone();
+        endpoint.created_at = to_microseconds(endpoint.created_at);
+        let mut there = self.webhook_endpoints.values().map(|it| &it.endpoint);
+        if let Some(there) =
+            there.find(|it| it.url == endpoint.url && it.created_at == endpoint.created_at)
+        {
+            return ImportOutcome::Unchanged(there.id.0);
+        }
+        let Some(secrets) = record.secrets.clone() else {
+            return ImportOutcome::Refused(Refusal::NoSecrets);
+        };
+        let is_taken = self.webhook_endpoints.contains_key(&endpoint.id);
+        endpoint.id.0 = self.id_for(endpoint.id.0, is_taken);
+        let mut position = record.position;
+        if settings.tells {
+            position = self.events.last().map_or(EventId(0), |it| it.id);
+            let (kind, actor) = (EventKind::WebhookEndpointCreated, &settings.actor);
+            self.log(NewEvent::of_webhook_endpoint(kind, actor, None, Some(&endpoint)), now);
+        }
+        let (id, generation) = (endpoint.id, record.generation);
+        let row = EndpointRow { endpoint, secrets, generation, position };
+        self.webhook_endpoints.insert(id, row);
+        ImportOutcome::Created(id.0)
+    }
+
+    fn import_transfer(&mut self, record: &Transfer) -> ImportOutcome {
+        let mut made = record.clone();
+        made.created_at = to_microseconds(made.created_at);
+        made.undone_at = made.undone_at.map(to_microseconds);
+        let accounts = |it: &Transfer| -> Vec<_> {
+            it.items.iter().map(|item| item.external_id.clone()).collect()
+        };
+        let is_same = |it: &&Transfer| {
+            it.created_at == made.created_at
+                && it.from_user_id == made.from_user_id
+                && it.to_user_id == made.to_user_id
+                && accounts(it) == accounts(&made)
+        };
+        if let Some(there) = self.transfers.values().find(is_same) {
+            return ImportOutcome::Unchanged(there.id.0);
+        }
+        made.id.0 = self.id_for(made.id.0, self.transfers.contains_key(&made.id));
+        self.speaks_of(made.items.iter().flat_map(|it| [it.identity_id.0, it.provider_id.0]));
+        let id = made.id;
+        self.transfers.insert(id, made);
+        ImportOutcome::Created(id.0)
+    }
+
+    fn import_revocation(&mut self, record: &RevocationRecord) -> ImportOutcome {
+        let mut queued = record.queued.clone();
+        queued.queued_at = to_microseconds(queued.queued_at);
+        queued.due_at = to_microseconds(queued.due_at);
+        let mut there = self.revocations.values().map(|it| &it.queued);
+        if let Some(there) = there.find(|it| {
+            it.queued_at == queued.queued_at
+                && it.identity_id == queued.identity_id
+                && it.external_id == queued.external_id
+        }) {
+            return ImportOutcome::Unchanged(there.id.0);
+        }
+        if record.lacks_grant() {
+            return ImportOutcome::Refused(Refusal::NoGrant);
+        }
+        let is_there = self.providers.contains_key(&queued.provider_id);
+        match &record.grant {
+            Some(grant) if grant.provider.is_none() && !is_there => {
+                return ImportOutcome::Refused(Refusal::NoProvider(queued.provider_id));
+            }
+            Some(grant) if grant.provider.is_some() && is_there => {
+                return ImportOutcome::Refused(Refusal::ProviderIdTaken(queued.provider_id));
+            }
+            _ => {}
+        }
+        queued.id.0 = self.id_for(queued.id.0, self.revocations.contains_key(&queued.id));
+        self.speaks_of([queued.identity_id.0, queued.provider_id.0].into_iter());
+        let waits = queued.status == RevocationStatus::Waiting;
+        let (id, generation) = (queued.id, record.generation);
+        let row =
+            RevocationRow { queued, grant: record.grant.clone().filter(|_| waits), generation };
+        self.revocations.insert(id, row);
+        ImportOutcome::Created(id.0)
+    }
+
+    /// A row that is gone keeps its name: no later one is mistaken for it.
+    fn speaks_of(&mut self, ids: impl Iterator<Item = i64>) {
+        self.last_id = ids.filter(|it| *it < KEPT_IDS_END).fold(self.last_id, Ord::max);
+    }
+
     fn import_event(&mut self, event: &Event) -> ImportOutcome {
         if let Some(there) = self.events.iter().find(|it| it.id == event.id) {
             return if there == event {
@@ -239,7 +339,7 @@ impl Rows {
         }
         let spoken_of = [Some(event.id.0), event.identity_id.map(|it| it.0)];
         let spoken_of = spoken_of.into_iter().chain([event.provider_id.map(|it| it.0)]).flatten();
-        self.last_id = spoken_of.filter(|it| *it < KEPT_IDS_END).fold(self.last_id, Ord::max);
+        self.speaks_of(spoken_of);
         self.events.push(event.clone());
         self.events.sort_by_key(|it| it.id);
         ImportOutcome::Created(event.id.0)
@@ -326,14 +426,38 @@ impl Archive for MemoryStore {
         let keys = rows.api_keys.iter().map(|(key, hash)| {
             Record::ApiKey(ApiKeyRecord { key: key.clone(), hash: with_secrets.then_some(*hash) })
         });
+        let endpoints = rows.webhook_endpoints.values().map(|row| {
+            let deliveries = rows.webhook_deliveries.values().map(|it| &it.delivery);
+            let pending = deliveries.filter(|it| {
+                it.endpoint_id == row.endpoint.id && it.status == DeliveryStatus::Pending
+            });
+            let before = pending.map(|it| EventId(it.event_id.0 - 1)).min();
+            Record::WebhookEndpoint(WebhookEndpointRecord {
+                endpoint: row.endpoint.clone(),
+                secrets: with_secrets.then(|| row.secrets.clone()),
+                generation: row.generation,
+                position: before.map_or(row.position, |it| it.min(row.position)),
+            })
+        });
+        let transfers = rows.transfers.values().cloned().map(Record::Transfer);
+        let revocations = rows.revocations.values().map(|row| {
+            Record::Revocation(Box::new(RevocationRecord {
+                queued: row.queued.clone(),
+                grant: row.grant.clone().filter(|_| with_secrets),
+                generation: row.generation,
+            }))
+        });
         let events = rows.events.iter().map(|it| Record::Event(Box::new(it.clone())));
-        let kinds: [Vec<Record>; 7] = [
+        let kinds: [Vec<Record>; 10] = [
             providers.collect(),
             identities.collect(),
             auth_providers.collect(),
             auth_identities.collect(),
             uses.collect(),
             keys.collect(),
+            endpoints.collect(),
+            transfers.collect(),
+            revocations.collect(),
             events.collect(),
         ];
         let pages: Vec<_> =

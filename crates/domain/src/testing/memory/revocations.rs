@@ -20,6 +20,7 @@ use crate::{
 pub(super) struct RevocationRow {
     pub(super) queued: QueuedRevocation,
     pub(super) grant: Option<OrphanedGrant>,
+    pub(super) generation: i64,
 }
 
 impl Rows {
@@ -58,7 +59,7 @@ impl Rows {
             last_error: None,
         };
         self.log_revocation(EventKind::GrantRevocationQueued, &queued, Map::new(), now);
-        let row = RevocationRow { queued: queued.clone(), grant: Some(grant) };
+        let row = RevocationRow { queued: queued.clone(), grant: Some(grant), generation: 1 };
         self.revocations.insert(queued.id, row);
         queued
     }
@@ -71,6 +72,7 @@ impl Rows {
         for row in self.revocations.values_mut().filter(|it| it.queued.provider_id == copy.0.id) {
             if let Some(grant) = &mut row.grant {
                 grant.provider = Some(copy.clone());
+                row.generation += 1;
             }
         }
     }

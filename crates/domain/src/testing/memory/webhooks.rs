@@ -19,14 +19,15 @@ use crate::{
 
 #[derive(Clone)]
 pub(super) struct EndpointRow {
-    endpoint: WebhookEndpoint,
-    secrets: WebhookSecrets,
-    position: EventId,
+    pub(super) endpoint: WebhookEndpoint,
+    pub(super) secrets: WebhookSecrets,
+    pub(super) generation: i64,
+    pub(super) position: EventId,
 }
 
 #[derive(Clone)]
 pub(super) struct DeliveryRow {
-    delivery: WebhookDelivery,
+    pub(super) delivery: WebhookDelivery,
     claimed_until: Option<DateTime<Utc>>,
 }
 
@@ -84,6 +85,7 @@ impl WebhookRepository for MemoryStore {
             let row = EndpointRow {
                 endpoint: endpoint.clone(),
                 secrets: WebhookSecrets::one(new.secret.clone()),
+                generation: 1,
                 position: rows.events.last().map_or(EventId(0), |it| it.id),
             };
             rows.webhook_endpoints.insert(endpoint.id, row);
@@ -146,6 +148,7 @@ impl WebhookRepository for MemoryStore {
         Ok(self.write(|rows, now| {
             let row = rows.webhook_endpoints.get_mut(&id)?;
             row.secrets = row.secrets.clone().rotated(secret.clone(), now + overlap, now);
+            row.generation += 1;
             let endpoint = row.endpoint.clone();
             let kind = EventKind::WebhookEndpointUpdated;
             let mut event =
