@@ -454,15 +454,11 @@ mod tests {
         store.hot.clear();
         let mut conn = SqliteConnection::establish(&path.to_string_lossy()).unwrap();
         conn.batch_execute("PRAGMA journal_mode = DELETE").unwrap();
-        let plain = || SqliteConnection::establish(&path.to_string_lossy());
-        store.hot = vec![Mutex::new(plain().and_then(patient).and_then(impatient).unwrap())];
+        // As `connect` leaves it, but for the mode.
+        let mut plain = SqliteConnection::establish(&path.to_string_lossy()).unwrap();
+        plain.batch_execute("PRAGMA busy_timeout = 10000").unwrap();
+        store.hot = vec![Mutex::new(impatient(plain).unwrap())];
         store
-    }
-
-    /// As [`connect`] leaves it.
-    fn patient(mut conn: SqliteConnection) -> ConnectionResult<SqliteConnection> {
-        conn.batch_execute("PRAGMA busy_timeout = 10000").unwrap();
-        Ok(conn)
     }
 
     #[tokio::test]

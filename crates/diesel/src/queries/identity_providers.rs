@@ -166,14 +166,14 @@ async fn replace(
     // What does not open can be replaced: otherwise a lost key could not be mended.
     let kept = open(sealer, &before).unwrap_or_default();
     let changed = changed(&before, &kept, config, secrets);
-    let sealed = seal(sealer, id.0, version + 1, secrets)?;
+    let kept_secrets = seal(sealer, id.0, version + 1, secrets)?;
     let names: Vec<_> = secrets.keys().collect();
     let row = table::table.find(id.0).filter(table::version.eq(version));
     let row: Option<Row> = diesel::update(row)
         .set((
             table::config.eq(Value::Object(config.clone())),
             table::secret_names.eq(json!(names)),
-            table::secrets.eq(sealed),
+            table::secrets.eq(kept_secrets),
             table::login.eq(options.login),
             table::multiple_accounts.eq(options.multiple_accounts),
             table::version.eq(version + 1),
