@@ -104,8 +104,8 @@ Examples:
     /// Write everything that the service holds to a file
     #[command(
         long_about = "\
-Write everything that the service holds to a file, as JSON lines: providers, identities, API keys
-and the event log, as they are at one moment, while the service runs. `symbolon import symbolon`
+Write everything that the service holds to a file, as JSON lines: providers, identities, API keys,
+webhook endpoints, transfers and the event log, as they are at one moment, while the service runs. `symbolon import symbolon`
 reads it, into either kind of database, with every id, version and counter.
 
 Without --with-secrets there are no credentials, no client secrets and no hashes of API keys in it:

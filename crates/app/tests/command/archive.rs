@@ -586,6 +586,89 @@ fn fill(place: &Place) {
     let keys = place.run(&["api-key", "list", "--json"]).done();
     let keys: Value = serde_json::from_str(&keys).unwrap();
     place.run(&["api-key", "revoke", &keys[1]["id"].to_string()]).done();
+    fill_the_rest(place);
+}
+
+/// What no command makes: an endpoint, transfers and grants that are to be revoked.
+fn fill_the_rest(place: &Place) {
+    let at = "2026-02-03T04:05:06.000007Z";
+    let grant = json!({
+        "credentials": {"access_token": CANARY, "refresh_token": CANARY, "scopes": ["a"]},
+        "provider": {
+            "id": 5000, "type": "github", "external_id": "gone", "config": {"client_id": "id"},
+            "secret_names": ["client_secret"], "login": false, "multiple_accounts": false,
+            "names_issuer": false, "date_added": at, "version": 3,
+            "secrets": {"client_secret": CANARY},
+        },
+    });
+    let revocation = |id: i64, status: &str| {
+        json!({
+            "kind": "revocation", "id": id, "identity_id": 9000 + id, "provider_id": 5000,
+            "user_id": "u", "external_id": "e", "actor": "operator", "acting_user": null,
+            "reason": "left", "status": status, "attempts": 2, "queued_at": at, "due_at": at,
+            "last_error": "timeout", "generation": 2,
+        })
+    };
+    let mut waiting = revocation(31, "waiting");
+    waiting["grant"] = grant;
+    let lines = [
+        json!({"symbolon_export": 1, "with_secrets": true}),
+        json!({
+            "kind": "webhook_endpoint", "id": 11, "url": "https://receiver.example/hook?a=%20b",
+            "events": ["identity.linked"], "enabled": true, "created_at": at, "generation": 2,
+            "position": 0,
+            "secrets": [
+                {"secret": format!("whsec_{CANARY}-2")},
+                {"secret": format!("whsec_{CANARY}-1"), "until": "2026-02-04T04:05:06.5Z"},
+            ],
+        }),
+        json!({
+            "kind": "transfer", "id": 21, "from_user_id": "a", "to_user_id": "b",
+            "items": [
+                {"identity_id": 90, "provider_id": 40, "external_id": "x", "given_back": true},
+                {"identity_id": 91, "provider_id": 40, "external_id": "y", "given_back": false,
+                 "kept": "unlinked"},
+                {"identity_id": 92, "provider_id": 40, "external_id": "z",
+                 "skipped": "user_has_another"},
+            ],
+            "actor": "operator", "acting_user": "boss", "reason": "one person", "created_at": at,
+            "undone_at": at,
+        }),
+        waiting,
+        revocation(32, "revoked"),
+        json!({"kind": "end", "records": 4}),
+    ];
+    let lines: Vec<_> = lines.iter().map(Value::to_string).collect();
+    place.write("rest.jsonl", &lines.join("\n"));
+    let ran = place.run(&["import", "symbolon", "rest.jsonl", "--json"]);
+    assert_eq!(ran.status, Some(0), "{ran:?}");
+    assert_eq!(summary(&ran)["created"], 4);
+}
+
+#[test]
+fn without_secrets_grants_that_wait_are_left_out_and_counted() {
+    let place = place();
+    fill_the_rest(&place);
+    let ran = place.run(&["export", "--json", "out.jsonl"]);
+    assert_eq!(ran.status, Some(0), "{ran:?}");
+    assert_eq!(summary(&ran)["left_out"], json!({"revocation": 1}));
+    let lines: Vec<Value> =
+        place.read("out.jsonl").lines().map(|it| serde_json::from_str(it).unwrap()).collect();
+    let revocations = of_kind(&lines, "revocation");
+    assert_eq!((revocations.len(), &revocations[0]["status"]), (1, &json!("revoked")));
+    let endpoint = &of_kind(&lines, "webhook_endpoint")[0];
+    assert_eq!((&endpoint["id"], endpoint.get("secrets")), (&json!(11), None));
+    assert!(!place.read("out.jsonl").contains(CANARY));
+    let said = place.run(&["export", "--force", "out.jsonl"]).done();
+    assert!(said.contains("1 revocations that wait are left out"), "{said}");
+
+    // An endpoint without its secrets is refused; the count of the file's end is right.
+    let other = self::place();
+    other.write("in.jsonl", &place.read("out.jsonl"));
+    let ran = other.run(&["import", "symbolon", "in.jsonl"]);
+    assert_eq!(ran.status, Some(1), "{ran:?}");
+    assert!(ran.err.contains("(webhook_endpoint 11) refused: without its secrets"), "{ran:?}");
+    assert!(!ran.err.contains("the file has"), "{ran:?}");
 }
 
 /// Exports from one place and imports in the other; answers what both export then.
@@ -618,6 +701,9 @@ async fn a_store_goes_from_sqlite_to_postgresql_and_back_byte_by_byte() {
         "auth_identity",
         "organization_identity",
         "api_key",
+        "webhook_endpoint",
+        "transfer",
+        "revocation",
         "event",
     ];
     assert!(kinds.iter().all(|it| third.contains(&format!("{{\"kind\":\"{it}\""))), "{third}");
