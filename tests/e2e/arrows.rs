@@ -29,7 +29,8 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
         ],
     ),
     ("symbolon-test-postgres", &[]),
-    ("symbolon-tests", &["symbolon-test-postgres"]),
+    // The benchmarks ask the store itself.
+    ("symbolon-tests", &["symbolon-diesel", "symbolon-domain", "symbolon-test-postgres"]),
 ];
 
 /// What the tests of any crate but the domain may know besides.
