@@ -1,5 +1,5 @@
 //! What holds whatever two callers do, in any order: random sequences for property tests of any
-//! [`Store`](super::contract::Store).
+//! [`Store`].
 //!
 //! [`Op::from_bytes`] makes an operation of random bytes, smaller bytes of simpler ones, so that a
 //! property test shrinks to a short and readable list of operations.
