@@ -45,9 +45,10 @@ bench: setup ## Measures the figures about requests of docs/benchmarks.md
 	cargo build --release -p symbolon -p symbolon-tests
 	target/release/bench docs/benchmarks.md
 
-bench-data: setup ## Measures lists of 5 million identities for docs/benchmarks.md
-	cargo build --release -p symbolon-tests --bin bench
+bench-data: setup ## Measures lists of 5 million identities and imports of 1 million
+	cargo build --release -p symbolon -p symbolon-tests
 	target/release/bench scale docs/benchmarks.md
+	target/release/bench import docs/benchmarks.md
 
 doc: ## Builds the documentation into target/doc
 	cargo doc --workspace --all-features --no-deps

@@ -1,9 +1,12 @@
-//! Measures how fast `symbolon import sentry` is and what it needs: writes a dump of the given
-//! number of identities (a million unless said), imports it into SQLite and into PostgreSQL, twice
-//! each, and prints rows per second and the most memory that the process had.
+//! `make bench-data`, its second half: how fast `symbolon import sentry` is and what it needs.
+//!
+//! It writes dumps of a tenth of the rows and of all of them, imports each into SQLite and into
+//! PostgreSQL, twice, and tells rows per second and the most memory that the process had: what
+//! stays the same for ten times the rows does not grow with the file.
 
 use std::{
     error::Error,
+    fmt::Write as _,
     fs::File,
     io::{BufWriter, Write as _},
     path::{Path, PathBuf},
@@ -14,18 +17,39 @@ use std::{
 use symbolon_test_postgres::TestDatabase;
 use tempfile::TempDir;
 
+use crate::{rows_or, scale::thousands, write_between_marks};
+
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
+/// Identities of the greater dump, unless `SYMBOLON_BENCH_ROWS` says less.
+const ROWS: u64 = 1_000_000;
 /// Provider instances of the dump.
 const PROVIDERS: u64 = 100;
 
-#[tokio::main]
-async fn main() -> Outcome<()> {
-    let rows = std::env::args().nth(1).map_or(Ok(1_000_000), |it| it.parse())?;
+/// Measures and writes the figures.
+pub(crate) async fn measure(report: &Path) -> Outcome<()> {
+    let rows = rows_or(ROWS);
+    let mut text = String::from(
+        "| `import sentry` of | into | time | rows/s | most memory |\n\
+         | --- | --- | --- | --- | --- |\n",
+    );
+    for rows in [rows / 10, rows] {
+        import(rows, &mut text).await?;
+    }
+    println!("{text}");
+    write_between_marks(
+        report,
+        "<!-- figures: make bench-data, import -->\n",
+        "<!-- end of import figures -->",
+        &text,
+    );
+    Ok(())
+}
+
+async fn import(rows: u64, text: &mut String) -> Outcome<()> {
     let place = TempDir::new()?;
     let dump = place.path().join("dump.json");
     let size = write_dump(&dump, rows)?;
-    println!("{rows} identities at {PROVIDERS} providers, {} MB", size / 1_000_000);
     let symbolon = std::env::current_exe()?.with_file_name("symbolon");
     let ring = place.path().join("ring.json");
     let made =
@@ -37,17 +61,20 @@ async fn main() -> Outcome<()> {
     let database = TestDatabase::create().await?;
     let sqlite = format!("sqlite:{}", file.display());
     for (name, url) in [("SQLite", sqlite.as_str()), ("PostgreSQL", database.url())] {
-        for what in ["into an empty database", "once more"] {
+        for what in ["empty", "the same again"] {
+            eprintln!("import of {} rows into {name}, {what} …", thousands(rows));
             let run = Run { symbolon: &symbolon, ring: &ring, dump: &dump, url };
             let (time, memory) = run.measure()?;
             let total = rows + PROVIDERS;
-            #[expect(clippy::cast_precision_loss, reason = "it is shown in whole rows a second")]
             let rate = total as f64 / time.as_secs_f64();
-            println!(
-                "{name}, {what}: {:.1} s, {rate:.0} rows/s, at most {} MB of memory",
+            writeln!(
+                text,
+                "| {} identities, {} MB | {name}, {what} | {:.1} s | {rate:.0} | {} MiB |",
+                thousands(rows),
+                size / 1_000_000,
                 time.as_secs_f64(),
-                memory / 1024
-            );
+                memory / 1024,
+            )?;
         }
     }
     Ok(())

@@ -1,5 +1,5 @@
 //! `make bench`: every figure of docs/benchmarks.md about requests, measured in one run; and
-//! [`scale`], which is `make bench-data`.
+//! [`scale`] and [`import`], which are `make bench-data`.
 //!
 //! Each server runs in a process of its own, this one generates the load, all on the same
 //! machine: compare the figures with each other, not with another machine.
@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot measure stops")]
 #![expect(clippy::cast_precision_loss, reason = "counts of a few seconds fit a float")]
 
+mod import;
 mod load;
 mod scale;
 mod servers;
@@ -28,10 +29,11 @@ async fn main() {
     match args.next().as_deref() {
         // This program again, as the server to compare with.
         Some("constant") => serve_constant(args.next().unwrap().parse().unwrap()).await,
+        Some("import") => import::measure(Path::new(&args.next().unwrap())).await.unwrap(),
         Some("scale") => scale::measure(Path::new(&args.next().unwrap())).await,
         Some(report) => measure(Path::new(report)).await,
         None => {
-            eprintln!("usage: bench [scale] REPORT.md");
+            eprintln!("usage: bench [scale|import] REPORT.md");
             std::process::exit(2);
         }
     }
@@ -108,6 +110,11 @@ async fn measure_at(server: &Server, connections: usize, rows: &mut Vec<Row>) ->
     let rate = load.per_second();
     rows.push(Row { name: server.name, connections, load, ratio: None });
     rate
+}
+
+/// How many rows are measured: `SYMBOLON_BENCH_ROWS`, for a trial, or as many as usual.
+fn rows_or(usual: u64) -> u64 {
+    std::env::var("SYMBOLON_BENCH_ROWS").map_or(usual, |it| it.parse().unwrap())
 }
 
 /// Puts the figures where the document has room for them; the words around them stay.

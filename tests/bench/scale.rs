@@ -26,7 +26,7 @@ use tokio::task::JoinSet;
 use tokio_postgres::{Client, NoTls};
 use zeroize::Zeroizing;
 
-use crate::{load::Load, write_between_marks};
+use crate::{load::Load, rows_or, write_between_marks};
 
 /// As many as the pool has connections.
 const CALLERS: u64 = 32;
@@ -63,7 +63,7 @@ const COMMON: u64 = PROVIDERS.len() as u64 - 1;
 
 /// Measures at a hundredth, a tenth and all of the rows, and writes the figures.
 pub(crate) async fn measure(report: &Path) {
-    let rows = std::env::var("SYMBOLON_BENCH_ROWS").map_or(ROWS, |it| it.parse().unwrap());
+    let rows = rows_or(ROWS);
     let sizes = [rows / 100, rows / 10, rows].map(|it| it.next_multiple_of(EACH));
     // Not one in a static, which would leave its files behind.
     let cluster = Cluster::start().unwrap();
@@ -131,7 +131,7 @@ fn cell(load: &Load) -> String {
     format!("{p50:.1} / {p99} ms, {:.0}/s", load.per_second())
 }
 
-fn thousands(count: u64) -> String {
+pub(crate) fn thousands(count: u64) -> String {
     let digits = count.to_string();
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {
