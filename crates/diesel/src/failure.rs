@@ -31,6 +31,34 @@ impl Failure {
         Self::Sealed(RepositoryError::Unsealable { table: place.table, row: place.row })
     }
 
+    /// Whether the database is away, or has given up on the statement for a reason that may pass.
+    fn is_outage(error: &Error) -> bool {
+        match error {
+            Error::BrokenTransactionManager
+            | Error::DatabaseError(
+                // The first is how a connection ends that broke under a statement, the last what a
+                // server says that is no longer, or not yet, the one to write to.
+                DatabaseErrorKind::UnableToSendCommand
+                | DatabaseErrorKind::ClosedConnection
+                | DatabaseErrorKind::ReadOnlyTransaction,
+                _,
+            ) => true,
+            // Diesel does not pass PostgreSQL's code on (57P01 to 57P03, 57014) nor SQLite's.
+            Error::DatabaseError(_, info) => [
+                "terminating connection",
+                "the database system is",
+                "canceling statement",
+                "database is locked",
+            ]
+            .iter()
+            .any(|it| info.message().starts_with(it)),
+            Error::RollbackErrorOnCommit { rollback_error, commit_error } => {
+                Self::is_outage(rollback_error) || Self::is_outage(commit_error)
+            }
+            _ => false,
+        }
+    }
+
     /// Whether another try may end otherwise, because somebody else was first.
     pub(crate) fn is_race(&self) -> bool {
         match self {
@@ -59,6 +87,9 @@ impl From<Failure> for RepositoryError {
             Failure::Query(
                 Error::NotFound | Error::DatabaseError(DatabaseErrorKind::ForeignKeyViolation, _),
             ) => Self::NotFound,
+            Failure::Query(other) if Failure::is_outage(&other) => {
+                Self::Unavailable(Box::new(other))
+            }
             Failure::Query(other) => Self::Store(Box::new(other)),
         }
     }
@@ -68,5 +99,37 @@ impl From<Failure> for RepositoryError {
 pub(crate) fn unreachable(
     error: impl std::error::Error + Send + Sync + 'static,
 ) -> RepositoryError {
-    RepositoryError::Store(Box::new(error))
+    RepositoryError::Unavailable(Box::new(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(kind: DatabaseErrorKind, message: &str) -> RepositoryError {
+        Failure::Query(Error::DatabaseError(kind, Box::new(message.to_owned()))).into()
+    }
+
+    #[test]
+    fn a_database_that_is_away_is_told_from_one_that_refuses() {
+        for (kind, message) in [
+            (DatabaseErrorKind::UnableToSendCommand, "connection closed"),
+            (DatabaseErrorKind::ClosedConnection, "server closed the connection"),
+            (DatabaseErrorKind::Unknown, "terminating connection due to administrator command"),
+            (DatabaseErrorKind::Unknown, "the database system is starting up"),
+            (DatabaseErrorKind::Unknown, "canceling statement due to statement timeout"),
+            (DatabaseErrorKind::Unknown, "database is locked"),
+            (DatabaseErrorKind::ReadOnlyTransaction, "cannot execute UPDATE"),
+        ] {
+            let error = said(kind, message);
+            assert!(matches!(error, RepositoryError::Unavailable(_)), "{message}: {error:?}");
+        }
+        for (kind, message) in [
+            (DatabaseErrorKind::Unknown, "relation \"x\" does not exist"),
+            (DatabaseErrorKind::NotNullViolation, "null value"),
+        ] {
+            let error = said(kind, message);
+            assert!(matches!(error, RepositoryError::Store(_)), "{message}: {error:?}");
+        }
+    }
 }

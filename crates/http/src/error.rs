@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
-use symbolon_domain::Error;
+use symbolon_domain::{Error, ports::RepositoryError};
 use utoipa::ToSchema;
 
 /// A refused or failed request.
@@ -133,6 +133,16 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", detail)
     }
 
+    /// Our database is away; it is for nobody to do anything but to ask again.
+    fn unavailable() -> Self {
+        let detail = "the service cannot reach its database; try again later";
+        let retry_after = Some(Duration::from_secs(1));
+        Self {
+            retry_after,
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "service_unavailable", detail)
+        }
+    }
+
     /// Whether it says that there is no such thing.
     pub(crate) fn is_not_found(&self) -> bool {
         self.status == StatusCode::NOT_FOUND
@@ -187,6 +197,9 @@ impl From<Error> for ApiError {
             Error::ProviderUnavailable { .. } => {
                 (StatusCode::SERVICE_UNAVAILABLE, "provider_unavailable")
             }
+            Error::Repository(RepositoryError::Unavailable(_)) => {
+                return Self { cause: Some(Arc::new(error)), ..Self::unavailable() };
+            }
             Error::Repository(_) => {
                 return Self { cause: Some(Arc::new(error)), ..Self::internal() };
             }
@@ -199,8 +212,8 @@ impl From<Error> for ApiError {
     }
 }
 
-impl From<symbolon_domain::ports::RepositoryError> for ApiError {
-    fn from(error: symbolon_domain::ports::RepositoryError) -> Self {
+impl From<RepositoryError> for ApiError {
+    fn from(error: RepositoryError) -> Self {
         Error::from(error).into()
     }
 }

@@ -130,6 +130,11 @@ fn complete(document: &mut OpenApi) {
                      this address; `Retry-After` says when to come back",
                 ),
                 ("500", "`internal_error`"),
+                (
+                    "503",
+                    "`service_unavailable`: our database is away; `Retry-After` says when to come \
+                     back",
+                ),
             ] {
                 responses
                     .entry(status.to_owned())

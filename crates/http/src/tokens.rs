@@ -116,7 +116,7 @@ struct TokenRequestBody {
         (status = 404, description = "`not_found`"),
         (status = 409, description = "`identity_not_valid`: the user must link again"),
         (status = 502, description = "`provider_misconfigured`: the operator must act"),
-        (status = 503, description = "`provider_unavailable`", headers(("Retry-After" = u64))),
+        (status = 503, description = "`provider_unavailable`; `service_unavailable` when it is our database that is away", headers(("Retry-After" = u64))),
     ),
 )]
 async fn issue_token(
@@ -170,7 +170,7 @@ struct TokenByKeyBody {
             `identity_ambiguous`: several match, choose by `identity_id`, or by `provider_id` and \
             `external_id`"),
         (status = 502, description = "`provider_misconfigured`: the operator must act"),
-        (status = 503, description = "`provider_unavailable`", headers(("Retry-After" = u64))),
+        (status = 503, description = "`provider_unavailable`; `service_unavailable` when it is our database that is away", headers(("Retry-After" = u64))),
     ),
 )]
 async fn issue_token_by_key(
@@ -220,7 +220,7 @@ struct NothingBody {}
         (status = 404, description = "`not_found`"),
         (status = 409, description = "`identity_not_valid`: the user must link again"),
         (status = 502, description = "`provider_misconfigured`: the operator must act"),
-        (status = 503, description = "`provider_unavailable`", headers(("Retry-After" = u64))),
+        (status = 503, description = "`provider_unavailable`; `service_unavailable` when it is our database that is away", headers(("Retry-After" = u64))),
     ),
 )]
 async fn refresh_identity(

@@ -16,6 +16,10 @@ pub enum RepositoryError {
         /// The row's id.
         row: i64,
     },
+    /// The store cannot be reached, or went away meanwhile, and may be back soon; for a write,
+    /// whether it was done is unknown.
+    #[error("the store is away")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The store failed; for a write, whether it was done is unknown.
     #[error("the store failed")]
     Store(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -261,6 +261,9 @@ impl From<Shared> for Error {
             Self::ProviderUnavailable { detail, retry_after } => {
                 Self::ProviderUnavailable { detail: detail.clone(), retry_after: *retry_after }
             }
+            Self::Repository(RepositoryError::Unavailable(_)) => {
+                Self::Repository(RepositoryError::Unavailable(Box::new(SharedSource(error))))
+            }
             _ => Self::Repository(RepositoryError::Store(Box::new(SharedSource(error)))),
         }
     }

@@ -159,6 +159,19 @@ async fn a_failing_store_is_our_fault_and_its_words_stay_inside() {
 }
 
 #[tokio::test]
+async fn a_store_that_is_away_asks_for_patience() {
+    let mut mocks = Mocks::default();
+    mocks
+        .identities
+        .expect_find()
+        .returning(|_| Err(RepositoryError::Unavailable("canary: password=x".into())));
+    let answer = mocks.app().get("/v1/identities/1").await;
+    answer.problem(503, "service_unavailable");
+    assert_eq!(answer.header("retry-after"), "1");
+    assert!(!answer.body.contains("canary"));
+}
+
+#[tokio::test]
 async fn a_panic_is_an_internal_error_with_a_request_id() {
     // A mock without an expectation panics when it is called.
     let answer = Mocks::default().app().get("/v1/identities/1").await;
