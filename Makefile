@@ -12,7 +12,7 @@ PROVIDER := tests/oidc-provider/node_modules/.package-lock.json
 # Starts one throwaway PostgreSQL for all the tests of a run.
 WITH_POSTGRES := cargo run --quiet -p symbolon-test-postgres --bin with-postgres --
 
-.PHONY: help demo test test-unit lint fmt bench bench-data doc setup clean
+.PHONY: help demo test test-unit lint fmt bench bench-data chaos doc setup clean
 
 help: ## Lists what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,10 @@ bench-data: setup ## Measures lists of 5 million identities and imports of 1 mil
 	cargo build --release -p symbolon -p symbolon-tests
 	target/release/bench scale docs/benchmarks.md
 	target/release/bench import docs/benchmarks.md
+
+chaos: setup ## Kills replicas, database and connections for four minutes, and counts what is lost
+	SYMBOLON_CHAOS_SECONDS=$${SYMBOLON_CHAOS_SECONDS:-240} cargo nextest run -p symbolon-tests \
+	  --no-capture -E 'test(chaos::)'
 
 doc: ## Builds the documentation into target/doc
 	cargo doc --workspace --all-features --no-deps

@@ -4,6 +4,7 @@
 mod arrows;
 mod browser;
 mod canary;
+mod chaos;
 mod chromium;
 mod crash;
 mod demo;

@@ -88,6 +88,13 @@ impl OidcProvider {
         response.json().await.unwrap()
     }
 
+    /// By account: how often the answer to a refresh that was done was lost, and how often a spent
+    /// refresh token came.
+    pub(crate) async fn accounts(&self) -> Value {
+        let response = self.http.get(format!("{}/accounts", self.control)).send().await.unwrap();
+        response.json().await.unwrap()
+    }
+
     /// Every code, verifier and token that it was sent or handed out.
     pub(crate) async fn secrets(&self) -> Vec<String> {
         let response = self.http.get(format!("{}/secrets", self.control)).send().await.unwrap();

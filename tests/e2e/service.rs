@@ -53,6 +53,19 @@ impl Installation {
                 (database.url().to_owned(), Some(database))
             }
         };
+        Self::made(directory, database_url, database).await
+    }
+
+    /// Over a PostgreSQL that is somebody else's.
+    pub(crate) async fn over(database_url: String) -> Self {
+        Self::made(tempfile::tempdir().unwrap(), database_url, None).await
+    }
+
+    async fn made(
+        directory: TempDir,
+        database_url: String,
+        database: Option<TestDatabase>,
+    ) -> Self {
         let mut this = Self {
             directory,
             database_url,
@@ -148,7 +161,8 @@ impl Installation {
         self.start_at(free_address()).await
     }
 
-    async fn start_at(&self, address: SocketAddr) -> Replica {
+    /// A replica that listens there.
+    pub(crate) async fn start_at(&self, address: SocketAddr) -> Replica {
         self.write_config();
         let log = File::options().create(true).append(true).open(self.log_file()).unwrap();
         let (filter, format) = self.log;

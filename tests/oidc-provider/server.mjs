@@ -10,6 +10,7 @@
 //
 // Control port:
 //   GET  /records                what happened so far, see `records` below
+//   GET  /accounts               whose answers were lost, and whose tokens came twice, see `accounts`
 //   GET  /secrets                every code, verifier and token that was sent or handed out
 //   GET  /is-active?token=…      whether an access or refresh token would be accepted now
 //   POST /redirect-uris {add}    registers one more redirect URI, compared character by character
@@ -65,6 +66,12 @@ const records = {
   // Faults that were ordered and happened.
   faults: 0,
 };
+// By account: refreshes that were done and whose answer did not leave, or left late; and requests
+// with a refresh token that had been exchanged before.
+const accounts = { lost: {}, reused: {} };
+const accountOf = new Map();
+// An answer later than this may have been given up on.
+const LATE_MS = 1500;
 // What must never be seen anywhere else.
 const secrets = new Set();
 const keep = (values) => values.filter((it) => it).forEach((it) => secrets.add(it));
@@ -229,8 +236,13 @@ async function recordToken(ctx, next) {
 
   count(records.token_requests, grantType);
   keep(['code', 'code_verifier', 'refresh_token'].map((name) => form.get(name)));
+  const arrived = Date.now();
+  const account = accountOf.get(token);
   if (token !== null) {
-    if (spent.has(token)) records.refresh_reuses += 1;
+    if (spent.has(token)) {
+      records.refresh_reuses += 1;
+      count(accounts.reused, account);
+    }
     if (underWay.get(token)) records.concurrent_refreshes += 1;
     underWay.set(token, (underWay.get(token) ?? 0) + 1);
   }
@@ -241,7 +253,15 @@ async function recordToken(ctx, next) {
       const { access_token: access, refresh_token: refresh, id_token: id } = ctx.body;
       keep([access, refresh, id]);
       count(records.token_successes, grantType);
-      if (token !== null) spent.add(token);
+      accountOf.set(refresh, account ?? ctx.oidc.account?.accountId);
+      if (token === null) return;
+      spent.add(token);
+      const left = () => {
+        const late = Date.now() - arrived > LATE_MS;
+        if (late || !ctx.res.writableFinished) count(accounts.lost, account);
+      };
+      if (ctx.res.closed) left();
+      else ctx.res.once('close', left);
     });
   } finally {
     if (token !== null) underWay.set(token, underWay.get(token) - 1);
@@ -298,6 +318,9 @@ async function answerControl(request, response) {
     switch (`${request.method} ${url.pathname}`) {
       case 'GET /records':
         answer = records;
+        break;
+      case 'GET /accounts':
+        answer = accounts;
         break;
       case 'GET /secrets':
         answer = [...secrets];

@@ -71,7 +71,8 @@ impl ServerTls {
 pub struct Cluster {
     keeper: Child,
     port: u16,
-    _directory: TempDir,
+    durable: bool,
+    directory: TempDir,
 }
 
 /// Runs the server until its standard input ends, however that comes about. A line there is our
@@ -103,7 +104,17 @@ impl Cluster {
     ///
     /// [`StartError`]; nothing is left running then.
     pub fn start() -> Result<Self, StartError> {
-        Self::start_with(None)
+        Self::start_with(None, false)
+    }
+
+    /// Makes a cluster that keeps what it has said it keeps, should its processes be killed, and
+    /// starts it.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]; nothing is left running then.
+    pub fn start_durable() -> Result<Self, StartError> {
+        Self::start_with(None, true)
     }
 
     /// Makes a cluster that speaks TLS and nothing else, and starts it.
@@ -112,10 +123,10 @@ impl Cluster {
     ///
     /// [`StartError`]; nothing is left running then.
     pub fn start_with_tls(tls: &ServerTls) -> Result<Self, StartError> {
-        Self::start_with(Some(tls))
+        Self::start_with(Some(tls), false)
     }
 
-    fn start_with(tls: Option<&ServerTls>) -> Result<Self, StartError> {
+    fn start_with(tls: Option<&ServerTls>, durable: bool) -> Result<Self, StartError> {
         let programs = programs().ok_or(StartError::NotInstalled)?;
         let directory = tempfile::Builder::new()
             .prefix("symbolon-postgres-")
@@ -137,8 +148,9 @@ impl Cluster {
         // Another process may take the port before the server does: then the next one.
         let mut last = String::new();
         for _ in 0..5 {
-            match Self::serve(&programs, user, &data, directory.path(), tls.is_some()) {
-                Ok((keeper, port)) => return Ok(Self { keeper, port, _directory: directory }),
+            let port = free_port().map_err(|source| StartError::Run { program: "bind", source })?;
+            match Self::serve(directory.path(), port, tls.is_some(), durable) {
+                Ok(keeper) => return Ok(Self { keeper, port, durable, directory }),
                 Err(StartError::Silent(log)) => last = log,
                 Err(error) => return Err(error),
             }
@@ -146,28 +158,25 @@ impl Cluster {
         Err(StartError::Silent(last))
     }
 
-    fn serve(
-        programs: &Path,
-        user: Option<&str>,
-        data: &Path,
-        directory: &Path,
-        tls: bool,
-    ) -> Result<(Child, u16), StartError> {
-        let port = free_port().map_err(|source| StartError::Run { program: "bind", source })?;
+    fn serve(directory: &Path, port: u16, tls: bool, durable: bool) -> Result<Child, StartError> {
+        let programs = programs().ok_or(StartError::NotInstalled)?;
         let log = directory.join("log");
-        let server = as_user(user, &programs.join("postgres"));
+        let server = as_user(unprivileged_user(), &programs.join("postgres"));
         let mut keeper = Command::new("sh");
         keeper.args(["-c", KEEPER, "sh"]).arg(server.get_program()).args(server.get_args());
-        keeper.arg("-D").arg(data).args(["-p", &port.to_string()]);
+        keeper.arg("-D").arg(directory.join("data")).args(["-p", &port.to_string()]);
         for setting in [
             "listen_addresses=127.0.0.1",
             "unix_socket_directories=",
+            // The machine does not lose its power here.
             "fsync=off",
             "full_page_writes=off",
-            "synchronous_commit=off",
             "max_connections=400",
         ] {
             keeper.args(["-c", setting]);
+        }
+        if !durable {
+            keeper.args(["-c", "synchronous_commit=off"]);
         }
         if tls {
             keeper.args(["-c", "ssl=on"]);
@@ -185,7 +194,7 @@ impl Cluster {
             if text.contains("ready to accept connections")
                 && TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok()
             {
-                return Ok((keeper, port));
+                return Ok(keeper);
             }
             if text.contains("could not bind") {
                 break;
@@ -194,6 +203,52 @@ impl Cluster {
         }
         end(&mut keeper);
         Err(StartError::Silent(std::fs::read_to_string(&log).unwrap_or_default()))
+    }
+
+    /// Ends all its processes at once, as a crash would, and starts it anew at the same address.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`] when it does not come back.
+    pub fn crash_and_restart(&mut self) -> Result<(), StartError> {
+        self.signal("QUIT")?;
+        end(&mut self.keeper);
+        self.keeper = Self::serve(self.directory.path(), self.port, false, self.durable)?;
+        Ok(())
+    }
+
+    /// Stops all its processes where they are: connections stay, and nobody is answered.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`] when they cannot be signalled.
+    pub fn pause(&self) -> Result<(), StartError> {
+        self.signal("STOP")
+    }
+
+    /// Lets a [paused](Self::pause) cluster go on.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`] when its processes cannot be signalled.
+    pub fn resume(&self) -> Result<(), StartError> {
+        self.signal("CONT")
+    }
+
+    /// Sends a signal to the server and to those that it started.
+    fn signal(&self, signal: &str) -> Result<(), StartError> {
+        let file = self.directory.path().join("data/postmaster.pid");
+        let text = std::fs::read_to_string(file)
+            .map_err(|source| StartError::Run { program: "postmaster.pid", source })?;
+        let server = text.lines().next().unwrap_or_default().to_owned();
+        let mut processes = children_of(&server);
+        processes.push(server);
+        // The last of the children may have ended by itself meanwhile: what counts is the server.
+        for process in processes {
+            let sent = Command::new("kill").arg(format!("-{signal}")).arg(process).output();
+            sent.map_err(|source| StartError::Run { program: "kill", source })?;
+        }
+        Ok(())
     }
 
     /// The loopback port that it listens on, by IPv4.
@@ -213,6 +268,23 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         end(&mut self.keeper);
     }
+}
+
+/// The processes whose parent this is.
+fn children_of(parent: &str) -> Vec<String> {
+    let of = |stat: &str| {
+        // The name in parentheses may hold anything; state and parent come after it.
+        let (_, after) = stat.rsplit_once(')')?;
+        Some(after.split_whitespace().nth(1)? == parent)
+    };
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter(|it| {
+            let stat = std::fs::read_to_string(it.path().join("stat")).unwrap_or_default();
+            of(&stat).unwrap_or(false)
+        })
+        .filter_map(|it| it.file_name().into_string().ok())
+        .collect()
 }
 
 fn run(program: &'static str, command: &mut Command) -> Result<(), StartError> {
