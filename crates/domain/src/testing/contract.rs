@@ -191,6 +191,16 @@ async fn provider(store: &Arc<dyn Store>, name: &str) -> ProviderId {
     store.providers().insert(&new, &fixtures::ACTOR).await.unwrap().id
 }
 
+/// The same of this type.
+async fn provider_of_type(store: &Arc<dyn Store>, provider_type: &str, name: &str) -> ProviderId {
+    let new = NewIdentityProvider {
+        provider_type: provider_type.to_owned(),
+        external_id: Some(name.to_owned()),
+        ..fixtures::new_identity_provider()
+    };
+    store.providers().insert(&new, &fixtures::ACTOR).await.unwrap().id
+}
+
 /// A link of this user and account, with the credentials of every fixture.
 fn link(provider_id: ProviderId, user: &str, account: &str) -> Link {
     Link {
@@ -515,6 +525,7 @@ macro_rules! contract_tests {
             of_racing_unlinks_of_the_last_two_ways_in_one_is_refused
             // organization_identities
             an_organization_uses_an_identity_once
+            uses_are_listed_by_provider_type
             a_use_ends_and_the_identity_stays
             a_use_goes_with_its_identity
             a_link_for_an_organization_is_used_by_it
