@@ -766,19 +766,23 @@ async fn take_endpoints(
     use webhook_endpoints as table;
 
     let ids = records.iter().map(|it| it.endpoint.id.0);
-    let by_id = table::table.filter(table::id.eq_any(ids)).select(table::id);
-    let by_id: Vec<i64> = by_id.load(conn).await?;
+    let columns = (table::id, table::url, table::created_at);
+    let by_id = table::table.filter(table::id.eq_any(ids)).select(columns);
+    let by_id: Vec<(i64, String, DateTime<Utc>)> = by_id.load(conn).await?;
     let urls = records.iter().map(|it| it.endpoint.url.as_str());
-    let by_key = table::table.filter(table::url.eq_any(urls)).select((
-        table::url,
-        table::created_at,
-        table::id,
-    ));
-    let by_key: Vec<(String, DateTime<Utc>, i64)> = by_key.load(conn).await?;
+    let by_url = table::table.filter(table::url.eq_any(urls)).select(columns);
+    let by_url: Vec<(i64, String, DateTime<Utc>)> = by_url.load(conn).await?;
+    let all = by_url.iter().chain(&by_id);
     let rows: HashMap<(String, DateTime<Utc>), i64> =
-        by_key.into_iter().map(|(url, at, id)| ((url, at), id)).collect();
+        all.map(|(id, url, at)| ((url.clone(), *at), *id)).collect();
+    let taken: HashSet<i64> = by_id.iter().map(|it| it.0).collect();
+    let by_id: HashMap<(i64, DateTime<Utc>), String> =
+        by_id.into_iter().map(|(id, url, at)| ((id, at), url)).collect();
     let key = |it: &WebhookEndpointRecord| {
-        (it.endpoint.url.as_str().to_owned(), to_microseconds(it.endpoint.created_at))
+        let at = to_microseconds(it.endpoint.created_at);
+        // Under its own id it is the same whatever address it was given since.
+        let own = by_id.get(&(it.endpoint.id.0, at)).cloned();
+        (own.unwrap_or_else(|| it.endpoint.url.as_str().to_owned()), at)
     };
     let mut there: HashSet<_> = rows.keys().cloned().collect();
     let known: Vec<bool> = records
@@ -798,7 +802,7 @@ async fn take_endpoints(
             .filter(|(_, known)| **known)
             .map(|(it, _)| (it.endpoint.id.0, key(it))),
         rows,
-        by_id.into_iter().collect(),
+        taken,
     );
     let mut judged = batch.ids(conn, "webhook_endpoints", &judged).await?.into_iter();
     // Beside another history, a place in that of the archive says nothing.

@@ -333,6 +333,7 @@ macro_rules! contract_tests {
             // archive
             what_was_imported_comes_out_again
             an_import_again_changes_nothing
+            an_endpoint_is_known_again_whatever_its_address
             a_row_whose_id_is_taken_gets_a_new_one
             a_row_that_cannot_be_taken_is_refused_with_its_reason
             records_of_a_batch_are_judged_one_after_the_other

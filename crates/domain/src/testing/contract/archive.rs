@@ -22,8 +22,8 @@ use crate::{
     },
     link_evidence::{LinkEvidence, LinkMethod},
     organization_identity::OrganizationIdentity,
-    ports::{BackOff, DeliveryEnd, FailureClass, ImportSettings, Unlink},
-    revocation::{OrphanedGrant, QueuedRevocation, RevocationStatus},
+    ports::{BackOff, DeliveryEnd, FailureClass, ImportSettings, Unlink, WebhookEndpointUpdate},
+    revocation::{GrantOwner, OrphanedGrant, QueuedRevocation, RevocationStatus},
     secret::{Secret, SecretHash},
     testing::fixtures,
     transfer::{Transfer, TransferItem, TransferObstacle, UndoItem},
@@ -364,6 +364,35 @@ pub async fn an_import_again_changes_nothing(store: &Arc<dyn Store>) {
         assert_eq!(take(store, &telling(), batch).await, unchanged);
     }
     assert_eq!(export(store, true).await, before);
+}
+
+/// An endpoint whose address was changed since is known again under its id, and under another id by
+/// its address; it stays as it is.
+pub async fn an_endpoint_is_known_again_whatever_its_address(store: &Arc<dyn Store>) {
+    let record = endpoint_record(7101, "one", 0);
+    take(store, &telling(), &[Record::WebhookEndpoint(record.clone())]).await;
+    let id = WebhookEndpointId(7101);
+    let moved = WebhookEndpointUpdate {
+        url: Some("https://receiver.example/moved".parse().unwrap()),
+        ..WebhookEndpointUpdate::default()
+    };
+    store.webhooks().update(id, &moved, &fixtures::ACTOR).await.unwrap().unwrap();
+    let before = export(store, true).await;
+    let unchanged = ImportOutcome::Unchanged(id.0);
+    let mut elsewhere = endpoint_record(7109, "moved", 0);
+    elsewhere.endpoint.created_at = record.endpoint.created_at;
+    // Without its secrets it is known, too.
+    let without = WebhookEndpointRecord { secrets: None, ..record.clone() };
+    for same in [record.clone(), elsewhere, without] {
+        let outcomes = take(store, &telling(), &[Record::WebhookEndpoint(same)]).await;
+        assert_eq!(outcomes, [unchanged]);
+    }
+    assert_eq!(export(store, true).await, before);
+    // One that was made at another time is another one, whatever its id says.
+    let mut another = record;
+    another.endpoint.created_at += chrono::TimeDelta::seconds(1);
+    let outcomes = take(store, &telling(), &[Record::WebhookEndpoint(another)]).await;
+    assert!(matches!(outcomes[..], [ImportOutcome::Created(new)] if new != id.0), "{outcomes:?}");
 }
 
 /// An id that is another row's, is not positive or is too great is replaced; a second import finds

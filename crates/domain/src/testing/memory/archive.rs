@@ -241,9 +241,10 @@ impl Rows {
         let mut endpoint = record.endpoint.clone();
         endpoint.created_at = to_microseconds(endpoint.created_at);
         let mut there = self.webhook_endpoints.values().map(|it| &it.endpoint);
-        if let Some(there) =
-            there.find(|it| it.url == endpoint.url && it.created_at == endpoint.created_at)
-        {
+        if let Some(there) = there.find(|it| {
+            // Under its own id it is the same whatever address it was given since.
+            it.created_at == endpoint.created_at && (it.url == endpoint.url || it.id == endpoint.id)
+        }) {
             return ImportOutcome::Unchanged(there.id.0);
         }
         let Some(secrets) = record.secrets.clone() else {
