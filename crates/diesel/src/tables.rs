@@ -188,6 +188,7 @@ macro_rules! tables {
             revocations (id) {
                 id -> BigInt,
                 identity_id -> BigInt,
+                auth_identity_id -> Nullable<BigInt>,
                 provider_id -> BigInt,
                 user_id -> Text,
                 external_id -> Text,

@@ -30,7 +30,7 @@ use symbolon_domain::{
         Archive, ArchiveExport, ArchiveImport, BackOff, FailureClass, ImportSettings,
         RepositoryError, Sealer,
     },
-    revocation::QueuedRevocation,
+    revocation::{GrantOwner, QueuedRevocation},
     transfer::Transfer,
     webhook::DeliveryStatus,
 };
@@ -882,11 +882,11 @@ async fn take_transfers(
     Ok(outcomes)
 }
 
-/// What tells revocations from each other: when, of which identity, and of which account.
-type RevocationKey = (DateTime<Utc>, i64, String);
+/// What tells revocations from each other: when, of what, and of which account.
+type RevocationKey = (DateTime<Utc>, GrantOwner, String);
 
 fn revocation_key(it: &QueuedRevocation) -> RevocationKey {
-    (to_microseconds(it.queued_at), it.identity_id.0, it.external_id.as_str().to_owned())
+    (to_microseconds(it.queued_at), it.owner, it.external_id.as_str().to_owned())
 }
 
 /// What keeps a revocation from being taken that is not there yet.
@@ -911,15 +911,15 @@ async fn take_revocations(
 ) -> Result<Vec<ImportOutcome>, Failure> {
     use revocations as table;
 
-    let columns = (table::id, table::queued_at, table::identity_id, table::external_id);
-    let keyed = |rows: Vec<(i64, DateTime<Utc>, i64, String)>| -> HashMap<RevocationKey, i64> {
-        rows.into_iter().map(|(id, at, identity, account)| ((at, identity, account), id)).collect()
+    let keyed = |rows: Vec<revocation_rows::Row>| -> HashMap<RevocationKey, i64> {
+        rows.iter().map(|it| (it.key(), it.id)).collect()
     };
     let providers = providers_there(conn, records.iter().map(|it| it.queued.provider_id)).await?;
     let ids = records.iter().map(|it| it.queued.id.0);
-    let by_id = table::table.filter(table::id.eq_any(ids)).select(columns);
-    let by_id: Vec<(i64, DateTime<Utc>, i64, String)> = by_id.load(conn).await?;
-    let taken: HashSet<i64> = by_id.iter().map(|it| it.0).collect();
+    let by_id = table::table.filter(table::id.eq_any(ids));
+    let by_id = by_id.select(revocation_rows::Row::as_select());
+    let by_id: Vec<revocation_rows::Row> = by_id.load(conn).await?;
+    let taken: HashSet<i64> = by_id.iter().map(|it| it.id).collect();
     let mut rows = keyed(by_id);
     // Entries stay for ever: one whose id is free was never taken under another.
     let elsewhere: Vec<_> = records
@@ -930,7 +930,8 @@ async fn take_revocations(
         .map(|it| to_microseconds(it.queued_at))
         .collect();
     if !elsewhere.is_empty() {
-        let by_time = table::table.filter(table::queued_at.eq_any(elsewhere)).select(columns);
+        let by_time = table::table.filter(table::queued_at.eq_any(elsewhere));
+        let by_time = by_time.select(revocation_rows::Row::as_select());
         rows.extend(keyed(by_time.load(conn).await?));
     }
     let mut there: HashSet<_> = rows.keys().cloned().collect();
@@ -960,7 +961,8 @@ async fn take_revocations(
         outcomes.push(outcome);
     }
     let queued = || records.iter().map(|it| &it.queued);
-    batch.raise(conn, "identities", queued().map(|it| it.identity_id.0)).await?;
+    let identities = queued().filter_map(|it| it.owner.identity()).map(|it| it.0);
+    batch.raise(conn, "identities", identities).await?;
     batch.raise(conn, "identity_providers", queued().map(|it| it.provider_id.0)).await?;
     insert_all!(conn, table::table, new)?;
     Ok(outcomes)

@@ -518,6 +518,8 @@ macro_rules! contract_tests {
             of_racing_single_sign_on_links_of_one_account_one_user_gets_it
             an_account_for_single_sign_on_is_changed
             accounts_for_single_sign_on_are_listed
+            an_account_for_single_sign_on_that_goes_gives_up_its_grant
+            an_account_for_single_sign_on_that_is_rebound_gives_up_its_grant
             a_users_accounts_for_an_organization_go_together
             // disconnection
             an_organizations_demand_comes_before_the_last_way_in

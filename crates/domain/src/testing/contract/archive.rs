@@ -204,7 +204,7 @@ fn of_transfer(id: i64, from: &str) -> Record {
 fn revocation_record(id: i64, idp: i64) -> RevocationRecord {
     let queued = QueuedRevocation {
         id: RevocationId(id),
-        identity_id: IdentityId(60_000 + id),
+        owner: GrantOwner::Identity(IdentityId(60_000 + id)),
         provider_id: ProviderId(idp),
         user_id: fixtures::user("u"),
         external_id: fixtures::external_id("a"),
@@ -237,6 +237,7 @@ fn of_revocation(id: i64, idp: i64) -> Record {
 fn of_ended_revocation(id: i64) -> Record {
     let mut record = RevocationRecord { grant: None, ..revocation_record(id, 5003) };
     record.queued.status = RevocationStatus::Revoked;
+    record.queued.owner = GrantOwner::AuthIdentity(AuthIdentityId(6601));
     Record::Revocation(Box::new(record))
 }
 
@@ -408,7 +409,7 @@ pub async fn a_row_whose_id_is_taken_gets_a_new_one(store: &Arc<dyn Store>) {
     take(store, &telling(), &[of_transfer(7201, "one")]).await;
     take(store, &telling(), &[of_revocation(7301, 5001)]).await;
     let mut another = revocation_record(7301, 5001);
-    another.queued.identity_id = IdentityId(60_000);
+    another.queued.owner = GrantOwner::Identity(IdentityId(60_000));
     for batch in [
         vec![of_provider(5001, "x"), of_provider(0, "y"), of_provider(KEPT_IDS_END, "z")],
         vec![

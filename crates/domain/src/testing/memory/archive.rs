@@ -17,7 +17,7 @@ use crate::{
     ids::EventId,
     organization_identity::OrganizationIdentity,
     ports::{Archive, ArchiveExport, ArchiveImport, Clock, ImportSettings, RepositoryError},
-    revocation::RevocationStatus,
+    revocation::{GrantOwner, RevocationStatus},
     transfer::Transfer,
     webhook::DeliveryStatus,
 };
@@ -294,7 +294,7 @@ impl Rows {
         let mut there = self.revocations.values().map(|it| &it.queued);
         if let Some(there) = there.find(|it| {
             it.queued_at == queued.queued_at
-                && it.identity_id == queued.identity_id
+                && it.owner == queued.owner
                 && it.external_id == queued.external_id
         }) {
             return ImportOutcome::Unchanged(there.id.0);
@@ -313,7 +313,11 @@ impl Rows {
             _ => {}
         }
         queued.id.0 = self.id_for(queued.id.0, self.revocations.contains_key(&queued.id));
-        self.speaks_of([queued.identity_id.0, queued.provider_id.0].into_iter());
+        let owner = match queued.owner {
+            GrantOwner::Identity(id) => id.0,
+            GrantOwner::AuthIdentity(id) => id.0,
+        };
+        self.speaks_of([owner, queued.provider_id.0].into_iter());
         let waits = queued.status == RevocationStatus::Waiting;
         let (id, generation) = (queued.id, record.generation);
         let row =
