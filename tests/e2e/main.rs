@@ -13,5 +13,6 @@ mod oidc_provider;
 mod parity;
 mod sentry_rpc;
 mod service;
+mod side_by_side;
 mod tls;
 mod webhooks;

@@ -151,6 +151,11 @@ impl Installation {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// Writes a file where commands run.
+    pub(crate) fn write_file(&self, name: &str, text: &str) {
+        std::fs::write(self.directory.path().join(name), text).unwrap();
+    }
+
     /// The replica that browsers reach.
     pub(crate) async fn start(&self) -> Replica {
         self.start_at(self.public).await

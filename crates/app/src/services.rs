@@ -71,6 +71,7 @@ impl Services {
             queue: Arc::clone(&repositories.revocations),
             identities: Arc::clone(&repositories.identities),
             credentials: Arc::clone(&repositories.credentials),
+            auth_identities: Arc::clone(&repositories.auth_identities),
             providers: Arc::clone(&providers),
             clock: Arc::clone(&clock),
             tasks: tasks.clone(),

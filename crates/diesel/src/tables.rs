@@ -64,6 +64,8 @@ macro_rules! tables {
                 identity_id -> Nullable<BigInt>,
                 error -> Nullable<Text>,
                 created_by -> Text,
+                created_for -> Nullable<Text>,
+                created_because -> Nullable<Text>,
                 created_at -> $time,
                 expires_at -> $time,
                 token_hash -> Binary,
@@ -186,6 +188,7 @@ macro_rules! tables {
             revocations (id) {
                 id -> BigInt,
                 identity_id -> BigInt,
+                auth_identity_id -> Nullable<BigInt>,
                 provider_id -> BigInt,
                 user_id -> Text,
                 external_id -> Text,

@@ -9,7 +9,7 @@ use crate::{
     api_key::ApiKey,
     identity::{Identity, text_form},
     identity_provider::IdentityProvider,
-    ids::{ApiKeyId, EventId, IdentityId, OrganizationId, ProviderId, UserId},
+    ids::{ApiKeyId, EventId, IdentityId, OrganizationId, ProviderId, UserId, WebhookEndpointId},
     link_evidence::{LinkEvidence, LinkMethod},
     webhook::{WebhookDelivery, WebhookEndpoint},
 };
@@ -216,6 +216,23 @@ impl NewEvent {
         Self { detail, ..Self::new(EventKind::WebhookDeliveryFailed, actor) }
     }
 
+    /// These deliveries of an endpoint, of these events, are sent again.
+    #[must_use]
+    pub fn of_replayed_deliveries(
+        endpoint: WebhookEndpointId,
+        events: &[EventId],
+        actor: &Actor,
+    ) -> Self {
+        let named: Vec<_> = events.iter().take(MOST_NAMED).map(|it| it.0).collect();
+        let detail = [
+            ("endpoint_id", json!(endpoint.0)),
+            ("replayed", json!(events.len())),
+            ("event_ids", json!(named)),
+        ];
+        let detail = detail.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        Self { detail, ..Self::new(EventKind::WebhookDeliveryReplayed, actor) }
+    }
+
     /// The event as it is kept.
     #[must_use]
     pub fn kept(self, id: EventId, at: DateTime<Utc>) -> Event {
@@ -245,6 +262,9 @@ impl NewEvent {
         }
     }
 }
+
+/// Most events that are named of those that are sent again at once.
+const MOST_NAMED: usize = 100;
 
 /// What an event tells of one state of a thing, by name; never a secret.
 pub type Facts = Map<String, Value>;
@@ -339,6 +359,9 @@ pub enum EventKind {
     WebhookEndpointDeleted,
     /// A webhook was given up after its last retry; `detail` names endpoint and event.
     WebhookDeliveryFailed,
+    /// Webhooks are sent again that were given up or that arrived; `detail` names the endpoint and
+    /// says which and how many.
+    WebhookDeliveryReplayed,
     /// Another system's export was imported; `detail` has what was taken and what was not.
     ImportFinished,
 }
@@ -379,6 +402,7 @@ text_form!(EventKind:
     WebhookEndpointUpdated = "webhook_endpoint.updated",
     WebhookEndpointDeleted = "webhook_endpoint.deleted",
     WebhookDeliveryFailed = "webhook_delivery.failed",
+    WebhookDeliveryReplayed = "webhook_delivery.replayed",
     ImportFinished = "import.finished",
 );
 

@@ -56,6 +56,7 @@
 //!     queue: store.clone(),
 //!     identities: store.clone(),
 //!     credentials: store.clone(),
+//!     auth_identities: store.clone(),
 //!     providers: providers.clone(),
 //!     clock: clock.clone(),
 //!     tasks: tasks.clone(),

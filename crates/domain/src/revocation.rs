@@ -1,4 +1,4 @@
-//! Grants that no identity owns any more, and what is needed to end them at the provider.
+//! Grants that nothing of ours owns any more, and what is needed to end them at the provider.
 
 use std::collections::BTreeMap;
 
@@ -8,23 +8,25 @@ use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use crate::{
+    auth_identity::AuthIdentity,
     credentials::{Credentials, PlainCredentials, UnreadableCredentials},
-    event::Actor,
+    event::{Actor, EventKind, NewEvent},
     identity::{Identity, text_form},
     identity_provider::{IdentityProvider, ProviderOptions, ProviderSecrets},
-    ids::{ExternalId, IdentityId, ProviderId, RevocationId, UserId},
+    ids::{AuthIdentityId, ExternalId, IdentityId, ProviderId, RevocationId, UserId},
+    ports::{Link, SsoSignIn},
     secret::Secret,
 };
 
-/// A grant in the queue: it was taken from an identity, and is to be ended at the provider.
+/// A grant in the queue: it was taken from its owner, and is to be ended at the provider.
 ///
 /// The grant itself lies sealed beside it, and goes when the revocation ends, however it does.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QueuedRevocation {
     /// This entry's own name.
     pub id: RevocationId,
-    /// The identity that had the grant.
-    pub identity_id: IdentityId,
+    /// What had the grant.
+    pub owner: GrantOwner,
     /// Where to end it.
     pub provider_id: ProviderId,
     /// Whose it was.
@@ -43,6 +45,53 @@ pub struct QueuedRevocation {
     pub due_at: DateTime<Utc>,
     /// Why the last attempt failed, in words of ours.
     pub last_error: Option<String>,
+}
+
+/// What had a grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GrantOwner {
+    /// An identity.
+    Identity(IdentityId),
+    /// A user's account for an organization's single sign-on.
+    AuthIdentity(AuthIdentityId),
+}
+
+impl GrantOwner {
+    /// The identity, if it was one.
+    #[must_use]
+    pub fn identity(self) -> Option<IdentityId> {
+        match self {
+            Self::Identity(id) => Some(id),
+            Self::AuthIdentity(_) => None,
+        }
+    }
+
+    /// The account for single sign-on, if it was one.
+    #[must_use]
+    pub fn auth_identity(self) -> Option<AuthIdentityId> {
+        match self {
+            Self::Identity(_) => None,
+            Self::AuthIdentity(id) => Some(id),
+        }
+    }
+}
+
+impl QueuedRevocation {
+    /// What the event log is told of it; `detail` is what more there is to say.
+    #[must_use]
+    pub fn told(&self, about: EventKind, mut detail: Map<String, Value>) -> NewEvent {
+        detail.insert("revocation_id".to_owned(), self.id.0.into());
+        if let Some(id) = self.owner.auth_identity() {
+            detail.insert("auth_identity_id".to_owned(), id.0.into());
+        }
+        NewEvent {
+            identity_id: self.owner.identity(),
+            provider_id: Some(self.provider_id),
+            user_id: Some(self.user_id.clone()),
+            detail,
+            ..NewEvent::new(about, &self.actor)
+        }
+    }
 }
 
 /// How far a revocation got.
@@ -162,10 +211,25 @@ struct PlainProvider {
 /// with one token ([RFC 7009 §2.1](https://www.rfc-editor.org/rfc/rfc7009#section-2.1)), and where
 /// it keeps one grant per user and client, the new credentials are of the same.
 #[must_use]
-pub fn is_orphaned_by(replaced: &Identity, link: &crate::ports::Link) -> bool {
-    let same_account = replaced.external_id == link.external_id
-        || link.legacy_id.as_ref() == Some(&replaced.external_id);
-    !(same_account && link.credentials.is_some())
+pub fn is_orphaned_by(replaced: &Identity, link: &Link) -> bool {
+    let names = (&link.external_id, link.legacy_id.as_ref());
+    is_orphaned(&replaced.external_id, names, link.credentials.is_some())
+}
+
+/// The same of an account for single sign-on, when a sign-in replaces its credentials.
+#[must_use]
+pub fn is_orphaned_by_sign_in(replaced: &AuthIdentity, sign_in: &SsoSignIn) -> bool {
+    let names = (&sign_in.ident, sign_in.legacy_ident.as_ref());
+    is_orphaned(&replaced.ident, names, sign_in.credentials.is_some())
+}
+
+fn is_orphaned(
+    replaced: &ExternalId,
+    (name, legacy): (&ExternalId, Option<&ExternalId>),
+    has_new_credentials: bool,
+) -> bool {
+    let same_account = replaced == name || Some(replaced) == legacy;
+    !(same_account && has_new_credentials)
 }
 
 #[cfg(test)]

@@ -143,11 +143,6 @@ impl ApiError {
         }
     }
 
-    /// Whether it says that there is no such thing.
-    pub(crate) fn is_not_found(&self) -> bool {
-        self.status == StatusCode::NOT_FOUND
-    }
-
     /// How long to wait before the next try, in whole seconds, at least one.
     pub(crate) fn retry_after_seconds(&self) -> Option<u64> {
         let wait = self.retry_after?;

@@ -449,11 +449,11 @@ async fn list_webhook_deliveries(
 )]
 async fn replay_webhook_delivery(
     State(routes): State<WebhookRoutes>,
-    _caller: Unlimited<Admin>,
+    caller: Unlimited<Admin>,
     IdAndId(id, delivery): IdAndId,
 ) -> Result<Json<DeliveryBody>, ApiError> {
     let (id, delivery) = (WebhookEndpointId(id), WebhookDeliveryId(delivery));
-    let replayed = routes.webhooks.webhooks.replay(id, delivery).await?;
+    let replayed = routes.webhooks.webhooks.replay(id, delivery, &caller.actor()).await?;
     Ok(Json(replayed.ok_or(Error::NotFound("delivery"))?.into()))
 }
 
@@ -479,11 +479,11 @@ struct ReplayedBody {
 )]
 async fn replay_dead_webhook_deliveries(
     State(routes): State<WebhookRoutes>,
-    _caller: Unlimited<Admin>,
+    caller: Unlimited<Admin>,
     Id(id): Id,
 ) -> Result<Json<ReplayedBody>, ApiError> {
     let id = WebhookEndpointId(id);
     routes.webhooks.webhooks.find(id).await?.ok_or(Error::NotFound("webhook"))?;
-    let replayed = routes.webhooks.webhooks.replay_dead(id).await?;
+    let replayed = routes.webhooks.webhooks.replay_dead(id, &caller.actor()).await?;
     Ok(Json(ReplayedBody { replayed }))
 }

@@ -14,6 +14,7 @@ use symbolon_domain::{
     ids::{AuthProviderId, IdentityId, ProviderId},
     page::PageRequest,
     ports::{Archive, EventFilter, EventLog, ImportSettings},
+    revocation::GrantOwner,
 };
 use tokio::sync::mpsc;
 
@@ -243,8 +244,9 @@ impl Known {
             }
             Record::Revocation(it) => {
                 let (waits, queued) = (it.grant.as_ref(), &mut it.queued);
-                let identity = &mut queued.identity_id.0;
-                *identity = self.identities.get(*identity).unwrap_or(*identity);
+                if let GrantOwner::Identity(identity) = &mut queued.owner {
+                    identity.0 = self.identities.get(identity.0).unwrap_or(identity.0);
+                }
                 let provider = &mut queued.provider_id.0;
                 *provider = match waits {
                     Some(grant) if grant.provider.is_none() => {

@@ -30,7 +30,7 @@ use symbolon_domain::{
         Archive, ArchiveExport, ArchiveImport, BackOff, FailureClass, ImportSettings,
         RepositoryError, Sealer,
     },
-    revocation::QueuedRevocation,
+    revocation::{GrantOwner, QueuedRevocation},
     transfer::Transfer,
     webhook::DeliveryStatus,
 };
@@ -766,19 +766,23 @@ async fn take_endpoints(
     use webhook_endpoints as table;
 
     let ids = records.iter().map(|it| it.endpoint.id.0);
-    let by_id = table::table.filter(table::id.eq_any(ids)).select(table::id);
-    let by_id: Vec<i64> = by_id.load(conn).await?;
+    let columns = (table::id, table::url, table::created_at);
+    let by_id = table::table.filter(table::id.eq_any(ids)).select(columns);
+    let by_id: Vec<(i64, String, DateTime<Utc>)> = by_id.load(conn).await?;
     let urls = records.iter().map(|it| it.endpoint.url.as_str());
-    let by_key = table::table.filter(table::url.eq_any(urls)).select((
-        table::url,
-        table::created_at,
-        table::id,
-    ));
-    let by_key: Vec<(String, DateTime<Utc>, i64)> = by_key.load(conn).await?;
+    let by_url = table::table.filter(table::url.eq_any(urls)).select(columns);
+    let by_url: Vec<(i64, String, DateTime<Utc>)> = by_url.load(conn).await?;
+    let all = by_url.iter().chain(&by_id);
     let rows: HashMap<(String, DateTime<Utc>), i64> =
-        by_key.into_iter().map(|(url, at, id)| ((url, at), id)).collect();
+        all.map(|(id, url, at)| ((url.clone(), *at), *id)).collect();
+    let taken: HashSet<i64> = by_id.iter().map(|it| it.0).collect();
+    let by_id: HashMap<(i64, DateTime<Utc>), String> =
+        by_id.into_iter().map(|(id, url, at)| ((id, at), url)).collect();
     let key = |it: &WebhookEndpointRecord| {
-        (it.endpoint.url.as_str().to_owned(), to_microseconds(it.endpoint.created_at))
+        let at = to_microseconds(it.endpoint.created_at);
+        // Under its own id it is the same whatever address it was given since.
+        let own = by_id.get(&(it.endpoint.id.0, at)).cloned();
+        (own.unwrap_or_else(|| it.endpoint.url.as_str().to_owned()), at)
     };
     let mut there: HashSet<_> = rows.keys().cloned().collect();
     let known: Vec<bool> = records
@@ -798,7 +802,7 @@ async fn take_endpoints(
             .filter(|(_, known)| **known)
             .map(|(it, _)| (it.endpoint.id.0, key(it))),
         rows,
-        by_id.into_iter().collect(),
+        taken,
     );
     let mut judged = batch.ids(conn, "webhook_endpoints", &judged).await?.into_iter();
     // Beside another history, a place in that of the archive says nothing.
@@ -878,11 +882,11 @@ async fn take_transfers(
     Ok(outcomes)
 }
 
-/// What tells revocations from each other: when, of which identity, and of which account.
-type RevocationKey = (DateTime<Utc>, i64, String);
+/// What tells revocations from each other: when, of what, and of which account.
+type RevocationKey = (DateTime<Utc>, GrantOwner, String);
 
 fn revocation_key(it: &QueuedRevocation) -> RevocationKey {
-    (to_microseconds(it.queued_at), it.identity_id.0, it.external_id.as_str().to_owned())
+    (to_microseconds(it.queued_at), it.owner, it.external_id.as_str().to_owned())
 }
 
 /// What keeps a revocation from being taken that is not there yet.
@@ -907,15 +911,15 @@ async fn take_revocations(
 ) -> Result<Vec<ImportOutcome>, Failure> {
     use revocations as table;
 
-    let columns = (table::id, table::queued_at, table::identity_id, table::external_id);
-    let keyed = |rows: Vec<(i64, DateTime<Utc>, i64, String)>| -> HashMap<RevocationKey, i64> {
-        rows.into_iter().map(|(id, at, identity, account)| ((at, identity, account), id)).collect()
+    let keyed = |rows: Vec<revocation_rows::Row>| -> HashMap<RevocationKey, i64> {
+        rows.iter().map(|it| (it.key(), it.id)).collect()
     };
     let providers = providers_there(conn, records.iter().map(|it| it.queued.provider_id)).await?;
     let ids = records.iter().map(|it| it.queued.id.0);
-    let by_id = table::table.filter(table::id.eq_any(ids)).select(columns);
-    let by_id: Vec<(i64, DateTime<Utc>, i64, String)> = by_id.load(conn).await?;
-    let taken: HashSet<i64> = by_id.iter().map(|it| it.0).collect();
+    let by_id = table::table.filter(table::id.eq_any(ids));
+    let by_id = by_id.select(revocation_rows::Row::as_select());
+    let by_id: Vec<revocation_rows::Row> = by_id.load(conn).await?;
+    let taken: HashSet<i64> = by_id.iter().map(|it| it.id).collect();
     let mut rows = keyed(by_id);
     // Entries stay for ever: one whose id is free was never taken under another.
     let elsewhere: Vec<_> = records
@@ -926,7 +930,8 @@ async fn take_revocations(
         .map(|it| to_microseconds(it.queued_at))
         .collect();
     if !elsewhere.is_empty() {
-        let by_time = table::table.filter(table::queued_at.eq_any(elsewhere)).select(columns);
+        let by_time = table::table.filter(table::queued_at.eq_any(elsewhere));
+        let by_time = by_time.select(revocation_rows::Row::as_select());
         rows.extend(keyed(by_time.load(conn).await?));
     }
     let mut there: HashSet<_> = rows.keys().cloned().collect();
@@ -956,7 +961,8 @@ async fn take_revocations(
         outcomes.push(outcome);
     }
     let queued = || records.iter().map(|it| &it.queued);
-    batch.raise(conn, "identities", queued().map(|it| it.identity_id.0)).await?;
+    let identities = queued().filter_map(|it| it.owner.identity()).map(|it| it.0);
+    batch.raise(conn, "identities", identities).await?;
     batch.raise(conn, "identity_providers", queued().map(|it| it.provider_id.0)).await?;
     insert_all!(conn, table::table, new)?;
     Ok(outcomes)

@@ -17,13 +17,14 @@ use symbolon_domain::{
         AuthIdentityFilter, AuthIdentityOutcome, AuthIdentityRepository, AuthIdentityUpdate, Place,
         RepositoryError, Sealer, SsoOutcome, SsoSignIn, SsoUnlink, SsoUnlinkOutcome, Taken,
     },
+    revocation::is_orphaned_by_sign_in,
 };
 
 use super::{
     Conn, Db, RACES, Store, auth_providers, events,
     identities::login_identities,
     identity_row::{open, seal},
-    in_transaction, link_sessions, locked,
+    in_transaction, link_sessions, locked, revocations,
     schema::{auth_identities, auth_providers as providers},
     time,
 };
@@ -188,23 +189,38 @@ async fn log(
     Ok(events::insert(conn, &event).await?)
 }
 
-async fn told_gone(
+/// Tells of rows that are gone, and queues their grants.
+async fn gone(
     conn: &mut Conn,
+    sealer: &dyn Sealer,
     rows: Vec<Row>,
     of: &AuthProvider,
     actor: &Actor,
 ) -> Result<u64, Failure> {
     let count = rows.len() as u64;
     for row in rows {
-        let identity = row.identity()?;
-        log(conn, EventKind::AuthIdentityUnlinked, actor, of, Some(&identity), None).await?;
+        let identity = tell_of_removal(conn, &row, of, actor).await?;
+        let held = (&identity, row.open(sealer).ok());
+        revocations::queue_account(conn, sealer, held, of, actor).await?;
     }
     Ok(count)
+}
+
+async fn tell_of_removal(
+    conn: &mut Conn,
+    row: &Row,
+    of: &AuthProvider,
+    actor: &Actor,
+) -> Result<AuthIdentity, Failure> {
+    let identity = row.identity()?;
+    log(conn, EventKind::AuthIdentityUnlinked, actor, of, Some(&identity), None).await?;
+    Ok(identity)
 }
 
 /// Deletes every account of a single sign-on, each with its event.
 pub(crate) async fn delete_of(
     conn: &mut Conn,
+    sealer: &dyn Sealer,
     provider: &AuthProvider,
     actor: &Actor,
 ) -> Result<u64, Failure> {
@@ -213,7 +229,7 @@ pub(crate) async fn delete_of(
         .returning(Row::as_returning())
         .get_results(conn)
         .await?;
-    told_gone(conn, rows, provider, actor).await
+    gone(conn, sealer, rows, provider, actor).await
 }
 
 /// One sign-in or link under way, in its transaction.
@@ -270,7 +286,9 @@ impl SigningIn<'_> {
             (Some(row), None) | (None, Some(row)) => self.rebind(row, user).await?,
             (Some(own), Some(account)) => {
                 diesel::delete(auth_identities::table.find(account.id)).execute(self.conn).await?;
-                told_gone(self.conn, vec![account], &self.provider, &self.sign_in.actor).await?;
+                let (of, actor) = (&self.provider, &self.sign_in.actor);
+                tell_of_removal(self.conn, &account, of, actor).await?;
+                self.queue(&account).await?;
                 self.rebind(own, user).await?
             }
         };
@@ -326,8 +344,20 @@ impl SigningIn<'_> {
         Ok(identity)
     }
 
+    /// Queues what a row held, unless its account stays linked with new credentials.
+    async fn queue(&mut self, row: &Row) -> Result<(), Failure> {
+        let identity = row.identity()?;
+        if is_orphaned_by_sign_in(&identity, self.sign_in) {
+            let held = (&identity, row.open(self.sealer).ok());
+            let (of, actor) = (&self.provider, &self.sign_in.actor);
+            revocations::queue_account(self.conn, self.sealer, held, of, actor).await?;
+        }
+        Ok(())
+    }
+
     async fn rebind(&mut self, mut row: Row, user: &UserId) -> Result<AuthIdentity, Failure> {
         let before = row.identity()?;
+        self.queue(&row).await?;
         row.rebind(self.sealer, user, self.sign_in, self.now)?;
         save(self.conn, &row).await?;
         let identity = row.identity()?;
@@ -377,7 +407,11 @@ async fn sign_in(
     Ok(outcome)
 }
 
-async fn unlink(conn: &mut Conn, unlink: &SsoUnlink) -> Result<SsoUnlinkOutcome, Failure> {
+async fn unlink(
+    conn: &mut Conn,
+    sealer: &dyn Sealer,
+    unlink: &SsoUnlink,
+) -> Result<SsoUnlinkOutcome, Failure> {
     let SsoUnlink { id, user_id, guard, actor } = unlink;
     let row = auth_identities::table.find(id.0).select(Row::as_select());
     let row: Option<Row> = row.first(conn).await.optional()?;
@@ -403,7 +437,7 @@ async fn unlink(conn: &mut Conn, unlink: &SsoUnlink) -> Result<SsoUnlinkOutcome,
     }
     diesel::delete(auth_identities::table.find(id.0)).execute(conn).await?;
     let identity = row.identity()?;
-    log(conn, EventKind::AuthIdentityUnlinked, actor, &of, Some(&identity), None).await?;
+    gone(conn, sealer, vec![row], &of, actor).await?;
     Ok(SsoUnlinkOutcome::Unlinked(identity))
 }
 
@@ -436,6 +470,37 @@ async fn update(
     log(conn, kind, &update.actor, &of, Some(&before), Some(&after)).await?;
     Ok(AuthIdentityOutcome::Updated(after))
 }
+
+/// The query of a list; its plan is what the tests look at.
+pub(crate) fn list_query(filter: &AuthIdentityFilter, page: PageRequest) -> Listed<'_> {
+    let mut query = auth_identities::table.select(Row::as_select()).into_boxed::<Db>();
+    if let Some(organization) = &filter.organization_id {
+        let of = providers::table
+            .filter(providers::organization_id.eq(organization.as_str()))
+            .select(providers::id);
+        query = query.filter(auth_identities::auth_provider_id.eq_any(of));
+    }
+    if let Some(id) = filter.auth_provider_id {
+        query = query.filter(auth_identities::auth_provider_id.eq(id.0));
+    }
+    if let Some(id) = filter.provider_id {
+        let of = providers::table.filter(providers::provider_id.eq(id.0)).select(providers::id);
+        query = query.filter(auth_identities::auth_provider_id.eq_any(of));
+    }
+    if let Some(user) = &filter.user_id {
+        query = query.filter(auth_identities::user_id.eq(user.as_str()));
+    }
+    if let Some(ident) = &filter.ident {
+        query = query.filter(auth_identities::ident.eq(ident.as_str()));
+    }
+    if let Some(after) = page.after {
+        query = query.filter(auth_identities::id.gt(after));
+    }
+    query.order(auth_identities::id).limit(i64::from(page.limit) + 1)
+}
+
+type Listed<'a> =
+    auth_identities::BoxedQuery<'a, Db, diesel::dsl::SqlTypeOf<diesel::dsl::AsSelect<Row, Db>>>;
 
 /// Runs a transaction until it loses no race.
 macro_rules! until_settled {
@@ -476,31 +541,8 @@ impl AuthIdentityRepository for Store {
         filter: &AuthIdentityFilter,
         page: PageRequest,
     ) -> Result<Page<AuthIdentity>, RepositoryError> {
-        let mut query = auth_identities::table.select(Row::as_select()).into_boxed::<Db>();
-        if let Some(organization) = &filter.organization_id {
-            let of = providers::table
-                .filter(providers::organization_id.eq(organization.as_str()))
-                .select(providers::id);
-            query = query.filter(auth_identities::auth_provider_id.eq_any(of));
-        }
-        if let Some(id) = filter.auth_provider_id {
-            query = query.filter(auth_identities::auth_provider_id.eq(id.0));
-        }
-        if let Some(user) = &filter.user_id {
-            query = query.filter(auth_identities::user_id.eq(user.as_str()));
-        }
-        if let Some(ident) = &filter.ident {
-            query = query.filter(auth_identities::ident.eq(ident.as_str()));
-        }
-        if let Some(after) = page.after {
-            query = query.filter(auth_identities::id.gt(after));
-        }
-        let rows: Vec<Row> = query
-            .order(auth_identities::id)
-            .limit(i64::from(page.limit) + 1)
-            .load(&mut *self.reader().await?)
-            .await
-            .map_err(Failure::from)?;
+        let conn = &mut *self.reader().await?;
+        let rows: Vec<Row> = list_query(filter, page).load(conn).await.map_err(Failure::from)?;
         let found = rows.iter().map(Row::identity).collect::<Result<_, _>>()?;
         Ok(Page::cut(found, page.limit, |it: &AuthIdentity| it.id.0))
     }
@@ -521,7 +563,7 @@ impl AuthIdentityRepository for Store {
     }
 
     async fn unlink(&self, asked: &SsoUnlink) -> Result<SsoUnlinkOutcome, RepositoryError> {
-        until_settled!(self, async |conn| unlink(conn, asked).await)
+        until_settled!(self, async |conn| unlink(conn, &*self.sealer, asked).await)
     }
 
     async fn delete_for(
@@ -547,7 +589,7 @@ impl AuthIdentityRepository for Store {
                     .filter(auth_identities::user_id.eq(user.as_str()));
                 let rows: Vec<Row> =
                     diesel::delete(meant).returning(Row::as_returning()).get_results(conn).await?;
-                count += told_gone(conn, rows, &of, actor).await?;
+                count += gone(conn, &*self.sealer, rows, &of, actor).await?;
             }
             Ok(count)
         })

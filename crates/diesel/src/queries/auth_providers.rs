@@ -10,7 +10,7 @@ use symbolon_domain::{
     page::{Page, PageRequest},
     ports::{
         AuthProviderFilter, AuthProviderRepository, AuthProviderUpdate, NewAuthProvider,
-        RepositoryError,
+        RepositoryError, Sealer,
     },
 };
 
@@ -109,25 +109,27 @@ pub(crate) async fn count_at(conn: &mut Conn, provider: ProviderId) -> Result<u6
 /// Deletes the single sign-ons with a provider instance, and their accounts, each with its event.
 pub(crate) async fn delete_at(
     conn: &mut Conn,
+    sealer: &dyn Sealer,
     provider: ProviderId,
     actor: &Actor,
 ) -> Result<(), Failure> {
     let at = auth_providers::table.filter(auth_providers::provider_id.eq(provider.0));
     let ids: Vec<i64> = at.order(auth_providers::id).select(auth_providers::id).load(conn).await?;
     for id in ids {
-        delete(conn, AuthProviderId(id), actor).await?;
+        delete(conn, sealer, AuthProviderId(id), actor).await?;
     }
     Ok(())
 }
 
 async fn delete(
     conn: &mut Conn,
+    sealer: &dyn Sealer,
     id: AuthProviderId,
     actor: &Actor,
 ) -> Result<Option<u64>, Failure> {
     // Whoever links an account for it waits until it is gone.
     let Some(provider) = find_locked(conn, id).await? else { return Ok(None) };
-    let count = auth_identities::delete_of(conn, &provider, actor).await?;
+    let count = auth_identities::delete_of(conn, sealer, &provider, actor).await?;
     diesel::delete(auth_providers::table.find(id.0)).execute(conn).await?;
     let kind = EventKind::AuthProviderDeleted;
     let mut event = NewEvent::of_auth_provider(kind, actor, Some(&provider), None);
@@ -248,7 +250,9 @@ impl AuthProviderRepository for Store {
         actor: &Actor,
     ) -> Result<Option<u64>, RepositoryError> {
         for _ in 0..RACES {
-            let deleted = in_transaction!(self, async |conn| delete(conn, id, actor).await);
+            let deleted = in_transaction!(self, async |conn| {
+                delete(conn, &*self.sealer, id, actor).await
+            });
             match deleted {
                 // Somebody linked an account in between.
                 Err(failure) if failure.is_race() => {}

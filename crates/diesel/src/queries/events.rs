@@ -141,13 +141,7 @@ impl EventLog for Store {
     ) -> Result<Page<Event>, RepositoryError> {
         let conn = &mut *self.reader().await?;
         sequence(conn).await.map_err(Failure::from)?;
-        let rows: Vec<Row> = meant(filter)
-            .filter(events::seq.gt(page.after.unwrap_or(0)))
-            .order(events::seq)
-            .limit(i64::from(page.limit) + 1)
-            .load(conn)
-            .await
-            .map_err(Failure::from)?;
+        let rows: Vec<Row> = list_query(filter, page).load(conn).await.map_err(Failure::from)?;
         let events = rows.into_iter().map(Event::try_from).collect::<Result<_, _>>()?;
         Ok(Page::cut(events, page.limit, |it: &Event| it.id.0))
     }
@@ -155,10 +149,22 @@ impl EventLog for Store {
     async fn find_last(&self, filter: &EventFilter) -> Result<Option<Event>, RepositoryError> {
         let conn = &mut *self.reader().await?;
         sequence(conn).await.map_err(Failure::from)?;
-        let last = meant(filter).order(events::seq.desc()).limit(1);
-        let rows: Vec<Row> = last.load(conn).await.map_err(Failure::from)?;
+        let rows: Vec<Row> = last_query(filter).load(conn).await.map_err(Failure::from)?;
         Ok(rows.into_iter().next().map(Event::try_from).transpose()?)
     }
+}
+
+/// The query of a list; its plan is what the tests look at.
+pub(crate) fn list_query(filter: &EventFilter, page: PageRequest) -> Meant<'_> {
+    meant(filter)
+        .filter(events::seq.gt(page.after.unwrap_or(0)))
+        .order(events::seq)
+        .limit(i64::from(page.limit) + 1)
+}
+
+/// The query of the last event.
+pub(crate) fn last_query(filter: &EventFilter) -> Meant<'_> {
+    meant(filter).order(events::seq.desc()).limit(1)
 }
 
 /// The events that a filter means and that have their place.
@@ -186,4 +192,5 @@ fn meant(filter: &EventFilter) -> Meant<'_> {
     query
 }
 
-type Meant<'a> = events::BoxedQuery<'a, Db, diesel::dsl::SqlTypeOf<diesel::dsl::AsSelect<Row, Db>>>;
+pub(crate) type Meant<'a> =
+    events::BoxedQuery<'a, Db, diesel::dsl::SqlTypeOf<diesel::dsl::AsSelect<Row, Db>>>;

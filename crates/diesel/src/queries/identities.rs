@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
@@ -417,8 +419,9 @@ impl IdentityRepository for Store {
     }
 }
 
-/// The same list in parts that each know their provider instance, where the filter names one by
-/// its external id: no more parts than there are types.
+/// The same list in parts that an index answers each: by instance, where the filter says more than
+/// one thing of the provider instances or names them by their external id, and by type, where
+/// nothing but the caller's limits tells which rows are few. No more parts than there are types.
 ///
 /// As a join, the database would read every identity in id order until it had found a page of
 /// them.
@@ -426,17 +429,23 @@ pub(crate) async fn list_parts(
     conn: &mut Conn,
     filter: &IdentityFilter,
 ) -> QueryResult<Vec<IdentityFilter>> {
+    let named = filter.provider_external_id.is_some() || filter.provider_has_no_external_id;
+    let typed = filter.provider_type.is_some() || filter.provider_types.is_some();
+    if !named && !(typed && filter.provider_id.is_some()) {
+        return Ok(parts_by_type(filter));
+    }
     let mut providers = identity_providers::table.select(identity_providers::id).into_boxed::<Db>();
-    match (&filter.provider_external_id, filter.provider_has_no_external_id) {
-        (None, false) => return Ok(vec![filter.clone()]),
-        (Some(_), true) => return Ok(Vec::new()),
-        (Some(external_id), false) => {
-            providers = providers.filter(identity_providers::external_id.eq(external_id));
-        }
-        (None, true) => providers = providers.filter(identity_providers::external_id.is_null()),
+    if let Some(external_id) = &filter.provider_external_id {
+        providers = providers.filter(identity_providers::external_id.eq(external_id));
+    }
+    if filter.provider_has_no_external_id {
+        providers = providers.filter(identity_providers::external_id.is_null());
     }
     if let Some(provider_type) = &filter.provider_type {
         providers = providers.filter(identity_providers::provider_type.eq(provider_type));
+    }
+    if let Some(types) = &filter.provider_types {
+        providers = providers.filter(identity_providers::provider_type.eq_any(types));
     }
     if let Some(id) = filter.provider_id {
         providers = providers.filter(identity_providers::id.eq(id.0));
@@ -446,9 +455,33 @@ pub(crate) async fn list_parts(
         provider_id: Some(ProviderId(id)),
         provider_external_id: None,
         provider_has_no_external_id: false,
+        provider_type: None,
+        provider_types: None,
         ..filter.clone()
     };
     Ok(ids.into_iter().map(part).collect())
+}
+
+/// The list in one part for each type that the caller is limited to.
+fn parts_by_type(filter: &IdentityFilter) -> Vec<IdentityFilter> {
+    let Some(types) = &filter.provider_types else { return vec![filter.clone()] };
+    let of = |provider_type: &String| IdentityFilter {
+        provider_type: Some(provider_type.clone()),
+        provider_types: None,
+        ..filter.clone()
+    };
+    if let Some(asked) = &filter.provider_type {
+        return types.iter().find(|it| *it == asked).map(of).into_iter().collect();
+    }
+    let few = filter.id.is_some()
+        || filter.user_id.is_some()
+        || filter.external_id.is_some()
+        || filter.external_ids.is_some();
+    if few {
+        return vec![filter.clone()];
+    }
+    // A type that is named twice is one.
+    types.iter().collect::<BTreeSet<_>>().into_iter().map(of).collect()
 }
 
 /// The query of one part of a list; its plan is what the tests look at.
@@ -477,10 +510,7 @@ pub(crate) fn list_query(
         query = query.filter(identities::idp_type.eq_any(vec![provider_type]));
     }
     if let Some(types) = filter.provider_types.clone() {
-        let providers = identity_providers::table
-            .filter(identity_providers::provider_type.eq_any(types))
-            .select(identity_providers::id);
-        query = query.filter(identities::idp_id.eq_any(providers));
+        query = query.filter(identities::idp_type.eq_any(types));
     }
     if let Some(organization) = &filter.organization_id {
         let of = organization_identities::organization_id.eq(organization.as_str().to_owned());

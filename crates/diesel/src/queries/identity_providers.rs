@@ -374,7 +374,7 @@ impl IdentityProviderRepository for Store {
                         return Ok(ProviderDeletion::InUse(count));
                     }
                 }
-                auth_providers::delete_at(conn, id, actor).await?;
+                auth_providers::delete_at(conn, &*self.sealer, id, actor).await?;
                 let count = identities::delete_at(conn, &*self.sealer, id, actor).await?;
                 revocations::keep_provider(conn, &*self.sealer, &provider, secrets).await?;
                 diesel::delete(table::table.find(id.0)).execute(conn).await?;

@@ -5,7 +5,7 @@ use diesel_async::RunQueryDsl;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use symbolon_domain::{
-    event::{EventKind, NewEvent, Who},
+    event::{EventKind, NewEvent},
     ids::{IdentityId, LinkSessionId, OrganizationId, ProviderId, UserId},
     link_session::{
         Attempt, AttemptProof, CompletionClaim, LinkFailure, LinkSession, LinkSessionStatus,
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     failure::Failure,
-    values::{hash, object, parsed, texts},
+    values::{actor, hash, object, parsed, texts},
 };
 
 #[derive(Queryable, Selectable)]
@@ -42,6 +42,8 @@ struct Row {
     identity_id: Option<i64>,
     error: Option<String>,
     created_by: String,
+    created_for: Option<String>,
+    created_because: Option<String>,
     created_at: DateTime<Utc>,
     expires_at: DateTime<Utc>,
 }
@@ -83,7 +85,7 @@ impl Row {
             },
             identity_id: self.identity_id.map(IdentityId),
             error: self.error.map(|it| parsed(&it, LinkFailure::parse)).transpose()?,
-            created_by: parsed(&self.created_by, Who::parse)?.into(),
+            created_by: actor(&self.created_by, self.created_for, self.created_because)?,
             created_at: self.created_at,
             expires_at: self.expires_at,
         })
@@ -270,6 +272,12 @@ impl LinkSessionRepository for Store {
                     link_sessions::identity_id.eq(session.identity_id.map(|it| it.0)),
                     link_sessions::error.eq(session.error.map(LinkFailure::as_str)),
                     link_sessions::created_by.eq(session.created_by.who.to_string()),
+                    link_sessions::created_for.eq(session
+                        .created_by
+                        .acting_user
+                        .as_ref()
+                        .map(UserId::as_str)),
+                    link_sessions::created_because.eq(&session.created_by.reason),
                     link_sessions::created_at.eq(to_microseconds(session.created_at)),
                     link_sessions::expires_at.eq(to_microseconds(session.expires_at)),
                     link_sessions::token_hash.eq(new.token.0.as_slice()),

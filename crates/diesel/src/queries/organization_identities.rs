@@ -116,6 +116,32 @@ async fn find_identity(conn: &mut Conn, id: IdentityId) -> Result<Option<Identit
     row.map(Identity::try_from).transpose()
 }
 
+/// The query of a list; its plan is what the tests look at.
+pub(crate) fn list_query(filter: &OrganizationIdentityFilter, page: PageRequest) -> Listed<'_> {
+    let mut query = organization_identities::table.select(Row::as_select()).into_boxed::<Db>();
+    if let Some(of) = &filter.organization_id {
+        query = query.filter(organization_identities::organization_id.eq(of.as_str()));
+    }
+    if let Some(id) = filter.identity_id {
+        query = query.filter(organization_identities::identity_id.eq(id.0));
+    }
+    if let Some(types) = &filter.provider_types {
+        let at = identities::table.filter(identities::idp_type.eq_any(types));
+        let at = at.select(identities::id);
+        query = query.filter(organization_identities::identity_id.eq_any(at));
+    }
+    if let Some(after) = page.after {
+        query = query.filter(organization_identities::id.gt(after));
+    }
+    query.order(organization_identities::id).limit(i64::from(page.limit) + 1)
+}
+
+type Listed<'a> = organization_identities::BoxedQuery<
+    'a,
+    Db,
+    diesel::dsl::SqlTypeOf<diesel::dsl::AsSelect<Row, Db>>,
+>;
+
 #[async_trait]
 impl OrganizationIdentityRepository for Store {
     async fn attach(
@@ -170,22 +196,8 @@ impl OrganizationIdentityRepository for Store {
         filter: &OrganizationIdentityFilter,
         page: PageRequest,
     ) -> Result<Page<OrganizationIdentity>, RepositoryError> {
-        let mut query = organization_identities::table.select(Row::as_select()).into_boxed::<Db>();
-        if let Some(of) = &filter.organization_id {
-            query = query.filter(organization_identities::organization_id.eq(of.as_str()));
-        }
-        if let Some(id) = filter.identity_id {
-            query = query.filter(organization_identities::identity_id.eq(id.0));
-        }
-        if let Some(after) = page.after {
-            query = query.filter(organization_identities::id.gt(after));
-        }
-        let rows: Vec<Row> = query
-            .order(organization_identities::id)
-            .limit(i64::from(page.limit) + 1)
-            .load(&mut *self.reader().await?)
-            .await
-            .map_err(Failure::from)?;
+        let conn = &mut *self.reader().await?;
+        let rows: Vec<Row> = list_query(filter, page).load(conn).await.map_err(Failure::from)?;
         let found =
             rows.into_iter().map(OrganizationIdentity::try_from).collect::<Result<_, _>>()?;
         Ok(Page::cut(found, page.limit, |it: &OrganizationIdentity| it.id.0))

@@ -7,16 +7,18 @@ use diesel_async::RunQueryDsl;
 use serde_json::{Map, Value, json};
 use symbolon_domain::{
     archive::RevocationRecord,
+    auth_identity::AuthIdentity,
+    auth_provider::AuthProvider,
     credentials::Credentials,
     event::{Actor, EventKind, NewEvent},
     identity_provider::{IdentityProvider, ProviderSecrets},
-    ids::{IdentityId, ProviderId, RevocationId, UserId},
+    ids::{AuthIdentityId, ExternalId, IdentityId, ProviderId, RevocationId, UserId},
     page::{Page, PageRequest},
     ports::{
         ClaimedRevocation, NewRevocation, Place, RepositoryError, RevocationEnd,
         RevocationRepository, Sealer,
     },
-    revocation::{OrphanedGrant, QueuedRevocation, RevocationStatus},
+    revocation::{GrantOwner, OrphanedGrant, QueuedRevocation, RevocationStatus},
 };
 
 use super::{
@@ -28,11 +30,15 @@ use crate::{
     values::{actor, external_id, parsed, user},
 };
 
+/// Stands where an identity had no part: no row has this id.
+const NO_IDENTITY: i64 = 0;
+
 #[derive(Queryable, Selectable, Insertable)]
 #[diesel(table_name = revocations, check_for_backend(Db))]
 pub(crate) struct Row {
     pub(crate) id: i64,
     identity_id: i64,
+    auth_identity_id: Option<i64>,
     provider_id: i64,
     user_id: String,
     external_id: String,
@@ -54,7 +60,7 @@ impl TryFrom<Row> for QueuedRevocation {
     fn try_from(row: Row) -> Result<Self, Failure> {
         Ok(Self {
             id: RevocationId(row.id),
-            identity_id: IdentityId(row.identity_id),
+            owner: row.owner(),
             provider_id: ProviderId(row.provider_id),
             user_id: user(row.user_id)?,
             external_id: external_id(row.external_id)?,
@@ -81,7 +87,8 @@ impl Row {
         let grant = record.grant.as_ref().filter(|_| waits);
         Ok(Self {
             id,
-            identity_id: it.identity_id.0,
+            identity_id: it.owner.identity().map_or(NO_IDENTITY, |it| it.0),
+            auth_identity_id: it.owner.auth_identity().map(|it| it.0),
             provider_id: it.provider_id.0,
             user_id: it.user_id.as_str().to_owned(),
             external_id: it.external_id.as_str().to_owned(),
@@ -107,6 +114,18 @@ impl Row {
         let grant = if with_secrets { self.open(sealer)? } else { None };
         let generation = self.generation;
         Ok(RevocationRecord { queued: self.try_into()?, grant, generation })
+    }
+
+    /// What tells it from others: when, of what, and of which account.
+    pub(crate) fn key(&self) -> (DateTime<Utc>, GrantOwner, String) {
+        (self.queued_at, self.owner(), self.external_id.clone())
+    }
+
+    fn owner(&self) -> GrantOwner {
+        match self.auth_identity_id {
+            None => GrantOwner::Identity(IdentityId(self.identity_id)),
+            Some(id) => GrantOwner::AuthIdentity(AuthIdentityId(id)),
+        }
     }
 
     fn place(&self) -> Place {
@@ -145,30 +164,72 @@ pub(crate) async fn queue_row(
     actor: &Actor,
 ) -> Result<Option<RevocationId>, Failure> {
     let identity = row.identity()?;
-    let credentials: Credentials = match row.open(sealer) {
-        Ok(None) => return Ok(None),
-        Ok(Some(credentials)) => credentials,
-        Err(_) => {
-            let why = "the credentials do not open; end the grant at the provider by hand";
-            let event = NewEvent {
-                identity_id: Some(identity.id),
-                provider_id: Some(identity.idp_id),
-                user_id: Some(identity.user_id),
-                detail: Map::from_iter([("detail".to_owned(), json!(why))]),
-                ..NewEvent::new(EventKind::GrantRevocationFailed, actor)
-            };
-            events::insert(conn, &event).await?;
-            return Ok(None);
-        }
-    };
-    let new = NewRevocation {
-        identity_id: identity.id,
+    let held = Held {
+        owner: GrantOwner::Identity(identity.id),
         provider_id: identity.idp_id,
         user_id: identity.user_id,
         external_id: identity.external_id,
-        grant: OrphanedGrant::new(credentials),
-        actor: actor.clone(),
+        credentials: row.open(sealer).ok(),
     };
+    queue_held(conn, sealer, held, actor).await
+}
+
+/// The same of an account for single sign-on, whose credentials are these: `None` when they do not
+/// open.
+pub(crate) async fn queue_account(
+    conn: &mut Conn,
+    sealer: &dyn Sealer,
+    (account, credentials): (&AuthIdentity, Option<Option<Credentials>>),
+    of: &AuthProvider,
+    actor: &Actor,
+) -> Result<(), Failure> {
+    let held = Held {
+        owner: GrantOwner::AuthIdentity(account.id),
+        provider_id: of.provider_id,
+        user_id: account.user_id.clone(),
+        external_id: account.ident.clone(),
+        credentials,
+    };
+    queue_held(conn, sealer, held, actor).await.map(drop)
+}
+
+/// What a row held.
+struct Held {
+    owner: GrantOwner,
+    provider_id: ProviderId,
+    user_id: UserId,
+    external_id: ExternalId,
+    /// `None` when they do not open.
+    credentials: Option<Option<Credentials>>,
+}
+
+async fn queue_held(
+    conn: &mut Conn,
+    sealer: &dyn Sealer,
+    held: Held,
+    actor: &Actor,
+) -> Result<Option<RevocationId>, Failure> {
+    let Held { owner, provider_id, user_id, external_id, credentials } = held;
+    let Some(credentials) = credentials else {
+        let why = "the credentials do not open; end the grant at the provider by hand";
+        let mut detail = Map::from_iter([("detail".to_owned(), json!(why))]);
+        if let Some(id) = owner.auth_identity() {
+            detail.insert("auth_identity_id".to_owned(), json!(id.0));
+        }
+        let event = NewEvent {
+            identity_id: owner.identity(),
+            provider_id: Some(provider_id),
+            user_id: Some(user_id),
+            detail,
+            ..NewEvent::new(EventKind::GrantRevocationFailed, actor)
+        };
+        events::insert(conn, &event).await?;
+        return Ok(None);
+    };
+    let Some(credentials) = credentials else { return Ok(None) };
+    let grant = OrphanedGrant::new(credentials);
+    let actor = actor.clone();
+    let new = NewRevocation { owner, provider_id, user_id, external_id, grant, actor };
     Ok(Some(queue(conn, sealer, &new).await?.id))
 }
 
@@ -180,7 +241,8 @@ async fn queue(
     let due = time(conn).await?;
     let row: Row = diesel::insert_into(revocations::table)
         .values((
-            revocations::identity_id.eq(new.identity_id.0),
+            revocations::identity_id.eq(new.owner.identity().map_or(NO_IDENTITY, |it| it.0)),
+            revocations::auth_identity_id.eq(new.owner.auth_identity().map(|it| it.0)),
             revocations::provider_id.eq(new.provider_id.0),
             revocations::user_id.eq(new.user_id.as_str()),
             revocations::external_id.eq(new.external_id.as_str()),
@@ -240,17 +302,9 @@ async fn log(
     conn: &mut Conn,
     about: EventKind,
     queued: &QueuedRevocation,
-    mut detail: Map<String, Value>,
+    detail: Map<String, Value>,
 ) -> Result<(), Failure> {
-    detail.insert("revocation_id".to_owned(), json!(queued.id.0));
-    let event = NewEvent {
-        identity_id: Some(queued.identity_id),
-        provider_id: Some(queued.provider_id),
-        user_id: Some(queued.user_id.clone()),
-        detail,
-        ..NewEvent::new(about, &queued.actor)
-    };
-    Ok(events::insert(conn, &event).await?)
+    Ok(events::insert(conn, &queued.told(about, detail)).await?)
 }
 
 /// One claim, where it is due still.

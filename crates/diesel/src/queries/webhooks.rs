@@ -554,14 +554,18 @@ impl WebhookRepository for Store {
         &self,
         endpoint: WebhookEndpointId,
         delivery: WebhookDeliveryId,
+        actor: &Actor,
     ) -> Result<Option<WebhookDelivery>, RepositoryError> {
         let replayed = in_transaction!(self, async |conn| {
             let one =
                 deliveries::table.find(delivery.0).filter(deliveries::endpoint_id.eq(endpoint.0));
-            diesel::update(one.filter(deliveries::status.ne(DeliveryStatus::Pending.as_str())))
+            let settled = one.filter(deliveries::status.ne(DeliveryStatus::Pending.as_str()));
+            let restarted: Vec<i64> = diesel::update(settled)
                 .set(restarted!())
-                .execute(conn)
+                .returning(deliveries::event_id)
+                .get_results(conn)
                 .await?;
+            tell_of_replay(conn, endpoint, restarted, actor).await?;
             let row: Option<DeliveryRow> =
                 one.select(DeliveryRow::as_select()).first(conn).await.optional()?;
             row.map(WebhookDelivery::try_from).transpose()
@@ -569,16 +573,25 @@ impl WebhookRepository for Store {
         Ok(replayed?)
     }
 
-    async fn replay_dead(&self, id: WebhookEndpointId) -> Result<u64, RepositoryError> {
-        let dead = deliveries::table
-            .filter(deliveries::endpoint_id.eq(id.0))
-            .filter(deliveries::status.eq(DeliveryStatus::Dead.as_str()));
-        let replayed = diesel::update(dead)
-            .set(restarted!())
-            .execute(&mut *self.writer().await?)
-            .await
-            .map_err(Failure::from)?;
-        Ok(replayed as u64)
+    async fn replay_dead(
+        &self,
+        id: WebhookEndpointId,
+        actor: &Actor,
+    ) -> Result<u64, RepositoryError> {
+        let replayed = in_transaction!(self, async |conn| {
+            let dead = deliveries::table
+                .filter(deliveries::endpoint_id.eq(id.0))
+                .filter(deliveries::status.eq(DeliveryStatus::Dead.as_str()));
+            let restarted: Vec<i64> = diesel::update(dead)
+                .set(restarted!())
+                .returning(deliveries::event_id)
+                .get_results(conn)
+                .await?;
+            let count = restarted.len() as u64;
+            tell_of_replay(conn, id, restarted, actor).await?;
+            Ok(count)
+        });
+        Ok(replayed?)
     }
 
     async fn sweep(&self, age: Duration) -> Result<u64, RepositoryError> {
@@ -602,6 +615,22 @@ impl WebhookRepository for Store {
         let conn = &mut *self.reader().await?;
         Ok(oldest.first(conn).await.optional().map_err(Failure::from)?)
     }
+}
+
+/// Writes the event of deliveries that are sent again, if there are any.
+async fn tell_of_replay(
+    conn: &mut Conn,
+    endpoint: WebhookEndpointId,
+    mut of: Vec<i64>,
+    actor: &Actor,
+) -> Result<(), Failure> {
+    if of.is_empty() {
+        return Ok(());
+    }
+    of.sort_unstable();
+    let of: Vec<_> = of.into_iter().map(EventId).collect();
+    let event = NewEvent::of_replayed_deliveries(endpoint, &of, actor);
+    Ok(events::insert(conn, &event).await?)
 }
 
 /// Those that wait for this one need not be looked at before it is tried again.

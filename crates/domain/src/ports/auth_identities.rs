@@ -7,7 +7,7 @@ use crate::{
     credentials::Credentials,
     disconnection::{Disconnection, Guard},
     event::Actor,
-    ids::{AuthIdentityId, AuthProviderId, ExternalId, OrganizationId, UserId},
+    ids::{AuthIdentityId, AuthProviderId, ExternalId, OrganizationId, ProviderId, UserId},
     link_session::CompletionClaim,
     page::{Page, PageRequest},
 };
@@ -118,6 +118,8 @@ pub struct AuthIdentityFilter {
     pub organization_id: Option<OrganizationId>,
     /// For this single sign-on.
     pub auth_provider_id: Option<AuthProviderId>,
+    /// For single sign-ons with this provider instance.
+    pub provider_id: Option<ProviderId>,
     /// Of this user.
     pub user_id: Option<UserId>,
     /// Of this account name.
@@ -165,7 +167,10 @@ pub trait AuthIdentityRepository: Send + Sync {
     /// To renew is to name A, put `data`'s keys over the old ones, and [renew the
     /// credentials](Credentials::renewed_by) where new ones came. An existing row keeps its id and
     /// `date_added`; `last_verified` and `last_synced` become now, and its version goes up by one.
-    /// The unique keys of the database decide between callers.
+    /// The unique keys of the database decide between callers. What a rebinding or the removal of
+    /// the other row takes away is queued for [revocation](super::RevocationRepository), unless the
+    /// same account stays linked with new credentials
+    /// ([`is_orphaned_by_sign_in`](crate::revocation::is_orphaned_by_sign_in)).
     ///
     /// The session must be live, wait for completion, and have the claim's code, or the outcome
     /// is [`SsoOutcome::SessionUsed`]; that is decided first. It becomes `signed_in` or `linked`
@@ -184,12 +189,14 @@ pub trait AuthIdentityRepository: Send + Sync {
 
     /// Removes the account and writes the event, unless the guard keeps it. The guard decides on
     /// the rows as they are while they are locked, so of a user's last ways in one stays, however
-    /// many callers unlink at the same time.
+    /// many callers unlink at the same time. Its credentials are queued for
+    /// [revocation](super::RevocationRepository), due at once. Credentials that do not open keep
+    /// nothing alive: they are told of with `grant.revocation_failed` instead.
     async fn unlink(&self, unlink: &SsoUnlink) -> Result<SsoUnlinkOutcome, RepositoryError>;
 
     /// Removes a user's accounts for an organization's single sign-on, all or none, each with its
     /// event; answers how many. No guard: the organization takes them away. Doing it again does
-    /// nothing.
+    /// nothing. Their credentials are queued as in [`unlink`](Self::unlink).
     async fn delete_for(
         &self,
         user: &UserId,

@@ -127,7 +127,8 @@ pub trait AuthProviderRepository: Send + Sync {
     ) -> Result<Option<AuthProvider>, RepositoryError>;
 
     /// Deletes it and the accounts that were linked for it, each with its event. The detail of its
-    /// own event has in `auth_identities` how many went with it.
+    /// own event has in `auth_identities` how many went with it. Their credentials are queued for
+    /// [revocation](super::RevocationRepository).
     ///
     /// How many those were, or `None` when there is none by that id.
     async fn delete(

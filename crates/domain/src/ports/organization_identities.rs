@@ -15,6 +15,8 @@ pub struct OrganizationIdentityFilter {
     pub organization_id: Option<OrganizationId>,
     /// Of this identity.
     pub identity_id: Option<IdentityId>,
+    /// Of identities at provider instances of any of these types: what the caller is limited to.
+    pub provider_types: Option<Vec<String>>,
 }
 
 /// Keeps which identities organizations use. To read the identities themselves, ask

@@ -5,16 +5,16 @@ use async_trait::async_trait;
 use super::RepositoryError;
 use crate::{
     event::Actor,
-    ids::{ExternalId, IdentityId, ProviderId, RevocationId, UserId},
+    ids::{ExternalId, ProviderId, RevocationId, UserId},
     page::{Page, PageRequest},
-    revocation::{OrphanedGrant, QueuedRevocation},
+    revocation::{GrantOwner, OrphanedGrant, QueuedRevocation},
 };
 
 /// A grant to be queued for revocation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewRevocation {
-    /// The identity that had the grant.
-    pub identity_id: IdentityId,
+    /// What had the grant.
+    pub owner: GrantOwner,
     /// Where to end it.
     pub provider_id: ProviderId,
     /// Whose it was.
@@ -55,10 +55,14 @@ pub enum RevocationEnd {
 
 /// The queue of grants that are to be ended at their providers.
 ///
-/// What takes a grant from an identity puts it here in its own transaction:
+/// What takes a grant from its owner puts it here in its own transaction:
 /// [`unlink`](super::IdentityRepository::unlink), [`link`](super::IdentityRepository::link) where
-/// it rebinds, and [`delete`](super::IdentityProviderRepository::delete). Each entry is told of
-/// with `grant.revocation_queued`.
+/// it rebinds, [`delete`](super::IdentityProviderRepository::delete), and what takes accounts for
+/// single sign-on away: [`unlink`](super::AuthIdentityRepository::unlink),
+/// [`delete_for`](super::AuthIdentityRepository::delete_for),
+/// [`sign_in`](super::AuthIdentityRepository::sign_in) where it rebinds, and
+/// [`delete`](super::AuthProviderRepository::delete). Each entry is told of with
+/// `grant.revocation_queued`.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait RevocationRepository: Send + Sync {

@@ -155,15 +155,21 @@ pub trait WebhookRepository: Send + Sync {
     ) -> Result<Page<WebhookDelivery>, RepositoryError>;
 
     /// Makes a delivery that is dead or has arrived pending again, at once and with all its
-    /// attempts; one that is pending stays as it is. `None` when the endpoint has none by that id.
+    /// attempts, and writes the event; one that is pending stays as it is, without an event. `None`
+    /// when the endpoint has none by that id.
     async fn replay(
         &self,
         endpoint: WebhookEndpointId,
         delivery: WebhookDeliveryId,
+        actor: &Actor,
     ) -> Result<Option<WebhookDelivery>, RepositoryError>;
 
-    /// The same with every dead delivery of an endpoint; how many those are.
-    async fn replay_dead(&self, id: WebhookEndpointId) -> Result<u64, RepositoryError>;
+    /// The same with every dead delivery of an endpoint, told in one event; how many those are.
+    async fn replay_dead(
+        &self,
+        id: WebhookEndpointId,
+        actor: &Actor,
+    ) -> Result<u64, RepositoryError>;
 
     /// Forgets deliveries that arrived that long ago; how many those are. Their events stay, and
     /// do not become deliveries again.

@@ -10,7 +10,7 @@ use crate::{
     event::{Actor, Event, EventKind},
     identity::{Identity, IdentityFilter},
     identity_provider::{IdentityProvider, ProviderType},
-    ids::{ExternalId, IdentityId, ProviderId, UserId},
+    ids::{ExternalId, IdentityId, OrganizationId, ProviderId, UserId},
     link_evidence::{LinkEvidence, LinkMethod},
     page::{Page, PageRequest},
     ports::{
@@ -220,7 +220,7 @@ impl Identities {
     ///
     /// With `exclude_matching_external_ids` those are left out whose account name is their
     /// instance's external id; instances without an external id leave nothing out. An unknown
-    /// user or type has none.
+    /// user or type has none. `None` as in [`all`](Self::all).
     ///
     /// # Errors
     ///
@@ -230,21 +230,59 @@ impl Identities {
         user_id: &UserId,
         provider_type: &str,
         exclude_matching_external_ids: bool,
-    ) -> Result<Vec<Identity>, Error> {
+        at_most: usize,
+    ) -> Result<Option<Vec<Identity>>, Error> {
         let filter = IdentityFilter {
             user_id: Some(user_id.clone()),
             provider_type: Some(provider_type.to_owned()),
             exclude_matching_external_ids,
             ..IdentityFilter::default()
         };
+        self.all(&filter, at_most).await
+    }
+
+    /// Every identity that an organization uses, of a user at any instance of a provider type, in
+    /// ascending id order. `None` as in [`all`](Self::all).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Repository`] when the store fails.
+    pub async fn of_organization_user_by_provider_type(
+        &self,
+        organization_id: &OrganizationId,
+        user_id: &UserId,
+        provider_type: &str,
+        at_most: usize,
+    ) -> Result<Option<Vec<Identity>>, Error> {
+        let filter = IdentityFilter {
+            organization_id: Some(organization_id.clone()),
+            user_id: Some(user_id.clone()),
+            provider_type: Some(provider_type.to_owned()),
+            ..IdentityFilter::default()
+        };
+        self.all(&filter, at_most).await
+    }
+
+    /// Every identity that is meant, in ascending id order; `None` when they are more than
+    /// `at_most`, so that a list is whole or not there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::FilterRequired`] when nothing narrows the result.
+    pub async fn all(
+        &self,
+        filter: &IdentityFilter,
+        at_most: usize,
+    ) -> Result<Option<Vec<Identity>>, Error> {
         let (mut all, mut page) = (Vec::new(), PageRequest { limit: 200, after: None });
         loop {
-            let Page { items, next } = self.list(&filter, page).await?;
+            let Page { items, next } = self.list(filter, page).await?;
             all.extend(items);
-            match next {
-                Some(after) => page.after = Some(after),
-                None => return Ok(all),
+            if all.len() > at_most {
+                return Ok(None);
             }
+            let Some(after) = next else { return Ok(Some(all)) };
+            page.after = Some(after);
         }
     }
 

@@ -9,17 +9,17 @@ use crate::{
     ids::RevocationId,
     page::PageRequest,
     ports::{
-        ClaimedRevocation, Clock, Connector, ConnectorError, CredentialsRepository,
-        IdentityRepository, NewRevocation, RepositoryError, Revocation, RevocationEnd,
-        RevocationRepository,
+        AuthIdentityFilter, AuthIdentityRepository, ClaimedRevocation, Clock, Connector,
+        ConnectorError, CredentialsRepository, IdentityRepository, NewRevocation, RepositoryError,
+        Revocation, RevocationEnd, RevocationRepository,
     },
     revocation::{OrphanedGrant, QueuedRevocation},
 };
 
-/// Ends grants at their providers that no identity owns any more: the one place where that is
+/// Ends grants at their providers that nothing of ours owns any more: the one place where that is
 /// done.
 ///
-/// What takes a grant from an identity queues it in its own transaction; here it is claimed, tried,
+/// What takes a grant from its owner queues it in its own transaction; here it is claimed, tried,
 /// and settled. A failure that may pass is tried again, with growing pauses, for
 /// [`GIVE_UP_AFTER`].
 #[derive(Clone)]
@@ -30,6 +30,8 @@ pub struct Revocations {
     pub identities: Arc<dyn IdentityRepository>,
     /// Tell whether it has a grant again.
     pub credentials: Arc<dyn CredentialsRepository>,
+    /// Tell whether it signs somebody in with a grant.
+    pub auth_identities: Arc<dyn AuthIdentityRepository>,
     /// How providers are reached.
     pub providers: Arc<Providers>,
     /// Now.
@@ -94,7 +96,7 @@ impl Revocations {
             match self.queue.queue(&new).await {
                 Ok(queued) => break queued,
                 Err(error) => {
-                    tracing::error!(%error, identity = %new.identity_id, "a late grant is not in the queue yet; trying again");
+                    tracing::error!(%error, owner = ?new.owner, "a late grant is not in the queue yet; trying again");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(2));
                 }
@@ -131,8 +133,8 @@ impl Revocations {
         match self.is_linked_again(queued).await {
             Ok(false) => {}
             Ok(true) => {
-                let why = "the account was linked again; ending the old grant could end the new \
-                           one, so it was left to run out";
+                let why = "the account is linked; ending this grant could end that of the link, \
+                           so it was left to run out";
                 return RevocationEnd::Failed(why.to_owned());
             }
             Err(error) => return self.later(queued, None, error.to_string()),
@@ -165,8 +167,35 @@ impl Revocations {
         }
     }
 
-    /// Whether an identity has a grant of the same account by now.
+    /// Whether an identity, or an account for single sign-on, has a grant of the same account: by
+    /// now, or still.
     async fn is_linked_again(&self, queued: &QueuedRevocation) -> Result<bool, RepositoryError> {
+        Ok(self.has_identity(queued).await? || self.signs_somebody_in(queued).await?)
+    }
+
+    async fn signs_somebody_in(&self, queued: &QueuedRevocation) -> Result<bool, RepositoryError> {
+        let same = AuthIdentityFilter {
+            provider_id: Some(queued.provider_id),
+            ident: Some(queued.external_id.clone()),
+            ..AuthIdentityFilter::default()
+        };
+        let mut page = PageRequest { limit: 200, after: None };
+        loop {
+            let part = self.auth_identities.list(&same, page).await?;
+            for account in part.items {
+                match self.auth_identities.find_credentials(account.id).await {
+                    Ok(None) => {}
+                    // It has some, whatever they are.
+                    Ok(Some(_)) | Err(RepositoryError::Unsealable { .. }) => return Ok(true),
+                    Err(error) => return Err(error),
+                }
+            }
+            let Some(after) = part.next else { return Ok(false) };
+            page.after = Some(after);
+        }
+    }
+
+    async fn has_identity(&self, queued: &QueuedRevocation) -> Result<bool, RepositoryError> {
         let same = IdentityFilter {
             provider_id: Some(queued.provider_id),
             external_id: Some(queued.external_id.clone()),

@@ -191,6 +191,16 @@ async fn provider(store: &Arc<dyn Store>, name: &str) -> ProviderId {
     store.providers().insert(&new, &fixtures::ACTOR).await.unwrap().id
 }
 
+/// The same of this type.
+async fn provider_of_type(store: &Arc<dyn Store>, provider_type: &str, name: &str) -> ProviderId {
+    let new = NewIdentityProvider {
+        provider_type: provider_type.to_owned(),
+        external_id: Some(name.to_owned()),
+        ..fixtures::new_identity_provider()
+    };
+    store.providers().insert(&new, &fixtures::ACTOR).await.unwrap().id
+}
+
 /// A link of this user and account, with the credentials of every fixture.
 fn link(provider_id: ProviderId, user: &str, account: &str) -> Link {
     Link {
@@ -323,6 +333,7 @@ macro_rules! contract_tests {
             // archive
             what_was_imported_comes_out_again
             an_import_again_changes_nothing
+            an_endpoint_is_known_again_whatever_its_address
             a_row_whose_id_is_taken_gets_a_new_one
             a_row_that_cannot_be_taken_is_refused_with_its_reason
             records_of_a_batch_are_judged_one_after_the_other
@@ -507,6 +518,8 @@ macro_rules! contract_tests {
             of_racing_single_sign_on_links_of_one_account_one_user_gets_it
             an_account_for_single_sign_on_is_changed
             accounts_for_single_sign_on_are_listed
+            an_account_for_single_sign_on_that_goes_gives_up_its_grant
+            an_account_for_single_sign_on_that_is_rebound_gives_up_its_grant
             a_users_accounts_for_an_organization_go_together
             // disconnection
             an_organizations_demand_comes_before_the_last_way_in
@@ -515,6 +528,7 @@ macro_rules! contract_tests {
             of_racing_unlinks_of_the_last_two_ways_in_one_is_refused
             // organization_identities
             an_organization_uses_an_identity_once
+            uses_are_listed_by_provider_type
             a_use_ends_and_the_identity_stays
             a_use_goes_with_its_identity
             a_link_for_an_organization_is_used_by_it

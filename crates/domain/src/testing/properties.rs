@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -119,21 +119,64 @@ pub async fn at_once(store: &Arc<dyn Store>, steps: &[(Op, Op)]) {
 
 const ALL: PageRequest = PageRequest { limit: 200, after: None };
 
-type Taken = BTreeMap<(ProviderId, ExternalId), BTreeMap<u64, Vec<u64>>>;
+/// An account at a provider.
+type Account = (ProviderId, ExternalId);
 
 struct World {
     store: Arc<dyn Store>,
     providers: [ProviderId; 2],
     /// Numbers the tokens in the order in which they are made.
     next_token: AtomicU64,
-    /// Counts the looks at the store. Of tokens that came between two of them for one account,
-    /// nobody can tell which was last.
-    round: AtomicU64,
-    /// Tokens that the store took, by the account that they open and their round.
-    taken: std::sync::Mutex<Taken>,
-    /// Accounts whose tokens up to this number nobody needs to keep: they were unlinked without
-    /// revocation, or go by another name since.
-    excused: std::sync::Mutex<Vec<(ProviderId, ExternalId, u64)>>,
+    grants: Mutex<Grants>,
+}
+
+/// Every grant that the store took, from one look at it to the next.
+#[derive(Default)]
+struct Grants {
+    /// What the rows held at the last look, and which accounts those tokens open.
+    kept: BTreeMap<u64, Account>,
+    /// What the store took since then. Of two for one account nobody can tell which was last.
+    new: BTreeMap<u64, Account>,
+    /// Accounts that may go by another name since then: the older and the newer name.
+    renamed: Vec<(Account, Account)>,
+    /// Accounts that were unlinked without revocation since then: their tokens up to this number
+    /// are nobody's, on purpose.
+    let_go: Vec<(Account, u64)>,
+}
+
+impl Grants {
+    fn is_let_go(&self, token: u64, account: &Account) -> bool {
+        self.let_go.iter().any(|(of, up_to)| of == account && token < *up_to)
+    }
+
+    /// The tokens that came for the same account since the last look, by whatever name.
+    fn heirs<'a>(&'a self, token: u64, account: &Account) -> Vec<(u64, &'a Account)> {
+        let mut names = BTreeSet::from([account]);
+        // One caller's new name may be the other's old one.
+        for _ in 0..2 {
+            let more = self.renamed.iter().filter(|(old, _)| names.contains(old));
+            let more: Vec<_> = more.map(|(_, new)| new).collect();
+            names.extend(more);
+        }
+        let new = self.new.iter().map(|(number, of)| (*number, of));
+        new.filter(|(number, of)| *number != token && names.contains(of)).collect()
+    }
+
+    /// The tokens that nobody has, and should: they are in no row, wait for no revocation, and no
+    /// later grant of the same account came in their place.
+    fn lost(&self, kept: &BTreeMap<u64, Account>, queued: &BTreeSet<u64>) -> Vec<(u64, &Account)> {
+        let is_safe = |token: u64, account: &Account| {
+            kept.contains_key(&token) || queued.contains(&token) || self.is_let_go(token, account)
+        };
+        let all = self.kept.iter().chain(&self.new).map(|(token, account)| (*token, account));
+        let lost = all.filter(|(token, account)| {
+            // An heir that is nobody's either is told of by itself, unless it is this one's heir.
+            let is_superseded =
+                |(heir, of): &(u64, &Account)| self.kept.contains_key(token) || is_safe(*heir, of);
+            !is_safe(*token, account) && !self.heirs(*token, account).iter().any(is_superseded)
+        });
+        lost.collect()
+    }
 }
 
 impl World {
@@ -151,9 +194,7 @@ impl World {
             store: Arc::clone(store),
             providers,
             next_token: AtomicU64::new(0),
-            round: AtomicU64::new(0),
-            taken: std::sync::Mutex::default(),
-            excused: std::sync::Mutex::default(),
+            grants: Mutex::default(),
         }
     }
 
@@ -177,14 +218,12 @@ impl World {
     }
 
     fn take_for(&self, number: u64, provider: ProviderId, account: ExternalId) {
-        let round = self.round.load(Ordering::Relaxed);
-        let mut taken = self.taken.lock().unwrap();
-        taken.entry((provider, account)).or_default().entry(round).or_default().push(number);
+        self.grants.lock().unwrap().new.insert(number, (provider, account));
     }
 
-    fn excuse(&self, provider: ProviderId, account: &ExternalId) {
+    fn let_go(&self, provider: ProviderId, account: &ExternalId) {
         let up_to = self.next_token.load(Ordering::Relaxed);
-        self.excused.lock().unwrap().push((provider, account.clone(), up_to));
+        self.grants.lock().unwrap().let_go.push(((provider, account.clone()), up_to));
     }
 
     async fn rows(&self) -> Vec<Identity> {
@@ -210,7 +249,7 @@ impl World {
                 let unlink = Unlink { revoke, ..Unlink::unguarded(row.id, &fixtures::ACTOR) };
                 let outcome = self.store.identities().unlink(&unlink).await.unwrap();
                 if let (UnlinkOutcome::Unlinked(gone, _), false) = (outcome, revoke) {
-                    self.excuse(gone.idp_id, &gone.external_id);
+                    self.let_go(gone.idp_id, &gone.external_id);
                 }
             }
             Op::UpdateData { row, grant } => {
@@ -275,9 +314,9 @@ impl World {
             | LinkOutcome::Rebound(it)
             | LinkOutcome::SignedIn(it) => {
                 self.take(number, &it);
-                // Its tokens may go by the other name from now on, and nobody follows them.
                 if let Some(legacy) = &link.legacy_id {
-                    self.excuse(provider_id, legacy);
+                    let names = [legacy, &link.external_id].map(|it| (provider_id, it.clone()));
+                    self.grants.lock().unwrap().renamed.push(names.into());
                 }
             }
             LinkOutcome::Taken(_) | LinkOutcome::NobodyLinked => {}
@@ -328,7 +367,6 @@ impl World {
         let events = self.events().await;
         check_events(&rows, &events);
         self.check_credentials(&rows).await;
-        self.round.fetch_add(1, Ordering::Relaxed);
     }
 
     /// No account twice at a provider, and no user twice where one account is allowed.
@@ -353,32 +391,27 @@ impl World {
         }
     }
 
-    /// The last token of each account is in its row or waits to be revoked, and none is in both.
+    /// Every token that the store ever took is in a row, waits to be revoked, was replaced by a
+    /// later one of the same account, or was let go on purpose; and none is in a row and in the
+    /// queue.
     async fn check_credentials(&self, rows: &[Identity]) {
-        let mut kept = BTreeSet::new();
+        let mut kept = BTreeMap::new();
         for row in rows {
             let stored = self.store.credentials().find(row.id).await.unwrap().unwrap();
-            kept.extend(stored.credentials.map(|it| number_of(&it)));
+            let account = (row.idp_id, row.external_id.clone());
+            kept.extend(stored.credentials.map(|it| (number_of(&it), account)));
         }
         let mut queued = BTreeSet::new();
         // Claimed for no time at all, they are due again.
         for claimed in self.store.revocations().claim_due(1000, Duration::ZERO).await.unwrap() {
             queued.insert(number_of(&claimed.grant.unwrap().credentials));
         }
-        let both: Vec<_> = kept.intersection(&queued).collect();
+        let both: Vec<_> = kept.keys().filter(|it| queued.contains(it)).collect();
         assert!(both.is_empty(), "in use, and to be revoked: {both:?}");
-        let taken = self.taken.lock().unwrap();
-        let excused = self.excused.lock().unwrap();
-        for ((provider, account), rounds) in taken.iter() {
-            let Some((_, last)) = rounds.last_key_value() else { continue };
-            let is_owned = last.iter().any(|number| {
-                let is_excused = excused
-                    .iter()
-                    .any(|(at, name, up_to)| at == provider && name == account && number < up_to);
-                is_excused || kept.contains(number) || queued.contains(number)
-            });
-            assert!(is_owned, "nobody owns token {last:?} of {account} at provider {provider}");
-        }
+        let mut grants = self.grants.lock().unwrap();
+        let lost = grants.lost(&kept, &queued);
+        assert!(lost.is_empty(), "nobody owns these tokens: {lost:?}");
+        *grants = Grants { kept, ..Grants::default() };
     }
 }
 
@@ -466,7 +499,19 @@ mod tests {
             let (rows, events) = (world.rows().await, world.events().await);
             let lost = std::panic::catch_unwind(|| check_events(&rows, &events[..2]));
             assert!(lost.is_err());
-            // A token that the store never saw is nobody's.
+            // A token that the store never saw is nobody's, be it the account's last one or one
+            // that was there before.
+            for is_last in [true, false] {
+                let account = (world.providers[0], fixtures::external_id("a0"));
+                let mut grants = world.grants.lock().unwrap();
+                let of = if is_last { &mut grants.new } else { &mut grants.kept };
+                of.insert(99, account);
+                let kept = BTreeMap::from([(0, (world.providers[0], fixtures::external_id("a0")))]);
+                let lost: Vec<_> =
+                    grants.lost(&kept, &BTreeSet::new()).iter().map(|it| it.0).collect();
+                assert_eq!(lost, [99], "{is_last}");
+                *grants = Grants { kept, ..Grants::default() };
+            }
             world.take_for(99, world.providers[0], fixtures::external_id("a0"));
             let check = tokio::spawn(async move { world.check().await });
             assert!(check.await.unwrap_err().is_panic());

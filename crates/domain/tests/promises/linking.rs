@@ -583,7 +583,12 @@ async fn a_users_identities_are_found_by_provider_type_over_all_instances() {
     }
     let list = async |user: &str, kind: &str, exclude| {
         let user = fixtures::user(user);
-        let all = world.identities.of_user_by_provider_type(&user, kind, exclude).await.unwrap();
+        let all = world
+            .identities
+            .of_user_by_provider_type(&user, kind, exclude, 10)
+            .await
+            .unwrap()
+            .unwrap();
         all.into_iter().map(|it| it.id).collect::<Vec<_>>()
     };
     assert_eq!(list("user-1", "scripted", false).await, [found[0], found[1], found[2]]);

@@ -4,11 +4,16 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use symbolon_domain::{
+    auth_provider::AuthProvider,
     event::{Actor, EventKind},
     ids::IdentityId,
     page::PageRequest,
-    ports::{ConnectorError, RevocationRepository, Sent},
+    ports::{
+        AuthIdentityRepository as _, AuthProviderRepository, ConnectorError, NewAuthProvider,
+        RevocationRepository, Sent, SsoSignIn,
+    },
     revocation::{QueuedRevocation, RevocationStatus},
+    secret::Secret,
     services::GIVE_UP_AFTER,
     testing::{RefreshFault, fixtures},
 };
@@ -137,9 +142,76 @@ async fn an_old_grant_is_left_alone_when_its_account_is_linked_again() {
     assert_eq!(world.revocations.pass(10).await.unwrap(), 1);
     assert_eq!(world.provider.revocations(), 1, "the provider was not asked again");
     let failed = world.events(EventKind::GrantRevocationFailed).await;
-    assert!(failed[0].detail["detail"].as_str().unwrap().contains("linked again"));
+    assert!(failed[0].detail["detail"].as_str().unwrap().contains("the account is linked"));
     let token = world.stored(again).await.credentials.unwrap().access_token.unwrap();
     assert!(world.provider.accepts("account-1", &token));
+}
+
+/// An organization that signs in with the world's provider.
+async fn single_sign_on(world: &World, name: &str) -> AuthProvider {
+    let new = NewAuthProvider {
+        organization_id: fixtures::organization(name),
+        provider_id: world.provider_id,
+        ..fixtures::new_auth_provider()
+    };
+    AuthProviderRepository::insert(&*world.store, &new, &Actor::OPERATOR).await.unwrap()
+}
+
+/// `user-1`'s `account-1` for it; gives the access token.
+async fn sso_link(world: &World, of: &AuthProvider) -> Secret {
+    let credentials = world.provider.grant("account-1");
+    let token = credentials.access_token.clone().unwrap();
+    let asked = SsoSignIn {
+        auth_provider_id: of.id,
+        credentials: Some(credentials),
+        ..fixtures::sso_sign_in()
+    };
+    world.store.sign_in(&asked).await.unwrap();
+    token
+}
+
+async fn delete_for(world: &World, of: &AuthProvider) {
+    let user = fixtures::user("user-1");
+    let deleted = world.store.delete_for(&user, &of.organization_id, &Actor::OPERATOR).await;
+    assert_eq!(deleted.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn the_grant_of_a_deleted_account_for_single_sign_on_is_ended() {
+    let world = World::new().await;
+    let of = single_sign_on(&world, "o").await;
+    let token = sso_link(&world, &of).await;
+    assert!(world.provider.accepts("account-1", &token));
+    delete_for(&world, &of).await;
+    assert_eq!(world.revocations.pass(10).await.unwrap(), 1);
+    assert!(!world.provider.accepts("account-1", &token));
+    let receipts = world.events(EventKind::GrantRevoked).await;
+    assert_eq!((receipts.len(), receipts[0].identity_id), (1, None));
+    assert!(receipts[0].detail["auth_identity_id"].is_number(), "{receipts:?}");
+}
+
+#[tokio::test]
+async fn the_grant_of_an_account_that_is_linked_elsewhere_is_left_alone() {
+    let world = World::new().await;
+    // As an identity, and for another organization.
+    let (o, p) = (single_sign_on(&world, "o").await, single_sign_on(&world, "p").await);
+    sso_link(&world, &o).await;
+    let id = world.identity().await;
+    delete_for(&world, &o).await;
+    assert_eq!(world.revocations.pass(10).await.unwrap(), 1);
+    let token = sso_link(&world, &p).await;
+    unlink(&world, id).await;
+    assert_eq!(world.provider.revocations(), 0);
+    let failed = world.events(EventKind::GrantRevocationFailed).await;
+    assert_eq!(failed.len(), 2);
+    for event in failed {
+        assert!(event.detail["detail"].as_str().unwrap().contains("the account is linked"));
+    }
+    assert!(world.provider.accepts("account-1", &token));
+    // The last one ends it.
+    delete_for(&world, &p).await;
+    assert_eq!(world.revocations.pass(10).await.unwrap(), 1);
+    assert!(!world.provider.accepts("account-1", &token));
 }
 
 #[tokio::test]

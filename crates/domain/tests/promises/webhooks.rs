@@ -2,12 +2,16 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use async_trait::async_trait;
 use chrono::TimeDelta;
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use serde_json::Value;
 use symbolon_domain::{
     event::{EventKind, NewEvent},
@@ -191,7 +195,7 @@ async fn after_the_last_try_it_is_given_up_told_and_replayed() {
     assert_eq!((dead[0].attempts, dead[0].last_error.as_deref()), (3, Some("no answer")));
     assert_eq!(world.last_kind().await, EventKind::WebhookDeliveryFailed);
 
-    assert_eq!(world.store.replay_dead(world.endpoint).await.unwrap(), 1);
+    assert_eq!(world.store.replay_dead(world.endpoint, &fixtures::ACTOR).await.unwrap(), 1);
     assert_eq!(work(&dispatcher).await, 1);
     assert_eq!(world.receiver.ids().last(), Some(&linked));
     assert!(world.deliveries(DeliveryStatus::Dead).await.is_empty());
@@ -293,4 +297,74 @@ async fn what_a_dead_process_had_claimed_is_sent_by_another() {
     assert_eq!(work(&world.dispatcher()).await, 0, "it may be alive");
     world.clock.advance(TimeDelta::minutes(2));
     assert_eq!(work(&world.dispatcher()).await, 1);
+}
+
+/// Keeps what is counted and measured, by name and label.
+#[derive(Default)]
+struct Meter(Mutex<BTreeMap<String, Arc<AtomicU64>>>);
+
+impl Meter {
+    fn value(&self, key: &Key) -> Arc<AtomicU64> {
+        let labels = key.labels().map(|it| format!(" {}={}", it.key(), it.value()));
+        let name = key.name().to_owned() + &labels.collect::<String>();
+        Arc::clone(self.0.lock().unwrap().entry(name).or_default())
+    }
+
+    fn count(&self, outcome: &str) -> u64 {
+        let name = format!("symbolon_webhook_deliveries_total outcome={outcome}");
+        self.0.lock().unwrap().get(&name).map_or(0, |it| it.load(Ordering::Relaxed))
+    }
+
+    fn oldest(&self) -> f64 {
+        let values = self.0.lock().unwrap();
+        f64::from_bits(
+            values["symbolon_webhook_oldest_undelivered_seconds"].load(Ordering::Relaxed),
+        )
+    }
+}
+
+impl Recorder for Meter {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+        Counter::from_arc(self.value(key))
+    }
+
+    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::from_arc(self.value(key))
+    }
+
+    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::noop()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_try_is_counted_by_its_outcome_and_the_oldest_delivery_measured() {
+    let meter = Meter::default();
+    let _metering = metrics::set_default_local_recorder(&meter);
+    let counts = || ["delivered", "retried", "dead"].map(|outcome| meter.count(outcome));
+    let world = World::new(Receiver::answering([Ok(500), Err("no answer"), Ok(500)])).await;
+    let dispatcher = world.dispatcher();
+    dispatcher.sweep(Duration::from_hours(1)).await.unwrap();
+    assert!(meter.oldest().abs() < 0.1, "nothing waits: {}", meter.oldest());
+
+    world.happen(EventKind::IdentityLinked, Some(7)).await;
+    for expected in [[0, 1, 0], [0, 2, 0]] {
+        assert_eq!(work(&dispatcher).await, 1);
+        assert_eq!(counts(), expected);
+        world.clock.advance(TimeDelta::hours(7));
+    }
+    dispatcher.sweep(Duration::from_hours(1)).await.unwrap();
+    assert!((meter.oldest() - 14.0 * 3600.0).abs() < 1.0, "{}", meter.oldest());
+    assert_eq!(work(&dispatcher).await, 1);
+    assert_eq!(counts(), [0, 2, 1], "given up");
+    dispatcher.sweep(Duration::from_hours(1)).await.unwrap();
+    assert!(meter.oldest().abs() < 0.1, "what was given up waits no more: {}", meter.oldest());
+
+    world.store.replay_dead(world.endpoint, &fixtures::ACTOR).await.unwrap();
+    assert_eq!(work(&dispatcher).await, 1);
+    assert_eq!(counts(), [1, 2, 1]);
 }

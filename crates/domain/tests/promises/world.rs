@@ -54,6 +54,7 @@ impl World {
             queue: store.clone(),
             identities: store.clone(),
             credentials: store.clone(),
+            auth_identities: store.clone(),
             providers: providers.clone(),
             clock: clock.clone(),
             tasks: tasks.clone(),

@@ -6,10 +6,9 @@ use symbolon_domain::{
     Error,
     credentials::Credentials,
     event::Actor,
-    identity::{Identity, IdentityFilter},
+    identity::Identity,
     identity_provider::IdentityProvider,
     ids::{IdentityId, OrganizationId, ProviderId, UserId},
-    page::PageRequest,
 };
 
 use super::{
@@ -27,9 +26,6 @@ use crate::{
 /// Most identities of one answer. Sentry's form knows no pages, and nobody's answer may grow
 /// without end.
 pub(super) const MOST_IDENTITIES: usize = 10_000;
-
-/// Most identities that are read at once.
-const PART: u16 = 200;
 
 /// Most credentials that are opened at the same time for one call.
 const AT_A_TIME: usize = 16;
@@ -76,8 +72,8 @@ impl SentryRpc {
             "get_identities" => {
                 let filter = parse::<Call<ByFilter>>(body)?.args.0.filter.0.read()?;
                 let found = match filter {
-                    Some(filter) => self.all(&filter).await?,
-                    None => Vec::new(),
+                    Some(filter) => self.identities.all(&filter, MOST_IDENTITIES).await?,
+                    None => Some(Vec::new()),
                 };
                 self.list(found).await
             }
@@ -120,20 +116,20 @@ impl SentryRpc {
 
     async fn get_identity(&self, args: ByFilter) -> Result<Value, ApiError> {
         let Some(filter) = args.filter.0.read()? else { return Ok(Value::Null) };
-        let first = PageRequest { limit: 1, after: None };
-        let found = self.identities.list(&filter, first).await?.items.into_iter().next();
-        self.one(found).await
+        let found = self.identities.first(&filter).await?;
+        self.one(found.map(|it| it.identity)).await
     }
 
     async fn get_user_identities(&self, args: UserIdentities) -> Result<Value, ApiError> {
-        let Ok(user_id) = UserId::new(args.user_id.into_text()) else { return Ok(json!([])) };
-        let filter = IdentityFilter {
-            user_id: Some(user_id),
-            provider_type: Some(args.provider_type),
-            exclude_matching_external_ids: args.exclude_matching_external_ids,
-            ..IdentityFilter::default()
-        };
-        self.list(self.all(&filter).await?).await
+        let UserIdentities { user_id, provider_type, exclude_matching_external_ids } = args;
+        let Ok(user_id) = UserId::new(user_id.into_text()) else { return Ok(json!([])) };
+        let found = self.identities.of_user_by_provider_type(
+            &user_id,
+            &provider_type,
+            exclude_matching_external_ids,
+            MOST_IDENTITIES,
+        );
+        self.list(found.await?).await
     }
 
     async fn get_organization_identities(
@@ -144,13 +140,13 @@ impl SentryRpc {
         let (Some(organization), Some(user)) = named(organization_id, user_id) else {
             return Ok(json!([]));
         };
-        let filter = IdentityFilter {
-            organization_id: Some(organization),
-            user_id: Some(user),
-            provider_type: Some(provider_type),
-            ..IdentityFilter::default()
-        };
-        self.list(self.all(&filter).await?).await
+        let found = self.identities.of_organization_user_by_provider_type(
+            &organization,
+            &user,
+            &provider_type,
+            MOST_IDENTITIES,
+        );
+        self.list(found.await?).await
     }
 
     async fn delete_identities(
@@ -193,24 +189,10 @@ impl SentryRpc {
         Ok(())
     }
 
-    /// Every identity that is meant.
-    async fn all(&self, filter: &IdentityFilter) -> Result<Vec<Identity>, ApiError> {
-        let mut page = PageRequest { limit: PART, after: None };
-        let mut found = Vec::new();
-        loop {
-            let part = self.identities.list(filter, page).await?;
-            found.extend(part.items);
-            if found.len() > MOST_IDENTITIES {
-                return Err(ApiError::too_many_identities(MOST_IDENTITIES));
-            }
-            page.after = part.next;
-            if part.next.is_none() {
-                return Ok(found);
-            }
-        }
-    }
-
-    async fn list(&self, identities: Vec<Identity>) -> Result<Value, ApiError> {
+    /// A whole list, or an error where it is not whole.
+    async fn list(&self, identities: Option<Vec<Identity>>) -> Result<Value, ApiError> {
+        let whole = || ApiError::too_many_identities(MOST_IDENTITIES);
+        let identities = identities.ok_or_else(whole)?;
         let mut values = Vec::with_capacity(identities.len());
         let mut rest = identities.into_iter();
         loop {

@@ -162,6 +162,7 @@ impl Ports {
             queue: self.revocations,
             identities: self.identities.clone(),
             credentials: self.credentials.clone(),
+            auth_identities: self.auth_identities.clone(),
             providers: providers.clone(),
             clock: self.clock.clone(),
             tasks: tasks.clone(),

@@ -231,6 +231,15 @@ async fn what_is_no_call_at_all_is_refused_in_sentrys_order() {
     send_signed("{}").await.refuses("args");
     let detail = send_signed(r#"{"args":{}}"#).await.problem(404, "not_found");
     assert_eq!(detail, "there is no such method");
+    // What Sentry keeps beside its identity service is no method of it: `/v1` refreshes.
+    for neighbour in [
+        "refresh_identity",
+        "refresh_monitoring_provider_token",
+        "get_monitoring_provider_connections",
+    ] {
+        let args = json!({"args": {"identity_id": 1}});
+        call(&app, neighbour, &args).await.problem(404, "not_found");
+    }
     let large = format!(r#"{{"args":{{"x":"{}"}}}}"#, "x".repeat(1024 * 1024));
     send_signed(&large).await.problem(413, "payload_too_large");
 
@@ -623,6 +632,19 @@ fn over(identities: MockIdentityRepository) -> App {
 
 #[tokio::test]
 async fn a_list_is_whole_or_an_error_and_never_cut() {
+    let (user, organization) = (json!({"user_id": 7}), json!({"organization_id": 1}));
+    let with = |more: &[&Value]| {
+        let mut args = json!({"provider_type": "slack"});
+        for more in more {
+            args.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        }
+        json!({ "args": args })
+    };
+    let lists = [
+        ("get_identities", json!({"args": {"filter": {"provider_id": 1}}})),
+        ("get_user_identities_by_provider_type", with(&[&user])),
+        ("get_org_user_identities_by_provider_type", with(&[&user, &organization])),
+    ];
     // As many identities as there are parts of 200.
     let identities = |parts: i64| {
         let mut mock = MockIdentityRepository::new();
@@ -633,12 +655,13 @@ async fn a_list_is_whole_or_an_error_and_never_cut() {
         });
         mock
     };
-    let body = json!({"args": {"filter": {"provider_id": 1}}});
-    let answer = call(&over(identities(50)), "get_identities", &body).await;
-    assert_eq!(answer.json()["value"].as_array().unwrap().len(), 10_000);
-    let answer = call(&over(identities(51)), "get_identities", &body).await;
-    let detail = answer.problem(422, "too_many_identities");
-    assert!(detail.contains("10000"), "{detail}");
+    for (method, body) in &lists {
+        let answer = call(&over(identities(50)), method, body).await;
+        assert_eq!(answer.json()["value"].as_array().unwrap().len(), 10_000, "{method}");
+        let answer = call(&over(identities(51)), method, body).await;
+        let detail = answer.problem(422, "too_many_identities");
+        assert!(detail.contains("10000"), "{method}: {detail}");
+    }
 }
 
 #[tokio::test]

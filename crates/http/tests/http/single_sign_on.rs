@@ -650,3 +650,52 @@ async fn what_is_of_another_provider_type_is_not_there_for_a_limited_key() {
     }
     assert_eq!(call("GET", &format!("/v1/identities/{slack}"), None).await.status, 200);
 }
+
+#[tokio::test]
+async fn a_limited_key_that_follows_the_cursor_gets_all_it_sees_and_no_short_part() {
+    let world = World::new().await;
+    let mut seen = Vec::new();
+    // What it sees lies between what it does not see.
+    for number in 0..10 {
+        let provider_type = if number % 3 == 1 { "slack" } else { "github" };
+        let new = NewIdentityProvider {
+            provider_type: provider_type.to_owned(),
+            external_id: Some(format!("more-{number}")),
+            ..fixtures::new_identity_provider()
+        };
+        let ProviderId(provider) = world.store.insert(&new, &Actor::OPERATOR).await.unwrap().id;
+        let identity = world.link(provider, "u", &format!("a-{number}")).await;
+        world.done("PUT", &format!("/v1/organizations/org/identities/{identity}"), None).await;
+        if provider_type == "slack" {
+            seen.push((provider, identity));
+        }
+    }
+    world.single_sign_on("org", true).await;
+    world.sso_link("org", "u", "a").await;
+    let provider_types = Some(vec!["slack".to_owned()]);
+    let limited = key(&world.store, KeyLimits { provider_types, ..KeyLimits::default() }).await;
+    // The instance that the world has from the start, too.
+    let mut providers = vec![world.slack];
+    providers.extend(seen.iter().map(|it| it.0));
+    let identities: Vec<_> = seen.iter().map(|it| it.1).collect();
+    for (path, name, expected) in [
+        ("/v1/providers?limit=2", "id", &providers),
+        ("/v1/identities?user_id=u&limit=2", "id", &identities),
+        ("/v1/users/u/identities?limit=2", "id", &identities),
+        ("/v1/organizations/org/users/u/identities?limit=2", "id", &identities),
+        ("/v1/organizations/org/identities?limit=2", "identity_id", &identities),
+        ("/v1/organizations/org/auth-providers?limit=2", "id", &Vec::new()),
+    ] {
+        let (mut found, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let part = world.call_with(&limited, "GET", &format!("{path}{cursor}"), None).await;
+            let part = part.json();
+            let items = part["items"].as_array().unwrap();
+            found.extend(items.iter().map(|it| it[name].as_i64().unwrap()));
+            let Some(next) = part["next_cursor"].as_str() else { break };
+            assert_eq!(items.len(), 2, "{path}: a part is short: {part}");
+            cursor = format!("&cursor={next}");
+        }
+        assert_eq!(found, *expected, "{path}");
+    }
+}

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use axum::{
     body::Body,
     http::{Method, Request},
@@ -5,15 +7,21 @@ use axum::{
 use chrono::TimeDelta;
 use serde_json::json;
 use symbolon_domain::{
+    api_key::{ApiKey, KeyScope},
     credentials::Credentials,
+    event::Actor,
     identity::{Identity, IdentityFilter, IdentityStatus, Invalid, InvalidReason},
     ids::IdentityId,
     page::Page,
-    ports::{BackOff, FailureClass, StoredCredentials},
-    testing::fixtures,
+    ports::{
+        BackOff, Clock as _, ConnectorError, FailureClass, IdentityProviderRepository,
+        IdentityRepository, Link, MockApiKeyRepository, NewIdentityProvider, Sent,
+        StoredCredentials,
+    },
+    testing::{MemoryStore, RefreshFault, ScriptedProvider, TestClock, fixtures},
 };
 
-use crate::app::{ADMIN, Mocks};
+use crate::app::{ADMIN, App, Mocks, Ports};
 
 fn stored(stored: StoredCredentials) -> Mocks {
     let mut mocks = Mocks::default();
@@ -200,4 +208,109 @@ async fn a_forced_refresh_takes_no_wishes() {
     let path = "/v1/identities/1/refresh";
     app.post(path, json!({"min_ttl_seconds": 1})).await.refuses("min_ttl_seconds");
     app.post("/v1/identities/0/refresh", json!({})).await.refuses("id");
+}
+
+/// A service over a scripted provider, and where an identity is refreshed that has these
+/// credentials of `account-1`.
+async fn refreshing(
+    provider: &ScriptedProvider,
+    clock: &Arc<TestClock>,
+    credentials: Option<Credentials>,
+) -> (App, String) {
+    let store = Arc::new(MemoryStore::new(clock.clone()));
+    let new = NewIdentityProvider {
+        provider_type: "scripted".into(),
+        ..fixtures::new_identity_provider()
+    };
+    let id = IdentityProviderRepository::insert(&*store, &new, &Actor::OPERATOR).await.unwrap().id;
+    let link = Link { provider_id: id, credentials, ..fixtures::link() };
+    let linked = IdentityRepository::link(&*store, &link).await.unwrap();
+    let path = format!("/v1/identities/{}/refresh", linked.linked().unwrap().id);
+    let mut keys = MockApiKeyRepository::new();
+    keys.expect_find_by_hash()
+        .returning(|_| Ok(Some(ApiKey { scopes: vec![KeyScope::Admin], ..fixtures::api_key() })));
+    let ports = Ports {
+        keys: Arc::new(keys),
+        identities: store.clone(),
+        providers: store.clone(),
+        connectors: Arc::new(provider.clone()),
+        credentials: store.clone(),
+        events: store.clone(),
+        revocations: store.clone(),
+        auth_identities: store,
+        clock: clock.clone(),
+        ..Ports::default()
+    };
+    (ports.app(), path)
+}
+
+/// The names in brackets are those of the cases in the reference's inventory.
+#[tokio::test]
+async fn a_forced_refresh_says_who_must_act_and_asks_the_provider_once_at_most() {
+    let unavailable = |detail: &str, sent| {
+        RefreshFault::Refuse(ConnectorError::Unavailable {
+            detail: detail.into(),
+            retry_after: None,
+            sent,
+        })
+    };
+    let refused =
+        RefreshFault::Refuse(ConnectorError::GrantRejected { code: "invalid_grant".into() });
+    let misconfigured =
+        RefreshFault::Refuse(ConnectorError::ClientRejected { code: "invalid_client".into() });
+    for (case, fault, status, code) in [
+        ("RF-04 success", None, 200, ""),
+        ("RF-08 500", Some(unavailable("500", Sent::Answered)), 503, "provider_unavailable"),
+        (
+            // Whether it was refreshed is in doubt: it is asked for once more.
+            "RF-09, RF-11 no access token",
+            Some(unavailable("no access token", Sent::Unknown)),
+            200,
+            "",
+        ),
+        (
+            "RF-10 no connection",
+            Some(unavailable("no connection", Sent::No)),
+            503,
+            "provider_unavailable",
+        ),
+        ("refused", Some(refused), 409, "identity_not_valid"),
+        ("misconfigured", Some(misconfigured), 502, "provider_misconfigured"),
+    ] {
+        let clock = Arc::new(TestClock::default());
+        let now = clock.clone();
+        let provider = ScriptedProvider::new(TimeDelta::hours(1), move || now.now());
+        let credentials = provider.grant("account-1");
+        let (app, path) = refreshing(&provider, &clock, Some(credentials)).await;
+        provider.fail_next(fault);
+        let answer = app.call(Method::POST, &path, None).await;
+        if code.is_empty() {
+            assert_eq!(answer.status.as_u16(), status, "{case}: {answer:?}");
+            assert_eq!(answer.json()["version"], 2, "{case}");
+            assert!(answer.json()["expires_at"].is_string(), "{case}");
+        } else {
+            answer.problem(status, code);
+        }
+        assert_eq!(answer.header("retry-after").is_empty(), status != 503, "{case}: {answer:?}");
+        let calls = provider.refreshes();
+        assert!(calls == usize::from(status == 200) || calls == 1, "{case}: {calls}");
+        assert!(!answer.body.contains("access-") && !answer.body.contains("refresh-"), "{case}");
+    }
+}
+
+#[tokio::test]
+async fn a_forced_refresh_with_nothing_to_refresh_asks_nobody() {
+    let clock = Arc::new(TestClock::default());
+    let now = clock.clone();
+    let provider = ScriptedProvider::new(TimeDelta::hours(1), move || now.now());
+    let pasted = Credentials { refresh_token: None, ..provider.grant("account-1") };
+    // [RF-07] no refresh token; [RF-12] a pasted token, which none ever came with; nothing at all.
+    for credentials in [Some(pasted), None] {
+        let (app, path) = refreshing(&provider, &clock, credentials).await;
+        app.call(Method::POST, &path, None).await.problem(409, "identity_not_valid");
+        // [RF-06]
+        let nobody = "/v1/identities/4711/refresh";
+        app.call(Method::POST, nobody, None).await.problem(404, "not_found");
+    }
+    assert_eq!(provider.refreshes(), 0);
 }

@@ -129,11 +129,15 @@ async fn deliveries_are_listed_and_replayed() {
         assert_eq!(page, PageRequest { limit: 2, after: None });
         Ok(Page { items: vec![dead()], next: None })
     });
-    mocks.webhooks.expect_replay().returning(|id, delivery| {
+    mocks.webhooks.expect_replay().returning(|id, delivery, actor| {
+        assert_eq!(actor, &fixtures::ACTOR);
         let known = (id, delivery) == (ID, WebhookDeliveryId(1));
         Ok(known.then(|| fixtures::claimed_delivery().delivery))
     });
-    mocks.webhooks.expect_replay_dead().returning(|_| Ok(3));
+    mocks.webhooks.expect_replay_dead().returning(|_, actor| {
+        assert_eq!(actor, &fixtures::ACTOR);
+        Ok(3)
+    });
     let app = mocks.app();
     let list = app.get("/v1/webhooks/1/deliveries?status=dead&limit=2").await.json();
     insta::assert_snapshot!(list, @r#"{"items":[{"attempts":1,"created_at":"2026-01-01T00:00:00Z","event_id":1,"id":1,"identity_id":1,"last_error":"the receiver answered 500","last_status":500,"next_attempt_at":null,"settled_at":"2026-01-01T00:00:00Z","status":"dead","type":"grant.revoked","webhook_id":1}],"next_cursor":null}"#);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::http::{HeaderValue, Method};
 use chrono::TimeDelta;
 use serde_json::json;
 use symbolon_domain::{
@@ -154,4 +155,41 @@ async fn a_link_is_started_confirmed_completed_and_gives_tokens() {
     let removed = call("DELETE", &format!("/v1/identities/{id}?revoke=false"), None).await;
     assert_eq!(removed.status, 204);
     call("POST", &format!("/v1/identities/{id}/token"), None).await.problem(404, "not_found");
+}
+
+#[tokio::test]
+async fn what_comes_of_a_session_tells_for_whom_and_why_it_was_asked_for() {
+    let (app, key) = app().await;
+    let start = async |user: u32| {
+        let body = json!({
+            "user_id": user, "provider_id": 1, "purpose": "link", "auto_complete": true,
+            "return_url": "https://product.example/linked",
+        });
+        let mut request = request(Method::POST, "/v1/link-sessions", key.expose(), Some(body));
+        let headers = request.headers_mut();
+        headers.insert("symbolon-acting-user", HeaderValue::from_static("support-9"));
+        headers.insert("symbolon-reason", HeaderValue::from_static("ticket 4711"));
+        let started = app.send(request).await.json();
+        let address = path_of(started["url"].as_str().unwrap());
+        let sent = app.browse(&address, None).await;
+        let cookie = sent.header("set-cookie").split_once(';').unwrap().0.to_owned();
+        (cookie, parameter(sent.header("location"), "state"))
+    };
+    for (user, answer, kind) in [
+        // Completed by the callback itself; said no; the account is taken by then.
+        (42, "code=c", "identity.linked"),
+        (43, "error=access_denied", "link_session.failed"),
+        (44, "code=c", "link_session.failed"),
+    ] {
+        let (cookie, state) = start(user).await;
+        let back = app.browse(&format!("/callback/1?state={state}&{answer}"), Some(&cookie)).await;
+        assert_eq!(back.status, 303, "{back:?}");
+        let events = request(Method::GET, "/v1/events", key.expose(), None);
+        let events = app.send(events).await.json();
+        let event = events["items"].as_array().unwrap().last().unwrap().clone();
+        assert_eq!((&event["type"], &event["user_id"]), (&json!(kind), &json!(user.to_string())));
+        assert_eq!(event["acting_user"], "support-9", "{event}");
+        assert_eq!(event["reason"], "ticket 4711", "{event}");
+        assert!(event["actor"].as_str().unwrap().starts_with("api_key:"), "{event}");
+    }
 }

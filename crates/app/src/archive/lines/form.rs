@@ -25,7 +25,7 @@ use symbolon_domain::{
     },
     organization_identity::OrganizationIdentity,
     ports::{BackOff, FailureClass},
-    revocation::{OrphanedGrant, QueuedRevocation, RevocationStatus},
+    revocation::{GrantOwner, OrphanedGrant, QueuedRevocation, RevocationStatus},
     secret::{Secret, SecretHash},
     transfer::{Transfer, TransferItem, TransferObstacle, UndoItem},
     webhook::{WebhookEndpoint, WebhookSecrets},
@@ -260,7 +260,11 @@ struct TransferItemLine {
 #[serde(deny_unknown_fields)]
 pub(super) struct RevocationLine {
     id: i64,
-    identity_id: i64,
+    /// What had the grant: an identity, or else an account for single sign-on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    identity_id: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    auth_identity_id: Option<i64>,
     provider_id: i64,
     user_id: String,
     external_id: String,
@@ -824,7 +828,8 @@ impl From<&RevocationRecord> for RevocationLine {
         });
         Self {
             id: it.id.0,
-            identity_id: it.identity_id.0,
+            identity_id: it.owner.identity().map(|it| it.0),
+            auth_identity_id: it.owner.auth_identity().map(|it| it.0),
             provider_id: it.provider_id.0,
             user_id: it.user_id.as_str().to_owned(),
             external_id: it.external_id.as_str().to_owned(),
@@ -846,9 +851,14 @@ impl TryFrom<RevocationLine> for RevocationRecord {
     type Error = Reason;
 
     fn try_from(it: RevocationLine) -> Result<Self, Reason> {
+        let owner = match (it.identity_id, it.auth_identity_id) {
+            (Some(id), None) => GrantOwner::Identity(IdentityId(id)),
+            (None, Some(id)) => GrantOwner::AuthIdentity(AuthIdentityId(id)),
+            _ => return Err(Reason::malformed("identity_id: or auth_identity_id must be there")),
+        };
         let queued = QueuedRevocation {
             id: RevocationId(it.id),
-            identity_id: IdentityId(it.identity_id),
+            owner,
             provider_id: ProviderId(it.provider_id),
             user_id: opaque("user_id", it.user_id, UserId::new)?,
             external_id: opaque("external_id", it.external_id, ExternalId::new)?,

@@ -22,7 +22,7 @@ use crate::{
         BackOff, Connector, ConnectorError, FailureClass, Lease, LeaseOutcome, LeasedWrite,
         NewRevocation, RefreshEnd, RefreshRequest, RepositoryError, Sent, StoredCredentials,
     },
-    revocation::OrphanedGrant,
+    revocation::{GrantOwner, OrphanedGrant},
 };
 
 /// Longest that a holder waits before it looks again whether the lease is free; a notification
@@ -321,7 +321,7 @@ impl Tokens {
     ) {
         let grant = OrphanedGrant { credentials, provider: Some(provider.clone()) };
         let new = NewRevocation {
-            identity_id: identity.id,
+            owner: GrantOwner::Identity(identity.id),
             provider_id: identity.idp_id,
             user_id: identity.user_id.clone(),
             external_id: identity.external_id.clone(),

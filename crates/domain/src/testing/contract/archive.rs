@@ -22,8 +22,8 @@ use crate::{
     },
     link_evidence::{LinkEvidence, LinkMethod},
     organization_identity::OrganizationIdentity,
-    ports::{BackOff, DeliveryEnd, FailureClass, ImportSettings, Unlink},
-    revocation::{OrphanedGrant, QueuedRevocation, RevocationStatus},
+    ports::{BackOff, DeliveryEnd, FailureClass, ImportSettings, Unlink, WebhookEndpointUpdate},
+    revocation::{GrantOwner, OrphanedGrant, QueuedRevocation, RevocationStatus},
     secret::{Secret, SecretHash},
     testing::fixtures,
     transfer::{Transfer, TransferItem, TransferObstacle, UndoItem},
@@ -204,7 +204,7 @@ fn of_transfer(id: i64, from: &str) -> Record {
 fn revocation_record(id: i64, idp: i64) -> RevocationRecord {
     let queued = QueuedRevocation {
         id: RevocationId(id),
-        identity_id: IdentityId(60_000 + id),
+        owner: GrantOwner::Identity(IdentityId(60_000 + id)),
         provider_id: ProviderId(idp),
         user_id: fixtures::user("u"),
         external_id: fixtures::external_id("a"),
@@ -237,6 +237,7 @@ fn of_revocation(id: i64, idp: i64) -> Record {
 fn of_ended_revocation(id: i64) -> Record {
     let mut record = RevocationRecord { grant: None, ..revocation_record(id, 5003) };
     record.queued.status = RevocationStatus::Revoked;
+    record.queued.owner = GrantOwner::AuthIdentity(AuthIdentityId(6601));
     Record::Revocation(Box::new(record))
 }
 
@@ -366,6 +367,35 @@ pub async fn an_import_again_changes_nothing(store: &Arc<dyn Store>) {
     assert_eq!(export(store, true).await, before);
 }
 
+/// An endpoint whose address was changed since is known again under its id, and under another id by
+/// its address; it stays as it is.
+pub async fn an_endpoint_is_known_again_whatever_its_address(store: &Arc<dyn Store>) {
+    let record = endpoint_record(7101, "one", 0);
+    take(store, &telling(), &[Record::WebhookEndpoint(record.clone())]).await;
+    let id = WebhookEndpointId(7101);
+    let moved = WebhookEndpointUpdate {
+        url: Some("https://receiver.example/moved".parse().unwrap()),
+        ..WebhookEndpointUpdate::default()
+    };
+    store.webhooks().update(id, &moved, &fixtures::ACTOR).await.unwrap().unwrap();
+    let before = export(store, true).await;
+    let unchanged = ImportOutcome::Unchanged(id.0);
+    let mut elsewhere = endpoint_record(7109, "moved", 0);
+    elsewhere.endpoint.created_at = record.endpoint.created_at;
+    // Without its secrets it is known, too.
+    let without = WebhookEndpointRecord { secrets: None, ..record.clone() };
+    for same in [record.clone(), elsewhere, without] {
+        let outcomes = take(store, &telling(), &[Record::WebhookEndpoint(same)]).await;
+        assert_eq!(outcomes, [unchanged]);
+    }
+    assert_eq!(export(store, true).await, before);
+    // One that was made at another time is another one, whatever its id says.
+    let mut another = record;
+    another.endpoint.created_at += chrono::TimeDelta::seconds(1);
+    let outcomes = take(store, &telling(), &[Record::WebhookEndpoint(another)]).await;
+    assert!(matches!(outcomes[..], [ImportOutcome::Created(new)] if new != id.0), "{outcomes:?}");
+}
+
 /// An id that is another row's, is not positive or is too great is replaced; a second import finds
 /// the row under its new id.
 pub async fn a_row_whose_id_is_taken_gets_a_new_one(store: &Arc<dyn Store>) {
@@ -379,7 +409,7 @@ pub async fn a_row_whose_id_is_taken_gets_a_new_one(store: &Arc<dyn Store>) {
     take(store, &telling(), &[of_transfer(7201, "one")]).await;
     take(store, &telling(), &[of_revocation(7301, 5001)]).await;
     let mut another = revocation_record(7301, 5001);
-    another.queued.identity_id = IdentityId(60_000);
+    another.queued.owner = GrantOwner::Identity(IdentityId(60_000));
     for batch in [
         vec![of_provider(5001, "x"), of_provider(0, "y"), of_provider(KEPT_IDS_END, "z")],
         vec![

@@ -5,19 +5,21 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::auth_providers::single_sign_on;
-use super::{ALL, Store, events, kinds, live_session, now, provider, race, status, waiting};
+use super::{ALL, LONG, Store, events, kinds, live_session, now, provider, race, status, waiting};
 use crate::{
     auth_identity::AuthIdentity,
     auth_provider::AuthProvider,
     credentials::Credentials,
+    disconnection::Guard,
     event::EventKind,
-    ids::{AuthIdentityId, AuthProviderId},
+    ids::{AuthIdentityId, AuthProviderId, ProviderId},
     link_session::{CompletionClaim, LinkSessionStatus},
     page::PageRequest,
     ports::{
-        AuthIdentityFilter, AuthIdentityOutcome, AuthIdentityUpdate, RepositoryError, SsoOutcome,
-        SsoSignIn, Taken,
+        AuthIdentityFilter, AuthIdentityOutcome, AuthIdentityUpdate, ClaimedRevocation,
+        RepositoryError, SsoOutcome, SsoSignIn, SsoUnlink, SsoUnlinkOutcome, Taken,
     },
+    revocation::{GrantOwner, OrphanedGrant},
     secret::{Secret, SecretHash},
     testing::fixtures::{self, ACTOR, external_id, object, organization, user},
 };
@@ -331,6 +333,16 @@ pub async fn accounts_for_single_sign_on_are_listed(store: &Arc<dyn Store>) {
         (AuthIdentityFilter { organization_id: Some(organization("none")), ..any() }, vec![]),
         (AuthIdentityFilter { auth_provider_id: Some(other.id), ..any() }, vec![&u_too]),
         (AuthIdentityFilter { user_id: Some(user("u")), ..any() }, vec![&u, &u_too]),
+        (AuthIdentityFilter { provider_id: Some(provider), ..any() }, vec![&u, &v, &u_too]),
+        (AuthIdentityFilter { provider_id: Some(ProviderId(4_711)), ..any() }, vec![]),
+        (
+            AuthIdentityFilter {
+                provider_id: Some(provider),
+                ident: Some(external_id("a")),
+                ..any()
+            },
+            vec![&u, &u_too],
+        ),
         (AuthIdentityFilter { ident: Some(external_id("b")), ..any() }, vec![&v]),
         (
             AuthIdentityFilter {
@@ -347,6 +359,100 @@ pub async fn accounts_for_single_sign_on_are_listed(store: &Arc<dyn Store>) {
     let page = PageRequest { limit: 2, after: Some(u.id.0) };
     let page = store.auth_identities().list(&any(), page).await.unwrap();
     assert_eq!((page.items, page.next), (vec![v, u_too], None));
+}
+
+/// The grants that wait for their revocation.
+async fn waiting_grants(store: &Arc<dyn Store>) -> Vec<ClaimedRevocation> {
+    store.revocations().claim_due(10, LONG).await.unwrap()
+}
+
+/// However an account for single sign-on goes, its grant waits for its revocation, due at once and
+/// told of in the same breath; one without credentials leaves nothing to revoke.
+pub async fn an_account_for_single_sign_on_that_goes_gives_up_its_grant(store: &Arc<dyn Store>) {
+    for way in ["unlinked", "deleted", "with its single sign-on", "with its provider"] {
+        let provider = provider(store, way).await;
+        let of = single_sign_on(store, way, provider).await;
+        let gone = account(store, &of, "u", "a").await;
+        let bare = SsoSignIn { credentials: None, ..link(&of, "v", "b") };
+        store.auth_identities().sign_in(&bare).await.unwrap();
+        let users = store.auth_identities();
+        match way {
+            "unlinked" => {
+                let (id, guard) = (gone.id, Guard::Off);
+                let unlink = SsoUnlink { id, user_id: None, guard, actor: ACTOR };
+                let outcome = users.unlink(&unlink).await.unwrap();
+                assert_eq!(outcome, SsoUnlinkOutcome::Unlinked(gone.clone()));
+            }
+            "deleted" => {
+                for name in ["u", "v"] {
+                    let deleted = users.delete_for(&user(name), &of.organization_id, &ACTOR).await;
+                    assert_eq!(deleted.unwrap(), 1);
+                }
+            }
+            "with its single sign-on" => {
+                assert_eq!(store.auth_providers().delete(of.id, &ACTOR).await.unwrap(), Some(2));
+            }
+            _ => {
+                store.providers().delete(provider, true, &ACTOR).await.unwrap();
+            }
+        }
+        let waiting = waiting_grants(store).await;
+        let [ClaimedRevocation { queued, grant }] = waiting.as_slice() else {
+            panic!("{way}: {waiting:?}")
+        };
+        assert_eq!(queued.owner, GrantOwner::AuthIdentity(gone.id), "{way}");
+        assert_eq!((queued.provider_id, &queued.external_id), (provider, &gone.ident), "{way}");
+        assert_eq!((&queued.user_id, &queued.actor), (&gone.user_id, &ACTOR), "{way}");
+        let grant = grant.as_ref().unwrap();
+        assert_eq!(grant.credentials, fixtures::credentials(), "{way}");
+        assert_eq!(grant.provider.is_some(), way == "with its provider");
+
+        let told = events(store).await;
+        let at = told.iter().position(|it| {
+            it.about == EventKind::AuthIdentityUnlinked
+                && it.detail["auth_identity_id"] == gone.id.0
+        });
+        let [unlinked, revocation, ..] = &told[at.unwrap()..] else { panic!("{told:?}") };
+        assert_eq!(revocation.about, EventKind::GrantRevocationQueued, "{way}");
+        assert_eq!((revocation.identity_id, revocation.provider_id), (None, Some(provider)));
+        assert_eq!(revocation.user_id, unlinked.user_id);
+        let detail = json!({"revocation_id": queued.id.0, "auth_identity_id": gone.id.0});
+        assert_eq!(revocation.detail, object(detail), "{way}");
+    }
+}
+
+/// A rebound account gives up its grant, and so does the row that goes for it, unless the same
+/// account stays linked with new credentials.
+pub async fn an_account_for_single_sign_on_that_is_rebound_gives_up_its_grant(
+    store: &Arc<dyn Store>,
+) {
+    let of = single_sign_on_of_o(store).await;
+    let reattach = async |name, ident, credentials: Option<Credentials>| {
+        let asked = SsoSignIn { reattach: true, credentials, ..link(&of, name, ident) };
+        let outcome = store.auth_identities().sign_in(&asked).await.unwrap();
+        assert!(matches!(outcome, SsoOutcome::Linked { new: false, .. }), "{outcome:?}");
+        let mut waiting = waiting_grants(store).await;
+        assert!(
+            waiting
+                .iter()
+                .all(|it| { it.grant == Some(OrphanedGrant::new(fixtures::credentials())) })
+        );
+        waiting.sort_by_key(|it| it.queued.id);
+        let pair = |it: &ClaimedRevocation| {
+            let ClaimedRevocation { queued, .. } = it;
+            format!("{} {}", queued.user_id, queued.external_id)
+        };
+        waiting.iter().map(pair).collect::<Vec<_>>()
+    };
+    let granted = || Some(fixtures::credentials());
+    account(store, &of, "u", "a").await;
+    assert_eq!(reattach("u", "b", granted()).await, ["u a"], "another account");
+    let none: [&str; 0] = [];
+    assert_eq!(reattach("v", "b", granted()).await, none, "the same, to another user");
+    assert_eq!(reattach("w", "b", None).await, ["v b"], "the same, without a grant");
+    account(store, &of, "x", "c").await;
+    account(store, &of, "y", "d").await;
+    assert_eq!(reattach("x", "d", None).await, ["y d", "x c"], "both rows");
 }
 
 /// A user's accounts for an organization go together, with their events, and no others; doing it
@@ -368,8 +474,9 @@ pub async fn a_users_accounts_for_an_organization_go_together(store: &Arc<dyn St
     assert_eq!(delete("u", "o").await, 0);
     let left = [("v".to_owned(), "b".to_owned()), ("u".to_owned(), "a".to_owned())];
     assert_eq!(all(store).await, left);
-    let told = events(store).await.pop().unwrap();
-    assert_eq!(told.about, EventKind::AuthIdentityUnlinked);
+    // What becomes of its grant is another promise.
+    let mut told = events(store).await.into_iter();
+    let told = told.rfind(|it| it.about == EventKind::AuthIdentityUnlinked).unwrap();
     assert_eq!(told.detail, object(json!({ "auth_identity_id": gone.id.0 })));
     assert_eq!((told.before, told.after), (Some(gone.facts()), None));
 }

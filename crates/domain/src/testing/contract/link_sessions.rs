@@ -19,6 +19,11 @@ use crate::{
     testing::fixtures,
 };
 
+/// The same, for a user and for a reason.
+fn on_behalf(actor: Actor) -> Actor {
+    Actor { acting_user: Some(fixtures::user("ü")), ..actor.because("because she asked") }
+}
+
 /// A session is found as it was inserted, by its id and by its token.
 pub async fn a_session_is_found_by_id_and_token(store: &Arc<dyn Store>) {
     let provider = provider(store, "p").await;
@@ -31,7 +36,7 @@ pub async fn a_session_is_found_by_id_and_token(store: &Arc<dyn Store>) {
         login_hint: Some("ada@example".into()),
         reattach: true,
         auto_complete: true,
-        created_by: Actor::replica("replica-1"),
+        created_by: on_behalf(Actor::replica("replica-1")),
         ..live_session(provider)
     };
     for (name, session) in [("sparse", sparse), ("full", full)] {
@@ -227,12 +232,12 @@ pub async fn what_waits_is_found_by_whoever_has_the_code(store: &Arc<dyn Store>)
 }
 
 /// A failed session drops what it held, keeps the first reason, and is told of once, in the name
-/// of whoever created it.
+/// of whoever created it, for whom and why.
 pub async fn a_failed_session_drops_what_it_held(store: &Arc<dyn Store>) {
     let provider = provider(store, "p").await;
     let session = LinkSession {
         organization_id: Some(fixtures::organization("org-1")),
-        created_by: Actor::OPERATOR,
+        created_by: on_behalf(Actor::OPERATOR),
         ..live_session(provider)
     };
     let pending = insert(store, "pending", session.clone()).await.id;
@@ -256,7 +261,8 @@ pub async fn a_failed_session_drops_what_it_held(store: &Arc<dyn Store>) {
         assert_eq!(store.sessions().find(id).await.unwrap(), Some(failed));
         let told = events(store).await.split_off(told);
         let [event] = told.as_slice() else { panic!("{told:?}") };
-        assert_eq!((event.about, &event.actor), (EventKind::LinkSessionFailed, &Actor::OPERATOR));
+        let by = on_behalf(Actor::OPERATOR);
+        assert_eq!((event.about, &event.actor), (EventKind::LinkSessionFailed, &by));
         assert_eq!((event.provider_id, &event.user_id), (Some(provider), &session.user_id));
         assert_eq!(event.detail["error"], "access_denied");
         assert_eq!(event.organization_id, Some(fixtures::organization("org-1")));

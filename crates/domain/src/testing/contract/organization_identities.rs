@@ -3,20 +3,21 @@
 use std::sync::Arc;
 
 use super::{
-    ALL, Store, events, identity, kinds, link, linked, live_session, provider, race, unlink,
-    waiting,
+    ALL, Store, events, identity, kinds, link, linked, live_session, provider, provider_of_type,
+    race, unlink, waiting,
 };
 use crate::{
     event::EventKind,
     ids::{IdentityId, OrganizationId},
     link_session::LinkSession,
     organization_identity::OrganizationIdentity,
+    page::PageRequest,
     ports::{Link, OrganizationIdentityFilter, RepositoryError},
     testing::fixtures::{ACTOR, organization},
 };
 
 async fn uses(store: &Arc<dyn Store>, id: IdentityId) -> Vec<OrganizationId> {
-    let filter = OrganizationIdentityFilter { identity_id: Some(id), organization_id: None };
+    let filter = OrganizationIdentityFilter { identity_id: Some(id), ..Default::default() };
     let page = store.organization_identities().list(&filter, ALL).await.unwrap();
     page.items.into_iter().map(|it| it.organization_id).collect()
 }
@@ -59,6 +60,47 @@ pub async fn an_organization_uses_an_identity_once(store: &Arc<dyn Store>) {
     let nobody = IdentityId(4_711);
     let refused = store.organization_identities().attach(&organization("o"), nobody, &ACTOR).await;
     assert!(matches!(refused, Err(RepositoryError::NotFound)), "{refused:?}");
+}
+
+/// Uses are listed of what is at instances of some types only, page by page with none missing.
+pub async fn uses_are_listed_by_provider_type(store: &Arc<dyn Store>) {
+    let organizations = store.organization_identities();
+    let (mut of_rare, mut all) = (Vec::new(), Vec::new());
+    let (common, rare) =
+        (provider_of_type(store, "common", "c").await, provider_of_type(store, "rare", "r").await);
+    for number in 0..9 {
+        let at = if number % 4 == 0 { rare } else { common };
+        let name = number.to_string();
+        let identity = linked(store, &link(at, &name, &name)).await;
+        let used = organizations.attach(&organization("o"), identity.id, &ACTOR).await.unwrap().0;
+        organizations.attach(&organization("other"), identity.id, &ACTOR).await.unwrap();
+        of_rare.extend((at == rare).then_some(used.id));
+        all.push(used.id);
+    }
+    for (types, expected) in [
+        (None, &all),
+        (Some(vec!["rare"]), &of_rare),
+        (Some(vec!["common", "rare", "rare"]), &all),
+        (Some(vec!["nobody's"]), &Vec::new()),
+        (Some(vec![]), &Vec::new()),
+    ] {
+        let filter = OrganizationIdentityFilter {
+            organization_id: Some(organization("o")),
+            identity_id: None,
+            provider_types: types.map(|it| it.into_iter().map(str::to_owned).collect()),
+        };
+        let (mut found, mut page) = (Vec::new(), PageRequest { limit: 2, after: None });
+        loop {
+            let part = organizations.list(&filter, page).await.unwrap();
+            assert!(part.next.is_none() || part.items.len() == 2, "a part is short: {part:?}");
+            found.extend(part.items.into_iter().map(|it| it.id));
+            page.after = part.next;
+            if page.after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(found, *expected, "{filter:?}");
+    }
 }
 
 /// A use ends once; the identity stays, and so do other uses of it.

@@ -10,7 +10,7 @@ use crate::{
     event::EventKind,
     ids::{IdentityId, RevocationId},
     ports::{ClaimedRevocation, Link, NewRevocation, ProviderDeletion, RevocationEnd},
-    revocation::{OrphanedGrant, QueuedRevocation, RevocationStatus},
+    revocation::{GrantOwner, OrphanedGrant, QueuedRevocation, RevocationStatus},
     testing::fixtures,
 };
 
@@ -39,7 +39,10 @@ pub async fn an_unlinked_grant_waits_for_its_revocation(store: &Arc<dyn Store>) 
 
     let found = find(store, id).await;
     assert_eq!(found.status, RevocationStatus::Waiting);
-    assert_eq!((found.identity_id, found.provider_id), (identity.id, identity.idp_id));
+    assert_eq!(
+        (found.owner, found.provider_id),
+        (GrantOwner::Identity(identity.id), identity.idp_id)
+    );
     assert_eq!((&found.user_id, &found.external_id), (&identity.user_id, &identity.external_id));
     assert_eq!(
         (found.attempts, found.queued_at, &found.actor),
@@ -190,7 +193,7 @@ pub async fn a_grant_can_be_queued_when_its_identity_is_gone(store: &Arc<dyn Sto
     let grant =
         OrphanedGrant { credentials: Credentials::default(), provider: Some((kept, secrets)) };
     let new = NewRevocation {
-        identity_id: IdentityId(4_711),
+        owner: GrantOwner::Identity(IdentityId(4_711)),
         provider_id: provider,
         user_id: fixtures::user("u"),
         external_id: fixtures::external_id("a"),

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use serde_json::{Value, json};
+
 use super::{ALL, LONG, Store, race};
 use crate::{
     event::{Actor, Event, EventKind, NewEvent},
@@ -132,7 +134,7 @@ pub async fn a_webhook_secret_is_rotated(store: &Arc<dyn Store>) {
     );
     let event = last_event(store).await;
     assert_eq!(event.about, EventKind::WebhookEndpointUpdated);
-    let shown = serde_json::Value::Object(event.shown()).to_string();
+    let shown = Value::Object(event.shown()).to_string();
     assert!(shown.contains("secret"), "{shown}");
     for secret in [&new, &old] {
         assert!(!shown.contains(secret.expose().trim_start_matches("whsec_")), "{shown}");
@@ -296,7 +298,8 @@ pub async fn giving_up_is_told_once(store: &Arc<dyn Store>) {
     assert_eq!(last_event(store).await.id, failed.id);
 }
 
-/// What was given up is replayed, one or all, with all its attempts; so is what arrived.
+/// What was given up is replayed, one or all, with all its attempts; so is what arrived. It is told
+/// of by whoever asked for it, with what it was.
 pub async fn what_was_given_up_is_replayed(store: &Arc<dyn Store>) {
     let at = endpoint(store, &[EventKind::GrantRevoked]).await.id;
     let other = endpoint(store, &[EventKind::GrantRevoked]).await.id;
@@ -310,19 +313,35 @@ pub async fn what_was_given_up_is_replayed(store: &Arc<dyn Store>) {
     }
     let id = |nth: usize| claimed[nth].delivery.id;
     let webhooks = store.webhooks();
-    assert_eq!(webhooks.replay(other, id(0)).await.unwrap(), None, "not another endpoint's");
+    let replay = async |at, id| webhooks.replay(at, id, &ACTOR).await.unwrap();
+    let before = last_event(store).await.id;
+    assert_eq!(replay(other, id(0)).await, None, "not another endpoint's");
+    assert_eq!(last_event(store).await.id, before);
     for nth in [0, 1] {
-        let replayed = webhooks.replay(at, id(nth)).await.unwrap().unwrap();
+        let replayed = replay(at, id(nth)).await.unwrap();
         assert_eq!((replayed.status, replayed.attempts), (DeliveryStatus::Pending, 0));
+        let event = last_event(store).await;
+        assert_eq!((event.about, &event.actor), (EventKind::WebhookDeliveryReplayed, &ACTOR));
+        let of = claimed[nth].event.id.0;
+        let told = json!({"endpoint_id": at.0, "replayed": 1, "event_ids": [of]});
+        assert_eq!(Value::Object(event.detail), told);
     }
-    let under_way = webhooks.replay(at, id(3)).await.unwrap().unwrap();
+    let before = last_event(store).await.id;
+    let under_way = replay(at, id(3)).await.unwrap();
     assert_eq!(under_way.attempts, 1, "what is under way stays as it is");
+    assert_eq!(last_event(store).await.id, before, "and is not told of");
     let again = claim(store, at).await;
     assert_eq!(again.iter().map(|it| it.delivery.id).collect::<Vec<_>>(), [id(0), id(1)]);
     assert!(settle(store, &again[1], dead()).await);
 
-    assert_eq!(webhooks.replay_dead(at).await.unwrap(), 2);
-    assert_eq!(webhooks.replay_dead(at).await.unwrap(), 0);
+    assert_eq!(webhooks.replay_dead(at, &ACTOR).await.unwrap(), 2);
+    let event = last_event(store).await;
+    assert_eq!((event.about, &event.actor), (EventKind::WebhookDeliveryReplayed, &ACTOR));
+    let of = [claimed[1].event.id.0, claimed[2].event.id.0];
+    let told = json!({"endpoint_id": at.0, "replayed": 2, "event_ids": of});
+    assert_eq!(Value::Object(event.detail), told);
+    assert_eq!(webhooks.replay_dead(at, &ACTOR).await.unwrap(), 0);
+    assert_eq!(last_event(store).await.id, event.id, "nothing was, and nothing is told");
     let ids: BTreeSet<_> = claim(store, at).await.iter().map(|it| it.delivery.id).collect();
     assert_eq!(ids, BTreeSet::from([id(1), id(2)]));
 }

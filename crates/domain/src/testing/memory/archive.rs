@@ -17,7 +17,7 @@ use crate::{
     ids::EventId,
     organization_identity::OrganizationIdentity,
     ports::{Archive, ArchiveExport, ArchiveImport, Clock, ImportSettings, RepositoryError},
-    revocation::RevocationStatus,
+    revocation::{GrantOwner, RevocationStatus},
     transfer::Transfer,
     webhook::DeliveryStatus,
 };
@@ -241,9 +241,10 @@ impl Rows {
         let mut endpoint = record.endpoint.clone();
         endpoint.created_at = to_microseconds(endpoint.created_at);
         let mut there = self.webhook_endpoints.values().map(|it| &it.endpoint);
-        if let Some(there) =
-            there.find(|it| it.url == endpoint.url && it.created_at == endpoint.created_at)
-        {
+        if let Some(there) = there.find(|it| {
+            // Under its own id it is the same whatever address it was given since.
+            it.created_at == endpoint.created_at && (it.url == endpoint.url || it.id == endpoint.id)
+        }) {
             return ImportOutcome::Unchanged(there.id.0);
         }
         let Some(secrets) = record.secrets.clone() else {
@@ -293,7 +294,7 @@ impl Rows {
         let mut there = self.revocations.values().map(|it| &it.queued);
         if let Some(there) = there.find(|it| {
             it.queued_at == queued.queued_at
-                && it.identity_id == queued.identity_id
+                && it.owner == queued.owner
                 && it.external_id == queued.external_id
         }) {
             return ImportOutcome::Unchanged(there.id.0);
@@ -312,7 +313,11 @@ impl Rows {
             _ => {}
         }
         queued.id.0 = self.id_for(queued.id.0, self.revocations.contains_key(&queued.id));
-        self.speaks_of([queued.identity_id.0, queued.provider_id.0].into_iter());
+        let owner = match queued.owner {
+            GrantOwner::Identity(id) => id.0,
+            GrantOwner::AuthIdentity(id) => id.0,
+        };
+        self.speaks_of([owner, queued.provider_id.0].into_iter());
         let waits = queued.status == RevocationStatus::Waiting;
         let (id, generation) = (queued.id, record.generation);
         let row =

@@ -14,6 +14,7 @@ use crate::{
         AuthIdentityFilter, AuthIdentityOutcome, AuthIdentityRepository, AuthIdentityUpdate,
         RepositoryError, SsoOutcome, SsoSignIn, SsoUnlink, SsoUnlinkOutcome, Taken,
     },
+    revocation::is_orphaned_by_sign_in,
 };
 
 impl Rows {
@@ -24,8 +25,21 @@ impl Rows {
         actor: &Actor,
         now: DateTime<Utc>,
     ) -> Option<AuthIdentity> {
-        let (gone, _) = self.auth_identities.remove(&id)?;
-        self.log_account(EventKind::AuthIdentityUnlinked, actor, Some(&gone), None, now);
+        let gone = self.take_auth_identity(id, actor, now)?;
+        let (account, credentials) = gone;
+        self.queue_account_credentials((&account, credentials), actor, now);
+        Some(account)
+    }
+
+    /// The same, and what it held is the caller's.
+    fn take_auth_identity(
+        &mut self,
+        id: AuthIdentityId,
+        actor: &Actor,
+        now: DateTime<Utc>,
+    ) -> Option<(AuthIdentity, Option<Credentials>)> {
+        let gone = self.auth_identities.remove(&id)?;
+        self.log_account(EventKind::AuthIdentityUnlinked, actor, Some(&gone.0), None, now);
         Some(gone)
     }
 
@@ -87,7 +101,9 @@ impl Rows {
             (Some(_), None) if !sign_in.reattach => return SsoOutcome::Taken(Taken::User),
             (Some(row), None) | (None, Some(row)) => self.rebind_account(row, user, sign_in, now),
             (Some(own), Some(account)) => {
-                self.remove_auth_identity(account, &sign_in.actor, now);
+                if let Some((gone, held)) = self.take_auth_identity(account, &sign_in.actor, now) {
+                    self.queue_orphaned(&gone, held, sign_in, now);
+                }
                 self.rebind_account(own, user, sign_in, now)
             }
         };
@@ -144,8 +160,9 @@ impl Rows {
         sign_in: &SsoSignIn,
         now: DateTime<Utc>,
     ) -> AuthIdentity {
+        let (before, held) = self.account_mut(id).clone();
+        self.queue_orphaned(&before, held, sign_in, now);
         let (identity, credentials) = self.account_mut(id);
-        let before = identity.clone();
         identity.prove(sign_in, now);
         identity.user_id = user.clone();
         identity.data.clone_from(&sign_in.data);
@@ -154,6 +171,19 @@ impl Rows {
         let kind = EventKind::AuthIdentityUpdated;
         self.log_account(kind, &sign_in.actor, Some(&before), Some(&identity), now);
         identity
+    }
+
+    /// Queues what a row held, unless its account stays linked with new credentials.
+    fn queue_orphaned(
+        &mut self,
+        account: &AuthIdentity,
+        held: Option<Credentials>,
+        sign_in: &SsoSignIn,
+        now: DateTime<Utc>,
+    ) {
+        if is_orphaned_by_sign_in(account, sign_in) {
+            self.queue_account_credentials((account, held), &sign_in.actor, now);
+        }
     }
 
     fn account_mut(&mut self, id: AuthIdentityId) -> &mut (AuthIdentity, Option<Credentials>) {
@@ -191,11 +221,13 @@ impl AuthIdentityRepository for MemoryStore {
         filter: &AuthIdentityFilter,
         page: PageRequest,
     ) -> Result<Page<AuthIdentity>, RepositoryError> {
-        let AuthIdentityFilter { organization_id, auth_provider_id, user_id, ident } = filter;
+        let AuthIdentityFilter { organization_id, auth_provider_id, provider_id, user_id, ident } =
+            filter;
         let (rows, _) = self.read();
         let meant = rows.auth_identities.values().map(|(it, _)| it).filter(|it| {
-            let of = &rows.auth_providers[&it.auth_provider_id].organization_id;
-            organization_id.as_ref().is_none_or(|wanted| wanted == of)
+            let of = &rows.auth_providers[&it.auth_provider_id];
+            organization_id.as_ref().is_none_or(|wanted| *wanted == of.organization_id)
+                && provider_id.is_none_or(|wanted| wanted == of.provider_id)
                 && auth_provider_id.is_none_or(|wanted| wanted == it.auth_provider_id)
                 && user_id.as_ref().is_none_or(|wanted| *wanted == it.user_id)
                 && ident.as_ref().is_none_or(|wanted| *wanted == it.ident)

@@ -108,11 +108,15 @@ impl OrganizationIdentityRepository for MemoryStore {
         filter: &OrganizationIdentityFilter,
         page: PageRequest,
     ) -> Result<Page<OrganizationIdentity>, RepositoryError> {
-        let OrganizationIdentityFilter { organization_id, identity_id } = filter;
+        let OrganizationIdentityFilter { organization_id, identity_id, provider_types } = filter;
         let (rows, _) = self.read();
         let meant = rows.organization_identities.values().filter(|it| {
             organization_id.as_ref().is_none_or(|wanted| *wanted == it.organization_id)
                 && identity_id.is_none_or(|wanted| wanted == it.identity_id)
+                && provider_types.as_ref().is_none_or(|wanted| {
+                    let at = rows.identities[&it.identity_id].identity.idp_id;
+                    wanted.contains(&rows.providers[&at].0.provider_type)
+                })
         });
         Ok(page_of(meant, page, |it| it.id.0))
     }

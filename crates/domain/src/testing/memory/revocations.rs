@@ -6,14 +6,16 @@ use serde_json::{Map, Value, json};
 
 use super::{MemoryStore, Rows, identities::IdentityRow, page_of};
 use crate::{
-    event::{Actor, EventKind, NewEvent},
+    auth_identity::AuthIdentity,
+    credentials::Credentials,
+    event::{Actor, EventKind},
     identity_provider::{IdentityProvider, ProviderSecrets},
     ids::RevocationId,
     page::{Page, PageRequest},
     ports::{
         ClaimedRevocation, NewRevocation, RepositoryError, RevocationEnd, RevocationRepository,
     },
-    revocation::{OrphanedGrant, QueuedRevocation, RevocationStatus},
+    revocation::{GrantOwner, OrphanedGrant, QueuedRevocation, RevocationStatus},
 };
 
 #[derive(Clone)]
@@ -33,7 +35,7 @@ impl Rows {
     ) -> Option<RevocationId> {
         let credentials = row.credentials.clone()?;
         let new = NewRevocation {
-            identity_id: row.identity.id,
+            owner: GrantOwner::Identity(row.identity.id),
             provider_id: row.identity.idp_id,
             user_id: row.identity.user_id.clone(),
             external_id: row.identity.external_id.clone(),
@@ -43,11 +45,30 @@ impl Rows {
         Some(self.queue_revocation(new, now).id)
     }
 
+    /// Queues what an account for single sign-on held that goes, or gets other credentials.
+    pub(super) fn queue_account_credentials(
+        &mut self,
+        (account, credentials): (&AuthIdentity, Option<Credentials>),
+        actor: &Actor,
+        now: DateTime<Utc>,
+    ) {
+        let Some(credentials) = credentials else { return };
+        let new = NewRevocation {
+            owner: GrantOwner::AuthIdentity(account.id),
+            provider_id: self.auth_providers[&account.auth_provider_id].provider_id,
+            user_id: account.user_id.clone(),
+            external_id: account.ident.clone(),
+            grant: OrphanedGrant::new(credentials),
+            actor: actor.clone(),
+        };
+        self.queue_revocation(new, now);
+    }
+
     fn queue_revocation(&mut self, new: NewRevocation, now: DateTime<Utc>) -> QueuedRevocation {
-        let NewRevocation { identity_id, provider_id, user_id, external_id, grant, actor } = new;
+        let NewRevocation { owner, provider_id, user_id, external_id, grant, actor } = new;
         let queued = QueuedRevocation {
             id: RevocationId(self.next_id()),
-            identity_id,
+            owner,
             provider_id,
             user_id,
             external_id,
@@ -81,18 +102,10 @@ impl Rows {
         &mut self,
         about: EventKind,
         queued: &QueuedRevocation,
-        mut detail: Map<String, Value>,
+        detail: Map<String, Value>,
         now: DateTime<Utc>,
     ) {
-        detail.insert("revocation_id".to_owned(), json!(queued.id.0));
-        let event = NewEvent {
-            identity_id: Some(queued.identity_id),
-            provider_id: Some(queued.provider_id),
-            user_id: Some(queued.user_id.clone()),
-            detail,
-            ..NewEvent::new(about, &queued.actor)
-        };
-        self.log(event, now);
+        self.log(queued.told(about, detail), now);
     }
 
     fn claim_revocation(

@@ -297,25 +297,45 @@ impl WebhookRepository for MemoryStore {
         &self,
         endpoint: WebhookEndpointId,
         delivery: WebhookDeliveryId,
+        actor: &Actor,
     ) -> Result<Option<WebhookDelivery>, RepositoryError> {
         Ok(self.write(|rows, now| {
             let row = rows.webhook_deliveries.get_mut(&delivery)?;
             if row.delivery.endpoint_id != endpoint {
                 return None;
             }
-            if row.delivery.status != DeliveryStatus::Pending {
+            let settled = row.delivery.status != DeliveryStatus::Pending;
+            if settled {
                 restart(row, now);
             }
-            Some(row.delivery.clone())
+            let replayed = row.delivery.clone();
+            if settled {
+                let event = replayed.event_id;
+                rows.log(NewEvent::of_replayed_deliveries(endpoint, &[event], actor), now);
+            }
+            Some(replayed)
         }))
     }
 
-    async fn replay_dead(&self, id: WebhookEndpointId) -> Result<u64, RepositoryError> {
+    async fn replay_dead(
+        &self,
+        id: WebhookEndpointId,
+        actor: &Actor,
+    ) -> Result<u64, RepositoryError> {
         Ok(self.write(|rows, now| {
             let dead = rows.webhook_deliveries.values_mut().filter(|it| {
                 it.delivery.endpoint_id == id && it.delivery.status == DeliveryStatus::Dead
             });
-            dead.map(|it| restart(it, now)).count() as u64
+            let mut replayed = Vec::new();
+            for row in dead {
+                restart(row, now);
+                replayed.push(row.delivery.event_id);
+            }
+            replayed.sort_unstable();
+            if !replayed.is_empty() {
+                rows.log(NewEvent::of_replayed_deliveries(id, &replayed, actor), now);
+            }
+            replayed.len() as u64
         }))
     }
 
