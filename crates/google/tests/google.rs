@@ -291,7 +291,11 @@ async fn a_configuration_that_does_not_fit_is_refused_by_its_field() {
         registry.check("google", config.as_object().unwrap(), secrets)
     };
     let fits = json!({"client_id": "c", "hosted_domain": "example.com", "scopes": ["openid"]});
-    assert_eq!(check(fits, &secrets()), Ok(()));
+    assert_eq!(check(fits.clone(), &secrets()), Ok(()));
+    let next = [("client_secret_next".to_owned(), Secret::new("next"))].into();
+    assert_eq!(check(fits.clone(), &next).unwrap_err().field, "client_secret");
+    let both = secrets().into_iter().chain(next).collect();
+    assert_eq!(check(fits, &both), Ok(()));
     for (config, field) in [
         (json!({}), "client_id"),
         (json!({"client_id": "c", "hosted_domain": "Example.com"}), "hosted_domain"),
