@@ -12,10 +12,10 @@ PROVIDER := tests/oidc-provider/node_modules/.package-lock.json
 # Starts one throwaway PostgreSQL for all the tests of a run.
 WITH_POSTGRES := cargo run --quiet -p symbolon-test-postgres --bin with-postgres --
 
-.PHONY: help demo test test-unit lint fmt bench bench-data doc setup clean
+.PHONY: help demo test test-unit lint fmt bench bench-data bench-rotate doc setup clean
 
 help: ## Lists what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Unoptimized: it is for looking around, and is there in half the time.
 demo: ## Runs the whole product on this machine, with nothing set up
@@ -48,6 +48,10 @@ bench: setup ## Measures the figures about requests of docs/benchmarks.md
 bench-data: setup ## Measures lists of 5 million identities for docs/benchmarks.md
 	cargo build --release -p symbolon-tests --bin bench
 	target/release/bench scale docs/benchmarks.md
+
+bench-rotate: setup ## Measures what replacing a key costs for docs/benchmarks.md
+	cargo build --release -p symbolon-tests --bin bench
+	target/release/bench rotate
 
 doc: ## Builds the documentation into target/doc
 	cargo doc --workspace --all-features --no-deps

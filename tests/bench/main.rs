@@ -1,5 +1,5 @@
 //! `make bench`: every figure of docs/benchmarks.md about requests, measured in one run; and
-//! [`scale`], which is `make bench-data`.
+//! [`scale`], which is `make bench-data`, and [`rotate`], which is `make bench-rotate`.
 //!
 //! Each server runs in a process of its own, this one generates the load, all on the same
 //! machine: compare the figures with each other, not with another machine.
@@ -8,6 +8,7 @@
 #![expect(clippy::cast_precision_loss, reason = "counts of a few seconds fit a float")]
 
 mod load;
+mod rotate;
 mod scale;
 mod servers;
 
@@ -29,9 +30,14 @@ async fn main() {
         // This program again, as the server to compare with.
         Some("constant") => serve_constant(args.next().unwrap().parse().unwrap()).await,
         Some("scale") => scale::measure(Path::new(&args.next().unwrap())).await,
+        Some("rotate") => {
+            let rows = args.next().map_or(rotate::ROWS, |it| it.parse().unwrap());
+            let report = args.next().unwrap_or_else(|| "docs/benchmarks.md".to_owned());
+            rotate::measure(rows, Path::new(&report)).await;
+        }
         Some(report) => measure(Path::new(report)).await,
         None => {
-            eprintln!("usage: bench [scale] REPORT.md");
+            eprintln!("usage: bench [scale] REPORT.md | bench rotate [ROWS [REPORT.md]]");
             std::process::exit(2);
         }
     }
