@@ -11,7 +11,10 @@ use crate::{
 };
 
 /// How often it is looked whether the key ring is another one, where that costs next to nothing.
-pub(crate) const LOOK: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Which key this replica seals with, so that one can see when all of them have switched.
+const ACTIVE_KEY: &str = "symbolon_keyring_active_key";
 
 /// SIGHUP, from now on: it does not end the process any more.
 pub(crate) fn on_hangup() -> Result<Signal, Failure> {
@@ -23,6 +26,7 @@ pub(crate) fn on_hangup() -> Result<Signal, Failure> {
 /// Keys that cannot be loaded leave those that are there.
 pub(crate) async fn follow(keys: Arc<LiveKeyRing>, mut hangup: Signal, shutdown: Shutdown) {
     loop {
+        metrics::gauge!(ACTIVE_KEY).set(f64::from(keys.ring().active_id()));
         let asked = tokio::select! {
             () = shutdown.asked() => return,
             _ = hangup.recv() => true,

@@ -2,7 +2,6 @@
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use std::{
-    fmt::Write as _,
     fs::{self, Permissions},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
@@ -310,10 +309,9 @@ fn retiring_goes_on_where_it_ended_and_never_writes_over_another_key() {
     assert_eq!(left.status().len(), 1);
 
     let kept = directory.0.path().join("keyring.json.retired-1");
-    let mut other = String::new();
     let another = Directory::new();
     KeyRing::generate(&another.path(), now()).unwrap();
-    write!(other, "{}", fs::read_to_string(another.path()).unwrap()).unwrap();
+    let other = fs::read_to_string(another.path()).unwrap();
     fs::write(&kept, &other).unwrap();
     fs::write(directory.path(), &before).unwrap();
     let error = KeyRing::retire(&directory.path(), &[1]).unwrap_err();

@@ -59,6 +59,10 @@ macro_rules! kept_there {
 }
 pub(super) use kept_there;
 
+/// Takes rows to write to them, but for their ids, and passes over those that somebody else has
+/// taken. Nobody is kept from referring to them meanwhile.
+pub(super) const TAKE_FREE_ONES: &str = "FOR NO KEY UPDATE SKIP LOCKED";
+
 /// What a dry run works on: the database itself, in a transaction that is never committed.
 pub(super) struct Rehearsal;
 

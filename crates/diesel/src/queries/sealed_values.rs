@@ -10,7 +10,11 @@ use symbolon_domain::ports::{
     SealedPage, SealedValues, Sealer,
 };
 
-use super::{Conn, SKIP_CLAIMED, Store, bulk::write_resealed, in_transaction};
+use super::{
+    Conn, Store,
+    bulk::{TAKE_FREE_ONES, write_resealed},
+    in_transaction,
+};
 use crate::failure::Failure;
 
 /// Rows of one look: whatever little is to be found among them, one statement is done with them in
@@ -185,11 +189,11 @@ impl SealedValues for Store {
         };
         let next = next(found.last().map(|it| it.id), found.len(), limit, end);
         if found.is_empty() {
-            return Ok(ResealedPage { resealed: 0, next: Some(next) });
+            return Ok(ResealedPage { next: Some(next), ..ResealedPage::default() });
         }
         let ids: Vec<_> = found.iter().map(|it| it.id.to_string()).collect();
         let query = format!(
-            "SELECT {} FROM {table} WHERE id IN ({}) AND {to_do} $1 ORDER BY id {SKIP_CLAIMED}",
+            "SELECT {} FROM {table} WHERE id IN ({}) AND {to_do} $1 ORDER BY id {TAKE_FREE_ONES}",
             value_columns(column),
             ids.join(", ")
         );
@@ -199,6 +203,7 @@ impl SealedValues for Store {
             // with rows in hand is how two come to wait for each other.
             let values = diesel::sql_query(&query).bind::<Binary, _>(&mark);
             let values: Vec<Value> = values.load(conn).await?;
+            let free = values.len();
             let mut changes = Vec::with_capacity(values.len());
             for value in values {
                 let place = value.place(column);
@@ -207,10 +212,12 @@ impl SealedValues for Store {
                 let new = new.map_err(|error| Failure::sealed(&place, &error))?;
                 changes.push(Resealed { id: value.id, old: value.sealed, new });
             }
-            Ok(write_resealed(conn, column, changes).await?)
+            Ok((free, write_resealed(conn, column, changes).await?))
         });
-        let resealed = resealed?;
+        let (free, resealed) = resealed?;
         Self::let_others_write().await;
-        Ok(ResealedPage { resealed: u64::try_from(resealed).unwrap_or(0), next: Some(next) })
+        let count = |it: usize| u64::try_from(it).unwrap_or(u64::MAX);
+        let busy = count(found.len().saturating_sub(free));
+        Ok(ResealedPage { resealed: count(resealed), busy, next: Some(next) })
     }
 }

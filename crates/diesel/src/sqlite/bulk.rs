@@ -79,6 +79,9 @@ macro_rules! kept_there {
 }
 pub(super) use kept_there;
 
+/// Nothing to say: the transaction holds the lock of the whole database.
+pub(super) const TAKE_FREE_ONES: &str = "";
+
 /// How long others can write between two transactions of an import. Who waits for the write lock
 /// looks again every few milliseconds, and would find it taken each time.
 const TURN: Duration = Duration::from_millis(5);

@@ -98,6 +98,8 @@ pub struct SealedPage {
 pub struct ResealedPage {
     /// How many values are sealed under the active key now and were not before.
     pub resealed: u64,
+    /// How many were passed over, as somebody else was changing their rows.
+    pub busy: u64,
     /// Where to go on; `None` when nothing comes after.
     pub next: Option<i64>,
 }

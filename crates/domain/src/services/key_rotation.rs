@@ -1,11 +1,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
+
+use tokio::time::sleep;
 
 use crate::{
     Error,
-    ports::{RefusedBecause, RefusedValue, SealedColumn, SealedValues},
+    ports::{RefusedBecause, RefusedValue, ResealedPage, SealedColumn, SealedValues},
 };
 
 /// How many values are sealed anew in one transaction: few enough that nobody waits long for a row.
@@ -14,6 +17,9 @@ const BATCH: u32 = 500;
 /// How often everything is gone over at most. A row is passed over only while somebody else is
 /// changing it, so a second time finds nearly all of what the first has left.
 const PASSES: u32 = 10;
+
+/// How long those are left to it who were changing a row.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Seals everything under the active key, and says what does not open.
 ///
@@ -109,33 +115,39 @@ impl KeyRotation {
     ) -> Result<u64, Error> {
         let mut all = 0;
         for _ in 0..PASSES {
-            let resealed = self.pass(all, tell).await?;
-            if resealed == 0 {
+            let pass = self.pass(all, tell).await?;
+            all += pass.resealed;
+            if pass.resealed == 0 && pass.busy == 0 {
                 break;
             }
-            all += resealed;
+            if pass.busy > 0 {
+                sleep(PAUSE).await;
+            }
         }
         Ok(all)
     }
 
+    /// Goes over everything once.
     async fn pass(
         &self,
         before: u64,
         tell: &mut (dyn FnMut(RotationProgress) + Send),
-    ) -> Result<u64, Error> {
+    ) -> Result<ResealedPage, Error> {
         let mut way = self.way().await?;
-        way.values = before;
+        let mut pass = ResealedPage::default();
         for column in SealedColumn::ALL {
             let mut after = Some(0);
             while let Some(from) = after {
                 let page = self.values.reseal(column, from, BATCH).await?;
-                way.values += page.resealed;
+                pass.resealed += page.resealed;
+                pass.busy += page.busy;
+                way.values = before + pass.resealed;
                 after = page.next;
                 tell(way.at(after.unwrap_or(from)));
             }
             way.end(column);
         }
-        Ok(way.values - before)
+        Ok(pass)
     }
 
     /// Opens everything where it lies, and changes nothing.
@@ -189,7 +201,7 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
-    use crate::ports::{MockSealedValues, ResealedPage, SealedPage};
+    use crate::ports::{MockSealedValues, SealedPage};
 
     const IDENTITIES: SealedColumn = SealedColumn::IdentityCredentials;
 
@@ -198,22 +210,24 @@ mod tests {
         KeyRotation { values: Arc::new(values) }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn what_somebody_was_changing_is_sealed_the_next_time_round() {
         let left = Arc::new(AtomicU64::new(3));
         let mut values = MockSealedValues::new();
-        let found = Arc::clone(&left);
+        let (found, rounds) = (Arc::clone(&left), AtomicU64::new(0));
         values.expect_reseal().returning(move |column, after, _| {
             if column != IDENTITIES {
                 return Ok(ResealedPage::default());
             }
-            // One more of them is free each time; there are two stretches.
-            let free = after == 0 && found.load(Ordering::SeqCst) > 0;
-            if free {
-                found.fetch_sub(1, Ordering::SeqCst);
+            if after != 0 {
+                return Ok(ResealedPage::default());
             }
-            let next = (after == 0).then_some(500);
-            Ok(ResealedPage { resealed: free.into(), next })
+            // At first none of them is free, and then one more each time; there are two stretches.
+            let first = rounds.fetch_add(1, Ordering::SeqCst) == 0;
+            let left = found.load(Ordering::SeqCst);
+            let resealed = u64::from(!first && left > 0);
+            found.store(left - resealed, Ordering::SeqCst);
+            Ok(ResealedPage { resealed, busy: left - resealed, next: Some(500) })
         });
         let mut told = Vec::new();
         let resealed = rotation(values).reseal(&mut |it| told.push(it)).await.unwrap();
@@ -226,7 +240,9 @@ mod tests {
     #[tokio::test]
     async fn a_replica_that_seals_with_the_old_key_all_the_time_does_not_keep_it_for_ever() {
         let mut values = MockSealedValues::new();
-        values.expect_reseal().returning(|_, _, _| Ok(ResealedPage { resealed: 1, next: None }));
+        values
+            .expect_reseal()
+            .returning(|_, _, _| Ok(ResealedPage { resealed: 1, busy: 0, next: None }));
         let resealed = rotation(values).reseal(&mut |_| ()).await.unwrap();
         assert_eq!(resealed, u64::from(PASSES) * SealedColumn::ALL.len() as u64);
     }

@@ -156,8 +156,9 @@ fn verdict(outcome: &Outcome, nowhere_to_retire: bool) -> Result<(), Failure> {
         let plural = if left == 1 { "value is" } else { "values are" };
         let refused = refused.map(|it| format!("; {it}")).unwrap_or_default();
         return Err(Failure::Incomplete(format!(
-            "{left} {plural} under an older key: a replica still seals with it; have it load the \
-             key ring anew (SIGHUP, or a restart), and run this again{refused}"
+            "{left} {plural} under an older key: a replica still seals with it, or the rows were \
+             in use each time; have replicas load the key ring anew (SIGHUP, or a restart), and \
+             run this again{refused}"
         )));
     }
     if let Some(refused) = refused {
