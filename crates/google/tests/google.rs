@@ -303,12 +303,12 @@ async fn of_two_client_secrets_the_one_that_google_knows_is_found() {
     two.insert("client_secret_next".to_owned(), Secret::new("next"));
     let config = json!({"client_id": "client"});
     let connector = google.registry().connect(&instance(&config), &two).unwrap();
+    let request = RefreshRequest {
+        refresh_token: Secret::new("r"),
+        external_id: ExternalId::new("110169484474386276334").unwrap(),
+    };
     for _ in 0..2 {
-        let refreshed = connector.refresh(&RefreshRequest {
-            refresh_token: Secret::new("r"),
-            external_id: ExternalId::new("110169484474386276334").unwrap(),
-        });
-        assert!(refreshed.await.is_ok());
+        assert!(connector.refresh(&request).await.is_ok());
     }
     let requests = google.server.received_requests().await.unwrap();
     let asked = requests.iter().filter(|it| it.url.path() == "/token");

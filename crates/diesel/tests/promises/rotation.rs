@@ -104,8 +104,12 @@ async fn all_else(raw: &Raw) -> BTreeMap<String, Vec<String>> {
         if sealed.contains(&column) || table.starts_with("__diesel") {
             continue;
         }
-        let sql =
-            format!("SELECT coalesce(CAST({name} AS text), '') AS value FROM {table} ORDER BY 1");
+        // Bytes too, which SQLite would take for a text as they are.
+        let text = match raw {
+            Raw::Sqlite(_) => format!("quote({name})"),
+            Raw::Postgres(..) => format!("coalesce(CAST({name} AS text), '')"),
+        };
+        let sql = format!("SELECT {text} AS value FROM {table} ORDER BY 1");
         columns.insert(column.clone(), raw.texts(&sql).await);
     }
     columns
