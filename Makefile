@@ -12,10 +12,10 @@ PROVIDER := tests/oidc-provider/node_modules/.package-lock.json
 # Starts one throwaway PostgreSQL for all the tests of a run.
 WITH_POSTGRES := cargo run --quiet -p symbolon-test-postgres --bin with-postgres --
 
-.PHONY: help demo test test-unit lint fmt bench bench-data chaos doc setup clean
+.PHONY: help demo test test-unit lint fmt bench bench-data bench-rotate chaos doc setup clean
 
 help: ## Lists what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Unoptimized: it is for looking around, and is there in half the time.
 demo: ## Runs the whole product on this machine, with nothing set up
@@ -53,6 +53,10 @@ bench-data: setup ## Measures lists of 5 million identities and imports of 1 mil
 chaos: setup ## Kills replicas, database and connections for four minutes, and counts what is lost
 	SYMBOLON_CHAOS_SECONDS=$${SYMBOLON_CHAOS_SECONDS:-240} cargo nextest run -p symbolon-tests \
 	  --no-capture -E 'test(chaos::)'
+
+bench-rotate: setup ## Measures what replacing a key costs for docs/benchmarks.md
+	cargo build --release -p symbolon-tests --bin bench
+	target/release/bench rotate docs/benchmarks.md
 
 doc: ## Builds the documentation into target/doc
 	cargo doc --workspace --all-features --no-deps

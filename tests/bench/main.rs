@@ -1,5 +1,6 @@
 //! `make bench`: every figure of docs/benchmarks.md about requests, measured in one run; and
-//! [`scale`] and [`import`], which are `make bench-data`.
+//! [`scale`] and [`import`], which are `make bench-data`, and [`rotate`], which is
+//! `make bench-rotate`.
 //!
 //! Each server runs in a process of its own, this one generates the load, all on the same
 //! machine: compare the figures with each other, not with another machine.
@@ -9,6 +10,7 @@
 
 mod import;
 mod load;
+mod rotate;
 mod scale;
 mod servers;
 
@@ -31,9 +33,10 @@ async fn main() {
         Some("constant") => serve_constant(args.next().unwrap().parse().unwrap()).await,
         Some("import") => import::measure(Path::new(&args.next().unwrap())).await.unwrap(),
         Some("scale") => scale::measure(Path::new(&args.next().unwrap())).await,
+        Some("rotate") => rotate::measure(Path::new(&args.next().unwrap())).await,
         Some(report) => measure(Path::new(report)).await,
         None => {
-            eprintln!("usage: bench [scale|import] REPORT.md");
+            eprintln!("usage: bench [scale|import|rotate] REPORT.md");
             std::process::exit(2);
         }
     }

@@ -154,6 +154,14 @@ impl Sealer for NoSealer {
     fn open(&self, _: &Place, _: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
         Err(SealError::Refused)
     }
+
+    fn key_id(&self, _: &[u8]) -> Option<u32> {
+        None
+    }
+
+    fn mark(&self) -> Vec<u8> {
+        Vec::new()
+    }
 }
 
 /// The provider instances and the organizations' single sign-on.

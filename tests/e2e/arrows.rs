@@ -29,8 +29,11 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
         ],
     ),
     ("symbolon-test-postgres", &[]),
-    // The benchmarks ask the store itself.
-    ("symbolon-tests", &["symbolon-diesel", "symbolon-domain", "symbolon-test-postgres"]),
+    // The benchmarks ask the store itself, and seal as the service does.
+    (
+        "symbolon-tests",
+        &["symbolon-diesel", "symbolon-domain", "symbolon-keyring", "symbolon-test-postgres"],
+    ),
 ];
 
 /// What the tests of any crate but the domain may know besides.

@@ -4,7 +4,6 @@ mod dump;
 mod file;
 mod id_map;
 mod lines;
-mod progress;
 mod report;
 mod secrets;
 mod sentry;

@@ -235,14 +235,16 @@ pub enum KeyringCommand {
         long_about = "\
 Write a new key ring with one key, readable by its owner only, and never over a file that is there.
 With --add: add a new key to a key ring and seal with it from then on; what was sealed before still
-opens.
+opens. With --add --inactive the new key only opens, until `keyring activate` makes it seal: for
+replicas that each have a copy of the file, and must have it before the key is used.
 
 Keep a copy of the file apart from the database's backups: without it nobody reads the stored
 credentials again.",
         after_help = "\
 Examples:
   symbolon keyring generate --file symbolon-keyring.json
-  symbolon keyring generate --file symbolon-keyring.json --add"
+  symbolon keyring generate --file symbolon-keyring.json --add
+  symbolon keyring rotate"
     )]
     Generate {
         /// The key ring's file
@@ -251,13 +253,60 @@ Examples:
         /// Add a key to the file instead of writing a new one
         #[arg(long)]
         add: bool,
+        /// Do not seal with the added key yet
+        #[arg(long, requires = "add")]
+        inactive: bool,
         /// How the keys are printed.
         #[command(flatten)]
         output: OutputArgs,
     },
-    /// Show which keys there are, and which one seals
+    /// Make a key of the key ring the one that seals
+    Activate {
+        /// The key's id
+        id: u32,
+        /// The key ring's file
+        #[arg(long, value_name = "PATH")]
+        file: PathBuf,
+        /// How the keys are printed.
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Seal everything in the database under the active key, while the service runs
+    #[command(
+        long_about = "\
+Seal everything in the database under the active key, while the service runs: nobody waits, and at
+every moment every value opens. It may be ended at any moment; run again, it goes on with what is
+left. Values that do not open (altered, swapped between rows, older than their row, never sealed, or
+under a missing key) stay as they are and are reported by table and row, with exit status 1.
+
+With --retire: afterwards take keys out of the key ring that no value needs, older than the active
+one. First it waits and looks a second time, since a replica that has not loaded the key ring anew
+may still seal with the old key. A key that is taken out is kept in a file of its own beside the key
+ring, for backups of the database from before.",
+        after_help = "\
+Examples:
+  symbolon keyring rotate
+  symbolon keyring rotate --retire
+  symbolon keyring rotate --json | jq .refused"
+    )]
+    Rotate {
+        /// Take older keys out of the key ring that no value needs any more
+        #[arg(long)]
+        retire: bool,
+        /// Seconds until the second look before a key is taken out
+        #[arg(long, value_name = "SECONDS", default_value_t = 30, requires = "retire")]
+        settle: u32,
+        /// How the report is printed.
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Show which keys there are, which one seals, and how many values are under each
+    #[command(long_about = "\
+Show which keys there are, which one seals, and, where the configuration names a database, how many
+values in it are under each. Every value is opened where it lies; those that do not open are
+reported by table and row, with exit status 1.")]
     Status {
-        /// The key ring's file [default: keyring.file of the configuration]
+        /// A key ring's file, to look at it alone [default: the configuration's key ring]
         #[arg(long, value_name = "PATH")]
         file: Option<PathBuf>,
         /// How the keys are printed.

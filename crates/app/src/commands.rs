@@ -35,7 +35,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Serve => block_on(serve::run(config)),
         Command::Migrate(arguments) => block_on(migrate::run(&arguments, config)),
         Command::ApiKey(command) => block_on(api_key::run(&command, config)),
-        Command::Keyring(command) => keyring::run(&command, config),
+        Command::Keyring(command) => block_on(keyring::run(&command, config)),
         Command::Doctor(output) => block_on(doctor::run(output, config)),
         Command::Import(command) => block_on(import::run(&command, config)),
         Command::Export(arguments) => block_on(export::run(&arguments, config)),

@@ -3,7 +3,10 @@
 use std::{path::Path, sync::Arc};
 
 use chrono::{DateTime, Utc};
-use symbolon_domain::ports::{Place, SealError, Sealer};
+use symbolon_domain::{
+    ports::{Place, SealError, Sealer},
+    services::KeyRotation,
+};
 use zeroize::Zeroizing;
 
 use crate::{failure::Failure, services::Repositories, settings::DatabaseSettings};
@@ -130,6 +133,11 @@ impl Database {
         self.0.is_embedded()
     }
 
+    /// Everything that is sealed in it, as a whole.
+    pub(crate) fn key_rotation(&self) -> KeyRotation {
+        KeyRotation { values: self.0.sealed_values.clone() }
+    }
+
     pub(crate) fn repositories(&self) -> Repositories {
         let database = self.0.clone();
         Repositories {
@@ -186,6 +194,14 @@ impl Sealer for NoKeys {
 
     fn open(&self, _: &Place, _: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
         Err(SealError::UnknownKey(0))
+    }
+
+    fn key_id(&self, _: &[u8]) -> Option<u32> {
+        None
+    }
+
+    fn mark(&self) -> Vec<u8> {
+        Vec::new()
     }
 }
 

@@ -157,26 +157,32 @@ impl Services {
     }
 }
 
-/// Longest that a connector may take for one call: three requests of the client (metadata, the
-/// call itself, keys), and a second, so that the client's own deadline comes first and says more
-/// of what happened. Ended any sooner, a refresh loses the token that the provider has rotated.
+/// Longest that a connector may take for one call: four requests of the client (metadata, the call
+/// itself, once more with the other client secret, keys), and a second, so that the client's own
+/// deadline comes first and says more of what happened. Ended any sooner, a refresh loses the token
+/// that the provider has rotated.
 fn call_timeout(client_timeout: Duration) -> Duration {
-    client_timeout * 3 + Duration::from_secs(1)
+    client_timeout * 4 + Duration::from_secs(1)
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::{Map, Value, json};
     use symbolon_domain::{
+        Error,
         event::Actor,
+        identity::IdentityStatus,
         identity_provider::OptionChanges,
-        ids::{ExternalId, UserId},
-        ports::{LinkOutcome, MockWebhookSender},
+        ids::{ExternalId, IdentityId, UserId},
+        ports::{LeaseOutcome, LinkOutcome, MockWebhookSender},
         secret::Secret,
         services::{NewIdentity, TokenNeed},
         testing::MemoryStore,
     };
-    use wiremock::{Mock, MockServer, ResponseTemplate, matchers::path};
+    use wiremock::{
+        Mock, MockServer, ResponseTemplate,
+        matchers::{body_string_contains, path},
+    };
 
     use super::*;
     use crate::{
@@ -231,9 +237,8 @@ mod tests {
         server
     }
 
-    #[tokio::test]
-    async fn the_rotated_token_of_a_slow_provider_is_kept() {
-        let provider = slow_provider().await;
+    /// Everything over one store in memory, and the store.
+    fn services() -> (Services, Arc<MemoryStore>) {
         let settings = Settings {
             http_client: HttpClientSettings {
                 timeout: CLIENT_TIMEOUT,
@@ -269,11 +274,15 @@ mod tests {
             public_url,
             "replica".to_owned(),
         );
-        let config = object(json!({"issuer": provider.uri(), "client_id": "client"}));
+        (services, store)
+    }
+
+    /// An identity whose access token has run out, at a provider with this configuration.
+    async fn expired_identity(services: &Services, config: Value) -> IdentityId {
         let actor = Actor::OPERATOR;
         let created = services
             .providers
-            .create("oidc", None, config, OptionChanges::default(), &actor)
+            .create("oidc", None, object(config), OptionChanges::default(), &actor)
             .await
             .unwrap();
         let new = NewIdentity {
@@ -289,13 +298,89 @@ mod tests {
         };
         let linked = services.identities.link(new, actor).await.unwrap();
         let LinkOutcome::Created(identity) = linked else { panic!("{linked:?}") };
+        identity.id
+    }
 
-        let issued = services.tokens.issue(identity.id, &TokenNeed::default()).await.unwrap();
+    #[tokio::test]
+    async fn the_rotated_token_of_a_slow_provider_is_kept() {
+        let provider = slow_provider().await;
+        let (services, store) = services();
+        let config = json!({"issuer": provider.uri(), "client_id": "client"});
+        let identity = expired_identity(&services, config).await;
+
+        let issued = services.tokens.issue(identity, &TokenNeed::default()).await.unwrap();
 
         assert_eq!(issued.access_token, Secret::new("access-2"));
-        let stored = repositories.credentials.find(identity.id).await.unwrap().unwrap();
+        let stored = CredentialsRepository::find(&*store, identity).await.unwrap().unwrap();
         let stored = stored.credentials.unwrap();
         assert_eq!(stored.refresh_token, Some(Secret::new("refresh-2")));
         assert_eq!(stored.id_token, None, "it could not be verified");
+    }
+
+    /// The provider knows `client_secret_next` alone, and takes its time to say so.
+    #[tokio::test]
+    async fn a_refresh_with_the_other_client_secret_spends_the_token_once() {
+        let provider = slow_provider().await;
+        let unknown = json!({"error": "invalid_client"});
+        let answer = ResponseTemplate::new(401).set_body_json(unknown).set_delay(SLOW);
+        Mock::given(path("/token"))
+            .and(body_string_contains("client_secret=old"))
+            .respond_with(answer)
+            .with_priority(1)
+            .mount(&provider)
+            .await;
+        let (services, store) = services();
+        let config = json!({
+            "issuer": provider.uri(), "client_id": "client",
+            "token_endpoint_auth_method": "client_secret_post",
+            "client_secret": "old", "client_secret_next": "new",
+        });
+        let identity = expired_identity(&services, config).await;
+
+        let issued = services.tokens.issue(identity, &TokenNeed::default()).await.unwrap();
+
+        assert_eq!(issued.access_token, Secret::new("access-2"));
+        let stored = CredentialsRepository::find(&*store, identity).await.unwrap().unwrap();
+        let kept = stored.credentials.unwrap();
+        assert_eq!(kept.refresh_token, Some(Secret::new("refresh-2")));
+        let requests = provider.received_requests().await.unwrap();
+        let tried: Vec<_> = requests
+            .iter()
+            .filter(|it| it.url.path() == "/token")
+            .map(|it| String::from_utf8_lossy(&it.body).contains("client_secret=new"))
+            .collect();
+        assert_eq!(tried, [false, true], "each secret once, and so the token is used once");
+        // It counts as one sending, which was answered.
+        let lease = store
+            .take_lease(identity, stored.generation, "test", Duration::from_secs(1))
+            .await
+            .unwrap();
+        let LeaseOutcome::Taken(lease) = lease else { panic!("{lease:?}") };
+        assert_eq!(lease.unanswered, 0);
+    }
+
+    #[tokio::test]
+    async fn when_both_client_secrets_are_rejected_the_operator_must_act_and_the_identity_stays() {
+        let provider = slow_provider().await;
+        let unknown = json!({"error": "invalid_client"});
+        Mock::given(path("/token"))
+            .respond_with(ResponseTemplate::new(401).set_body_json(unknown))
+            .with_priority(1)
+            .mount(&provider)
+            .await;
+        let (services, store) = services();
+        let config = json!({
+            "issuer": provider.uri(), "client_id": "client",
+            "client_secret": "old", "client_secret_next": "new",
+        });
+        let identity = expired_identity(&services, config).await;
+
+        let refused = services.tokens.issue(identity, &TokenNeed::default()).await.unwrap_err();
+
+        assert!(matches!(refused, Error::ProviderMisconfigured { .. }), "{refused:?}");
+        let stored = CredentialsRepository::find(&*store, identity).await.unwrap().unwrap();
+        assert_eq!(stored.status, IdentityStatus::Valid);
+        let kept = stored.credentials.unwrap();
+        assert_eq!(kept.refresh_token, Some(Secret::new("refresh-1")));
     }
 }

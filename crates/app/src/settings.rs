@@ -19,6 +19,7 @@ use std::{
 
 use config::{Config, Environment, File, FileFormat, Map, Value};
 use symbolon_domain::{secret::Secret, services::ReturnUrls};
+use symbolon_keyring::{KeyCommand, KeyFile, KeyService, KeyVariable};
 use url::Url;
 
 pub use symbolon_http::Network;
@@ -101,6 +102,28 @@ pub struct DatabaseSettings {
 pub struct KeyringSettings {
     /// The key ring's file.
     pub file: Option<PathBuf>,
+    /// The environment variable that holds the key ring.
+    pub env: Option<String>,
+    /// The command that prints the key ring: a program and its arguments.
+    pub command: Option<Vec<String>>,
+    /// How long the command may take.
+    pub command_timeout: Duration,
+}
+
+impl KeyringSettings {
+    /// Where the keys come from.
+    #[must_use]
+    pub fn service(&self) -> Box<dyn KeyService> {
+        if let Some([program, arguments @ ..]) = self.command.as_deref() {
+            let arguments = arguments.to_vec();
+            Box::new(KeyCommand::new(program, arguments, self.command_timeout))
+        } else if let Some(name) = &self.env {
+            Box::new(KeyVariable::new(name))
+        } else {
+            // A command that needs keys has asked for them, so that one of the three is there.
+            Box::new(KeyFile::new(self.file.clone().unwrap_or_default()))
+        }
+    }
 }
 
 /// Section `link`.
@@ -181,7 +204,7 @@ pub struct SentryRpcSettings {
 pub enum Need {
     /// `database.url`.
     Database,
-    /// `keyring.file`.
+    /// `keyring.file`, or another place that the keys come from.
     Keyring,
 }
 
@@ -478,14 +501,37 @@ fn read_database(mut section: Section<'_>, needed: bool) -> DatabaseSettings {
 }
 
 fn read_keyring(mut section: Section<'_>, needed: bool) -> KeyringSettings {
-    if needed && !section.is_set("file") {
-        section.mistake(
+    let given: Vec<_> =
+        ["file", "env", "command"].into_iter().filter(|it| section.is_set(it)).collect();
+    match given.as_slice() {
+        [] if needed => section.mistake(
             "file",
             "is missing; expected the path of a key ring, made with `symbolon keyring generate \
-             --file PATH`",
-        );
+             --file PATH`, or keyring.env or keyring.command in its place",
+        ),
+        [first, second, ..] => {
+            let problem = format!(
+                "is set, and so is keyring.{first}: the keys come from one place; leave one of \
+                 file, env and command"
+            );
+            section.mistake(second, problem);
+        }
+        _ => {}
     }
-    let keyring = KeyringSettings { file: section.path("file") };
+    let keyring = KeyringSettings {
+        file: section.path("file"),
+        env: section.value("env", "the name of an environment variable", |it| {
+            text(it).filter(|it| !it.contains(['=', '\0']))
+        }),
+        command: section.value(
+            "command",
+            "a program and its arguments, for example [\"vault\", \"kv\", \"get\", \
+             \"-field=keyring\", \"secret/symbolon\"]",
+            |it| texts(it).filter(|it| !it.is_empty()),
+        ),
+        command_timeout: length(&mut section, "command_timeout", "1s", "2m")
+            .unwrap_or(Duration::from_secs(10)),
+    };
     section.finish();
     keyring
 }

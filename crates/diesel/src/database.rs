@@ -8,7 +8,7 @@ use symbolon_domain::ports::{
     ApiKeyRepository, Archive, AuthIdentityRepository, AuthProviderRepository,
     CredentialsRepository, EventLog, IdentityProviderRepository, IdentityRepository,
     LinkSessionRepository, OrganizationIdentityRepository, RepositoryError, RevocationRepository,
-    Sealer, TransferRepository, WebhookRepository,
+    SealedValues, Sealer, TransferRepository, WebhookRepository,
 };
 
 use crate::{
@@ -46,6 +46,8 @@ pub struct Database {
     pub transfers: Arc<dyn TransferRepository>,
     /// Keeps webhook endpoints and what is on its way to them.
     pub webhooks: Arc<dyn WebhookRepository>,
+    /// Everything that is sealed, as a whole.
+    pub sealed_values: Arc<dyn SealedValues>,
     engine: Arc<dyn Engine>,
 }
 
@@ -110,6 +112,7 @@ impl Database {
             + RevocationRepository
             + TransferRepository
             + WebhookRepository
+            + SealedValues
             + Engine
             + 'static,
     {
@@ -127,6 +130,7 @@ impl Database {
             revocations: store.clone(),
             transfers: store.clone(),
             webhooks: store.clone(),
+            sealed_values: store.clone(),
             engine: store,
         }
     }

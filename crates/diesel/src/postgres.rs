@@ -80,6 +80,8 @@ mod link_sessions;
 mod organization_identities;
 #[path = "queries/revocations.rs"]
 mod revocations;
+#[path = "queries/sealed_values.rs"]
+mod sealed_values;
 #[path = "queries/transfers.rs"]
 mod transfers;
 #[path = "queries/webhooks.rs"]

@@ -3,6 +3,7 @@
 
 mod api_keys;
 mod identities;
+mod key_rotation;
 mod linking;
 mod providers;
 mod return_urls;
@@ -15,6 +16,7 @@ mod webhooks;
 
 pub use api_keys::*;
 pub use identities::*;
+pub use key_rotation::*;
 pub use linking::*;
 pub use providers::*;
 pub use return_urls::*;

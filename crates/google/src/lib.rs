@@ -31,7 +31,10 @@ use symbolon_domain::{
 };
 use symbolon_oauth2::{
     Client, ClientAuthentication, Engine, Issuer, OpenIdConnector, ProviderKind, SigningAlg,
-    config::{Fields, client_id_schema, client_secret_schema, invalid, scopes_schema},
+    config::{
+        CLIENT_SECRETS, Fields, client_id_schema, client_secret_schema, invalid,
+        next_client_secret_schema, scopes_schema,
+    },
 };
 
 use self::connector::GoogleConnector;
@@ -72,7 +75,7 @@ impl ProviderKind for Google {
             documentation: "https://developers.google.com/identity/openid-connect/openid-connect"
                 .into(),
             config_schema: schema(),
-            secret_names: vec!["client_secret".into()],
+            secret_names: CLIENT_SECRETS.map(str::to_owned).to_vec(),
             authority_keys: Vec::new(),
             capabilities: CAPABILITIES,
         }
@@ -85,7 +88,7 @@ impl ProviderKind for Google {
         secrets: &ProviderSecrets,
     ) -> Result<Arc<dyn Connector>, InvalidConfig> {
         let known = ["client_id", "hosted_domain", "scopes"];
-        let fields = Fields::new(config, secrets, &known, &["client_secret"])?;
+        let fields = Fields::new(config, secrets, &known, &CLIENT_SECRETS)?;
         let issuer = Issuer::new(self.issuer.as_str(), engine.http())
             .map_err(|error| invalid("issuer", error.to_string()))?;
         let hosted_domain = hosted_domain(&fields)?;
@@ -102,6 +105,7 @@ impl ProviderKind for Google {
             authentication: ClientAuthentication::Either(
                 fields.client_secret()?.ok_or_else(|| invalid("client_secret", "is missing"))?,
             ),
+            next_secret: fields.next_client_secret()?,
             scopes: fields.scopes()?,
             offline_access: false,
             signing_algs: SigningAlg::DEFAULT.to_vec(),
@@ -140,6 +144,7 @@ fn schema() -> Value {
         "properties": {
             "client_id": client_id_schema(),
             "client_secret": client_secret_schema(),
+            "client_secret_next": next_client_secret_schema(),
             "hosted_domain": {
                 "type": "string", "maxLength": 253,
                 "pattern": "^[a-z0-9-]+(\\.[a-z0-9-]+)+$",

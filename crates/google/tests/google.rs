@@ -7,7 +7,10 @@ use aws_lc_rs::{
     rand::SystemRandom,
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _},
 };
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use symbolon_domain::{
@@ -27,7 +30,7 @@ use symbolon_oauth2::{
 use url::Url;
 use wiremock::{
     Mock, MockServer, ResponseTemplate,
-    matchers::{method, path},
+    matchers::{header, method, path},
 };
 
 const NOW: i64 = 1_700_000_000;
@@ -284,6 +287,35 @@ async fn credentials_are_refreshed_and_revoked() {
 }
 
 #[tokio::test]
+async fn of_two_client_secrets_the_one_that_google_knows_is_found() {
+    let google = StandIn::start(json!({})).await;
+    let old = format!("Basic {}", STANDARD.encode("client:secret"));
+    let unknown = ResponseTemplate::new(401).set_body_json(json!({
+        "error": "invalid_client", "error_description": "The provided client secret is invalid.",
+    }));
+    Mock::given(path("/token"))
+        .and(header("authorization", old.as_str()))
+        .respond_with(unknown)
+        .with_priority(1)
+        .mount(&google.server)
+        .await;
+    let mut two = secrets();
+    two.insert("client_secret_next".to_owned(), Secret::new("next"));
+    let config = json!({"client_id": "client"});
+    let connector = google.registry().connect(&instance(&config), &two).unwrap();
+    let request = RefreshRequest {
+        refresh_token: Secret::new("r"),
+        external_id: ExternalId::new("110169484474386276334").unwrap(),
+    };
+    for _ in 0..2 {
+        assert!(connector.refresh(&request).await.is_ok());
+    }
+    let requests = google.server.received_requests().await.unwrap();
+    let asked = requests.iter().filter(|it| it.url.path() == "/token");
+    assert_eq!(asked.count(), 3, "both the first time, and then the one that works");
+}
+
+#[tokio::test]
 async fn a_configuration_that_does_not_fit_is_refused_by_its_field() {
     let http = HttpClient::new(HttpSettings::default()).unwrap();
     let registry = Registry::new(http, Arc::new(StoppedClock)).with(symbolon_google::kind());
@@ -291,7 +323,11 @@ async fn a_configuration_that_does_not_fit_is_refused_by_its_field() {
         registry.check("google", config.as_object().unwrap(), secrets)
     };
     let fits = json!({"client_id": "c", "hosted_domain": "example.com", "scopes": ["openid"]});
-    assert_eq!(check(fits, &secrets()), Ok(()));
+    assert_eq!(check(fits.clone(), &secrets()), Ok(()));
+    let next = [("client_secret_next".to_owned(), Secret::new("next"))].into();
+    assert_eq!(check(fits.clone(), &next).unwrap_err().field, "client_secret");
+    let both = secrets().into_iter().chain(next).collect();
+    assert_eq!(check(fits, &both), Ok(()));
     for (config, field) in [
         (json!({}), "client_id"),
         (json!({"client_id": "c", "hosted_domain": "Example.com"}), "hosted_domain"),

@@ -19,10 +19,12 @@ use crate::{
 };
 
 const VERSION: u32 = 1;
+/// What is said of more than [`MAX_BYTES`].
+pub(crate) const TOO_LARGE: &str = "it is larger than 1 MiB";
 /// Nobody but the owner.
 const MODE: u32 = 0o600;
 /// More than any key ring needs; bounds what a wrong path makes us read.
-const MAX_BYTES: usize = 1 << 20;
+pub(crate) const MAX_BYTES: usize = 1 << 20;
 
 /// What the file says.
 #[derive(Serialize, Deserialize)]
@@ -62,14 +64,42 @@ impl KeyRingFile {
         Self { version: VERSION, active: 1, keys: vec![KeyEntry::random(1, now)] }
     }
 
-    /// Adds a new key, with an id above all others, and makes it the active one. `false`, and
-    /// nothing changed, when there is no id left.
-    pub(crate) fn add(&mut self, now: DateTime<Utc>) -> bool {
+    /// Adds a new key, with an id above all others, and makes it the active one if that is wanted.
+    /// `false`, and nothing changed, when there is no id left.
+    pub(crate) fn add(&mut self, now: DateTime<Utc>, active: bool) -> bool {
         let highest = self.keys.iter().map(|key| key.id).max().unwrap_or(0);
         let Some(id) = highest.checked_add(1) else { return false };
         self.keys.push(KeyEntry::random(id, now));
-        self.active = id;
+        if active {
+            self.active = id;
+        }
         true
+    }
+
+    /// Takes a key out. It is not lost: it is written to a file of its own before, a key ring of
+    /// this one key, beside `path`. Answers where; `None` when there is no such key.
+    pub(crate) fn take_out(
+        &mut self,
+        id: u32,
+        path: &Path,
+    ) -> Result<Option<PathBuf>, KeyRingError> {
+        let Some(index) = self.keys.iter().position(|key| key.id == id) else { return Ok(None) };
+        let kept = Self { version: VERSION, active: id, keys: vec![self.keys.remove(index)] };
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".retired-{id}"));
+        let beside = path.with_file_name(name);
+        match kept.create(&beside) {
+            // An earlier try ended here; the file is good if it holds this key.
+            Err(KeyRingError::Exists { path }) => {
+                let there = Self::read(&beside)?;
+                let same = there.keys.iter().any(|it| it.id == id && *it.key == *kept.keys[0].key);
+                if !same {
+                    return Err(KeyRingError::Exists { path });
+                }
+            }
+            written => written?,
+        }
+        Ok(Some(beside))
     }
 
     /// Reads a file that nobody but its owner may read.
@@ -86,7 +116,7 @@ impl KeyRingFile {
             return Err(KeyRingError::TooOpen { path: path.to_owned(), mode });
         }
         if metadata.len() > MAX_BYTES as u64 {
-            return Err(malformed(path, "it is larger than 1 MiB"));
+            return Err(malformed(path, TOO_LARGE));
         }
         // At once, since a buffer that grows leaves keys behind in freed memory.
         let mut text = Zeroizing::new(Vec::with_capacity(MAX_BYTES));
@@ -94,7 +124,7 @@ impl KeyRingFile {
         Self::parse(&text).map_err(|problem| malformed(path, problem))
     }
 
-    fn parse(text: &[u8]) -> Result<Self, String> {
+    pub(crate) fn parse(text: &[u8]) -> Result<Self, String> {
         /// A later version may have other fields, so the version is read alone first.
         #[derive(Deserialize)]
         struct Version {
@@ -192,7 +222,7 @@ fn directory(path: &Path) -> PathBuf {
 }
 
 pub(crate) fn malformed(path: &Path, problem: impl Into<String>) -> KeyRingError {
-    KeyRingError::Malformed { path: path.to_owned(), problem: problem.into() }
+    KeyRingError::Malformed { place: path.display().to_string(), problem: problem.into() }
 }
 
 fn not_found_or(path: &Path, action: &'static str, error: io::Error) -> KeyRingError {

@@ -30,12 +30,46 @@ pub enum KeyRingError {
         mode: u32,
     },
     /// The file is not a key ring of a form that this version knows.
-    #[error("{path} is not a usable key ring: {problem}")]
+    #[error("{place} is not a usable key ring: {problem}")]
     Malformed {
-        /// Which file.
-        path: PathBuf,
+        /// Which file, or what else it came from.
+        place: String,
         /// What is wrong and where, in words of ours: a parser's message could quote a key.
         problem: String,
+    },
+    /// The environment variable that should hold the key ring is not there.
+    #[error(
+        "the environment variable {name} is not set; it should hold the key ring, as \
+         `symbolon keyring generate` writes it to a file"
+    )]
+    NoVariable {
+        /// Its name.
+        name: String,
+    },
+    /// The command that should print the key ring did not. What it wrote to standard error is not
+    /// repeated: it may hold a secret.
+    #[error("{program}, the command that should print the key ring, {problem}")]
+    Command {
+        /// The program, without its arguments, which may hold a secret.
+        program: String,
+        /// What happened, and what to do.
+        problem: String,
+    },
+    /// There is no key of this id.
+    #[error("there is no key {id} in the key ring {path}; `symbolon keyring status` lists them")]
+    NoSuchKey {
+        /// Which file.
+        path: PathBuf,
+        /// The id that was asked for.
+        id: u32,
+    },
+    /// The active key is never taken out.
+    #[error("key {id} of {path} seals, and stays")]
+    ActiveKey {
+        /// Which file.
+        path: PathBuf,
+        /// Its id.
+        id: u32,
     },
     /// The operating system refused.
     #[error("cannot {action} the key ring {path}")]

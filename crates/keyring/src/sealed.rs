@@ -18,6 +18,13 @@ pub(crate) fn key_id(sealed: &[u8]) -> Option<u32> {
     (sealed.len() >= BODY + TAG_LEN).then_some(u32::from_be_bytes(*rest.first_chunk()?))
 }
 
+/// What every value begins with that is sealed under this key.
+pub(crate) fn mark(key_id: u32) -> Vec<u8> {
+    let mut mark = vec![VERSION];
+    mark.extend(key_id.to_be_bytes());
+    mark
+}
+
 pub(crate) fn seal(key: &Key, place: &Place, plain: &[u8]) -> Vec<u8> {
     // All of it at once: a buffer that grows would leave the plain value behind in freed memory.
     let mut sealed = Vec::with_capacity(BODY + plain.len() + TAG_LEN);

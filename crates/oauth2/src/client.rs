@@ -20,6 +20,8 @@ pub struct Client {
     pub client_id: String,
     /// How we prove to be it.
     pub authentication: ClientAuthentication,
+    /// The secret that takes the place of the one in `authentication`, while both are alive.
+    pub next_secret: Option<Secret>,
     /// Scopes that the operator configured.
     pub scopes: Option<Vec<String>>,
     /// Whether to ask for the scope `offline_access` where the provider lists it and the operator
@@ -59,6 +61,16 @@ impl ClientAuthentication {
         match self {
             Self::None => None,
             Self::Basic(secret) | Self::Post(secret) | Self::Either(secret) => Some(secret),
+        }
+    }
+
+    /// The same way with another secret.
+    pub(crate) fn with(&self, secret: &Secret) -> Self {
+        match self {
+            Self::None => Self::None,
+            Self::Basic(_) => Self::Basic(secret.clone()),
+            Self::Post(_) => Self::Post(secret.clone()),
+            Self::Either(_) => Self::Either(secret.clone()),
         }
     }
 

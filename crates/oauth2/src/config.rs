@@ -102,9 +102,30 @@ impl<'a> Fields<'a> {
     ///
     /// [`InvalidConfig`] when it is there and of another form; the secret is not quoted.
     pub fn client_secret(&self) -> Result<Option<Secret>, InvalidConfig> {
-        let Some(secret) = self.secrets.get("client_secret") else { return Ok(None) };
+        self.secret("client_secret")
+    }
+
+    /// The `client_secret_next`, of the same form: alive at the same time as `client_secret`,
+    /// whose place it is to take. The same text twice is one secret.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`] when it is of another form, or there is no `client_secret`.
+    pub fn next_client_secret(&self) -> Result<Option<Secret>, InvalidConfig> {
+        let Some(next) = self.secret("client_secret_next")? else { return Ok(None) };
+        match self.client_secret()? {
+            None => Err(invalid(
+                "client_secret_next",
+                "is there without a client_secret; give the one secret as client_secret",
+            )),
+            Some(current) => Ok((next != current).then_some(next)),
+        }
+    }
+
+    fn secret(&self, name: &str) -> Result<Option<Secret>, InvalidConfig> {
+        let Some(secret) = self.secrets.get(name) else { return Ok(None) };
         if !(1..=4096).contains(&secret.expose().len()) || !is_visible(secret.expose()) {
-            return Err(invalid("client_secret", "must be 1 to 4096 visible ASCII characters"));
+            return Err(invalid(name, "must be 1 to 4096 visible ASCII characters"));
         }
         Ok(Some(secret.clone()))
     }
@@ -146,6 +167,20 @@ pub fn client_secret_schema() -> Value {
         "description": "The client secret that the provider gave at registration."
     })
 }
+
+/// The JSON Schema of `client_secret_next`.
+#[must_use]
+pub fn next_client_secret_schema() -> Value {
+    json!({
+        "type": "string", "minLength": 1, "maxLength": 4096, "writeOnly": true,
+        "description": "A second client secret, while one takes the place of the other: the one \
+                        that worked last is sent, and the other where the provider answers \
+                        invalid_client."
+    })
+}
+
+/// The names of the secrets of a type that has a client secret.
+pub const CLIENT_SECRETS: [&str; 2] = ["client_secret", "client_secret_next"];
 
 /// The JSON Schema of `scopes`.
 #[must_use]

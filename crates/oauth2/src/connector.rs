@@ -20,8 +20,9 @@ use url::Url;
 
 use crate::{
     client::Client,
+    client_secrets::{LastWorked, Verdict, Which, count, tell_changed},
     engine::Engine,
-    http::{HttpError, HttpRequest},
+    http::{HttpError, HttpRequest, HttpResponse},
     id_token::{self, Expected},
     json,
     jws::{Jws, NotVerified},
@@ -40,6 +41,8 @@ const OFFLINE_ACCESS: &str = "offline_access";
 pub struct OpenIdConnector {
     engine: Engine,
     client: Client,
+    /// Which of two client secrets works, where there are two.
+    last_worked: Option<LastWorked>,
 }
 
 /// Why the claims of an ID token are not to be had.
@@ -66,7 +69,8 @@ impl OpenIdConnector {
     /// A connector; asks nobody.
     #[must_use]
     pub fn new(engine: Engine, client: Client) -> Self {
-        Self { engine, client }
+        let last_worked = engine.client_secrets.of(engine.provider, &client);
+        Self { engine, client, last_worked }
     }
 
     async fn metadata(&self) -> Result<Arc<Metadata>, ConnectorError> {
@@ -98,25 +102,73 @@ impl OpenIdConnector {
         scopes
     }
 
-    /// Sends one request to the token endpoint, and reads what came of it.
+    /// Sends a form to one of the provider's endpoints, authenticated as the client, and reads
+    /// what came of it with `read`.
+    ///
+    /// Where two client secrets are alive and the provider does not know the one that worked last,
+    /// the form is sent once more with the other one: what is in it was not looked at then, see
+    /// [`Verdict::Rejected`]. Nothing else is ever sent twice.
+    async fn send_authenticated<T>(
+        &self,
+        metadata: &Metadata,
+        endpoint: &Url,
+        fields: &[(&str, &str)],
+        read: impl Fn(&HttpResponse) -> Result<T, ConnectorError>,
+    ) -> Result<T, ConnectorError> {
+        let provider = self.engine.provider;
+        let send = async |which: Which| {
+            let authentication = self.client.authentication(which);
+            let proof = authentication.prove(&self.client.client_id, metadata);
+            let request = proof.post(endpoint.clone(), fields);
+            let answer = self.engine.http.send(request).await.map_err(to_domain)?;
+            let result = read(&answer);
+            let verdict = Verdict::of(&result);
+            if authentication.secret().is_some() {
+                count(provider, which, verdict);
+            }
+            Ok::<_, ConnectorError>((result, verdict))
+        };
+        let Some(last_worked) = &self.last_worked else {
+            return send(Which::Current).await?.0;
+        };
+        let first = last_worked.get();
+        let (result, verdict) = send(first).await?;
+        if verdict != Verdict::Rejected {
+            return result;
+        }
+        let (result, verdict) = send(first.other()).await?;
+        if verdict == Verdict::Accepted && last_worked.set(first.other()) {
+            tell_changed(provider, &self.client, first.other());
+        }
+        result
+    }
+
+    /// What the endpoint's answer means.
+    fn read_answer(
+        &self,
+        endpoint: &'static str,
+        answer: &HttpResponse,
+        secrets: &[&Secret],
+    ) -> Result<TokenResponse, ConnectorError> {
+        let secrets: Vec<&Secret> = secrets.iter().copied().chain(self.client.secrets()).collect();
+        let answer = TokenAnswer {
+            endpoint,
+            status: answer.status,
+            retry_after: answer.retry_after(self.engine.clock.now()),
+            body: answer.body.as_deref().map_err(|it| *it),
+        };
+        answer.read(&secrets)
+    }
+
+    /// Asks the token endpoint, and reads what came of it.
     async fn ask_for_tokens(
         &self,
         metadata: &Metadata,
         fields: &[(&str, &str)],
         secrets: &[&Secret],
     ) -> Result<TokenResponse, ConnectorError> {
-        let proof = self.client.authentication.prove(&self.client.client_id, metadata);
-        let request = proof.post(metadata.token_endpoint.clone(), fields);
-        let answer = self.engine.http.send(request).await.map_err(to_domain)?;
-        let secrets: Vec<&Secret> =
-            secrets.iter().copied().chain(self.client.authentication.secret()).collect();
-        let answer = TokenAnswer {
-            endpoint: "the token endpoint",
-            status: answer.status,
-            retry_after: answer.retry_after(self.engine.clock.now()),
-            body: answer.body.as_deref().map_err(|it| *it),
-        };
-        answer.read(&secrets)
+        let read = |answer: &_| self.read_answer("the token endpoint", answer, secrets);
+        self.send_authenticated(metadata, &metadata.token_endpoint, fields, read).await
     }
 
     fn credentials(&self, tokens: TokenResponse, scopes: Vec<String>) -> Credentials {
@@ -245,33 +297,27 @@ impl OpenIdConnector {
         token: &Secret,
         hint: &str,
     ) -> Result<Revocation, ConnectorError> {
-        let proof = self.client.authentication.prove(&self.client.client_id, metadata);
         let fields = [("token", token.expose()), ("token_type_hint", hint)];
-        let request = proof.post(endpoint.clone(), &fields);
-        let answer = self.engine.http.send(request).await.map_err(to_domain)?;
-        if (200..=299).contains(&answer.status) {
-            return Ok(Revocation::Revoked);
-        }
-        let secrets: Vec<&Secret> =
-            [token].into_iter().chain(self.client.authentication.secret()).collect();
-        let read = TokenAnswer {
-            endpoint: "the revocation endpoint",
-            status: answer.status,
-            retry_after: answer.retry_after(self.engine.clock.now()),
-            body: answer.body.as_deref().map_err(|it| *it),
+        let read = |answer: &HttpResponse| {
+            if (200..=299).contains(&answer.status) {
+                return Ok(Revocation::Revoked);
+            }
+            match self.read_answer("the revocation endpoint", answer, &[token]) {
+                // It does not know the token any more (RFC 7009 §2.2 would have it say 200).
+                Err(ConnectorError::GrantRejected { .. }) => Ok(Revocation::Revoked),
+                Err(ConnectorError::ClientRejected { code }) if code == "invalid_token" => {
+                    Ok(Revocation::Revoked)
+                }
+                Err(ConnectorError::ClientRejected { code })
+                    if code == "unsupported_token_type" =>
+                {
+                    Ok(Revocation::Unsupported)
+                }
+                Err(error) => Err(error),
+                Ok(_) => Ok(Revocation::Unsupported),
+            }
         };
-        match read.read(&secrets) {
-            // It does not know the token any more (RFC 7009 §2.2 would have it say 200).
-            Err(ConnectorError::GrantRejected { .. }) => Ok(Revocation::Revoked),
-            Err(ConnectorError::ClientRejected { code }) if code == "invalid_token" => {
-                Ok(Revocation::Revoked)
-            }
-            Err(ConnectorError::ClientRejected { code }) if code == "unsupported_token_type" => {
-                Ok(Revocation::Unsupported)
-            }
-            Err(error) => Err(error),
-            Ok(_) => Ok(Revocation::Unsupported),
-        }
+        self.send_authenticated(metadata, endpoint, &fields, read).await
     }
 }
 
@@ -375,7 +421,8 @@ impl Connector for OpenIdConnector {
         profile::account(&grant.claims, &userinfo)
     }
 
-    /// Takes at most three times the client's timeout: metadata, the one request, keys.
+    /// Takes at most four times the client's timeout: metadata, the request, the same with the
+    /// other client secret where the first is not known any more, keys.
     ///
     /// An ID token in the answer that cannot be verified *just now*, because the keys cannot be
     /// fetched, is left out; the tokens beside it came over the same connection from the

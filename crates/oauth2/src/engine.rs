@@ -2,11 +2,15 @@ use std::{fmt, sync::Arc};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use moka::future::Cache;
-use symbolon_domain::ports::{Clock, ConnectorError};
+use symbolon_domain::{
+    ids::ProviderId,
+    ports::{Clock, ConnectorError},
+};
 use tokio::sync::Mutex;
 use url::Url;
 
 use crate::{
+    client_secrets::Learned,
     http::HttpClient,
     jwks::KeySet,
     metadata::{Issuer, Metadata, fetch_document, unavailable},
@@ -44,6 +48,9 @@ pub struct Engine {
     pub(crate) http: HttpClient,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) leeway: TimeDelta,
+    /// The instance that it works for, where it is known.
+    pub(crate) provider: Option<ProviderId>,
+    pub(crate) client_secrets: Learned,
     issuers: Cache<Issuer, Arc<Documents>>,
 }
 
@@ -131,6 +138,8 @@ impl Engine {
             http,
             clock,
             leeway: TimeDelta::seconds(60),
+            provider: None,
+            client_secrets: Learned::default(),
             issuers: Cache::builder().max_capacity(MOST_ISSUERS).build(),
         }
     }
@@ -139,6 +148,12 @@ impl Engine {
     #[must_use]
     pub fn with_clock_leeway(self, leeway: TimeDelta) -> Self {
         Self { leeway, ..self }
+    }
+
+    /// The same engine, at work for this instance: by it the metrics tell providers apart.
+    #[must_use]
+    pub fn of(&self, provider: ProviderId) -> Self {
+        Self { provider: Some(provider), ..self.clone() }
     }
 
     /// The guarded client.

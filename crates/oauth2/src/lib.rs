@@ -8,6 +8,7 @@
 //! Everything that leaves the process goes through [`http::HttpClient`].
 
 mod client;
+mod client_secrets;
 pub mod config;
 mod connector;
 mod engine;

@@ -10,7 +10,10 @@ use symbolon_domain::{
 
 use crate::{
     client::{Client, ClientAuthentication},
-    config::{Fields, client_id_schema, client_secret_schema, invalid, scopes_schema},
+    config::{
+        CLIENT_SECRETS, Fields, client_id_schema, client_secret_schema, invalid,
+        next_client_secret_schema, scopes_schema,
+    },
     connector::OpenIdConnector,
     engine::Engine,
     metadata::Issuer,
@@ -35,7 +38,7 @@ impl ProviderKind for Oidc {
                 .into(),
             documentation: "https://openid.net/specs/openid-connect-core-1_0.html".into(),
             config_schema: schema(),
-            secret_names: vec!["client_secret".into()],
+            secret_names: CLIENT_SECRETS.map(str::to_owned).to_vec(),
             // A `sub` is unique at its issuer alone (OpenID Connect Core 1.0 §2).
             authority_keys: vec!["issuer".into()],
             capabilities: CAPABILITIES,
@@ -59,7 +62,7 @@ fn client(
 ) -> Result<Client, InvalidConfig> {
     let known =
         ["issuer", "client_id", "scopes", "token_endpoint_auth_method", "id_token_signing_algs"];
-    let fields = Fields::new(config, secrets, &known, &["client_secret"])?;
+    let fields = Fields::new(config, secrets, &known, &CLIENT_SECRETS)?;
     let issuer = Issuer::new(fields.required("issuer")?, engine.http())
         .map_err(|error| invalid("issuer", error.to_string()))?;
     let client_id = fields.client_id()?.to_owned();
@@ -104,6 +107,7 @@ fn client(
         issuer,
         client_id,
         authentication,
+        next_secret: fields.next_client_secret()?,
         scopes: fields.scopes()?,
         offline_access: true,
         signing_algs,
@@ -126,6 +130,7 @@ fn schema() -> Value {
             },
             "client_id": client_id_schema(),
             "client_secret": client_secret_schema(),
+            "client_secret_next": next_client_secret_schema(),
             "scopes": scopes_schema(
                 "What to ask for; openid is always asked for. Without it: openid, profile, email, \
                  and offline_access where the provider lists it, so that it sends a refresh token."

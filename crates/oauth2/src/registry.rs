@@ -95,6 +95,7 @@ impl Connectors for Registry {
         provider: &IdentityProvider,
         secrets: &ProviderSecrets,
     ) -> Result<Arc<dyn Connector>, InvalidConfig> {
-        self.kind(&provider.provider_type)?.connect(&self.engine, &provider.config, secrets)
+        let engine = self.engine.of(provider.id);
+        self.kind(&provider.provider_type)?.connect(&engine, &provider.config, secrets)
     }
 }

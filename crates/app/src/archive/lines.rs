@@ -21,11 +21,10 @@ use tokio::sync::mpsc;
 use super::{
     file::{self, Counted, Private},
     id_map::{IdMap, of_auth_provider, of_identity, of_provider},
-    progress::Progress,
     report::{Note, Origin, Reason, Report},
     taking::{Became, Coming, Taking},
 };
-use crate::failure::Failure;
+use crate::{failure::Failure, progress::Progress};
 
 mod form;
 

@@ -25,11 +25,10 @@ use super::{
     dump::{self, Broken, Element},
     file::{self, Counted},
     id_map::IdMap,
-    progress::Progress,
     report::{Note, Origin, Reason, Report},
     taking::{Became, Coming, Taking},
 };
-use crate::failure::Failure;
+use crate::{failure::Failure, progress::Progress};
 
 /// Elements that the reader is ahead of the store.
 const AHEAD: usize = 500;

@@ -4,11 +4,8 @@ use symbolon_domain::{
     ports::ArchiveImport,
 };
 
-use super::{
-    progress::Progress,
-    report::{Note, Origin, Reason, Report},
-};
-use crate::failure::Failure;
+use super::report::{Note, Origin, Reason, Report};
+use crate::{failure::Failure, progress::Progress};
 
 /// Most records of one transaction.
 const BATCH: usize = 1000;

@@ -6,7 +6,6 @@ use std::{
 
 use serde_json::{Map, json};
 use symbolon_domain::ports::Sealer;
-use symbolon_keyring::KeyRing;
 
 use crate::{
     archive,
@@ -23,8 +22,7 @@ pub(super) async fn run(arguments: &ExportArgs, config: Option<&Path>) -> Result
         if arguments.with_secrets { &[Need::Database, Need::Keyring] } else { &[Need::Database] };
     let settings = Settings::load(config, needs)?;
     let keys: Option<Arc<dyn Sealer>> = if arguments.with_secrets {
-        let file = settings.keyring.file.as_deref().unwrap_or(Path::new(""));
-        Some(Arc::new(KeyRing::load(file)?))
+        Some(Arc::new(settings.keyring.service().load()?))
     } else {
         None
     };

@@ -5,7 +5,6 @@ use symbolon_domain::{
     event::Actor,
     ports::{Clock as _, ImportSettings},
 };
-use symbolon_keyring::KeyRing;
 
 use crate::{
     SystemClock,
@@ -22,7 +21,7 @@ use crate::{
 pub(super) async fn run(command: &ImportCommand, config: Option<&Path>) -> Result<(), Failure> {
     let settings = Settings::load(config, &[Need::Database, Need::Keyring])?;
     let (ImportCommand::Sentry(arguments) | ImportCommand::Symbolon(arguments)) = command;
-    let keys = KeyRing::load(settings.keyring.file.as_deref().unwrap_or(Path::new("")))?;
+    let keys = settings.keyring.service().load()?;
     let database = if arguments.dry_run {
         Database::open_unchanged(&settings.database, Arc::new(keys)).await?
     } else {

@@ -1,11 +1,12 @@
 use std::{path::Path, sync::Arc};
 
-use symbolon_keyring::KeyRing;
+use symbolon_keyring::LiveKeyRing;
 
 use crate::{
     catalog::{catalog, http_client},
     database::Database,
     failure::Failure,
+    key_follower::{follow, on_hangup},
     replica::replica_name,
     server::{bound, listen},
     service::{Service, ServiceParts},
@@ -40,7 +41,7 @@ async fn serve(
     metrics: metrics_exporter_prometheus::PrometheusHandle,
     shutdown: Shutdown,
 ) -> Result<(), Failure> {
-    let starting = start(settings, replica, metrics);
+    let starting = start(settings, replica, metrics, shutdown.clone());
     let service = tokio::select! {
         service = starting => service?,
         () = shutdown.asked() => return Ok(()),
@@ -52,12 +53,19 @@ async fn start(
     settings: Settings,
     replica: String,
     metrics: metrics_exporter_prometheus::PrometheusHandle,
+    shutdown: Shutdown,
 ) -> Result<Service, Failure> {
-    let keys = KeyRing::load(settings.keyring.file.as_deref().unwrap_or(Path::new("")))?;
+    let hangup = on_hangup()?;
+    let service = settings.keyring.service();
+    // A command may take its time, and a signal must not wait for it.
+    let keys = tokio::task::spawn_blocking(move || LiveKeyRing::start(service));
+    let keys = keys.await.map_err(|it| Failure::System("cannot load the keys", it.into()))??;
+    let keys = Arc::new(keys);
     let connectors = Arc::new(catalog(http_client(&settings.http_client)?));
     // Before the database is touched: a service that cannot listen migrates nothing.
     let listener = listen(settings.server.listen).await?;
-    let database = Database::open_to_serve(&settings.database, Arc::new(keys)).await?;
+    let database = Database::open_to_serve(&settings.database, keys.clone()).await?;
+    tokio::spawn(follow(keys, hangup, shutdown));
     let address = bound(&listener)?;
     let public_url = settings.public_url(address);
     let parts = ServiceParts {

@@ -45,6 +45,13 @@ fn every_bad_value_is_told_with_its_key_and_what_was_expected() {
         ("database.root_certificate", "database.root_certificate=['x']", "the path of a file"),
         ("database.auto_migrate", "database.auto_migrate='yes'", "true or false"),
         ("keyring.file", "keyring.file=7", "the path of a file"),
+        ("keyring.env", "keyring.env=7", "the name of an environment variable"),
+        ("keyring.env", "keyring.env='A=canary'", "the name of an environment variable"),
+        ("keyring.env", "keyring.env='A'\nkeyring.file='b'", "and so is keyring.file"),
+        ("keyring.command", "keyring.command=['x']\nkeyring.env='A'", "leave one of file, env"),
+        ("keyring.command", "keyring.command=[]", "a program and its arguments"),
+        ("keyring.command", "keyring.command=[1]", "a program and its arguments"),
+        ("keyring.command_timeout", "keyring.command_timeout='1h'", "from 1s to 2m"),
         ("link.return_urls", "link.return_urls=['app.example']", "http or https addresses"),
         ("link.return_urls", "link.return_urls=['https://a.example/?x']", "must have no query"),
         ("link.return_urls", "link.return_urls=3", "a list of addresses"),
@@ -136,6 +143,21 @@ fn all_mistakes_are_told_at_once() {
     assert!(mistakes[4].contains("SYMBOLON__LINK__SESSION_TTL"), "{mistakes:?}");
     let told = Mistakes(vec![Mistake::new("a", "b"), Mistake::new("c", "d")]).to_string();
     assert_eq!(told, "the configuration cannot be used for 2 reasons:\n  a: b\n  c: d");
+}
+
+#[test]
+fn the_keys_come_from_a_file_a_variable_or_a_command() {
+    let place = |text: &str, environment: &[(&str, &str)]| {
+        let keyring = read(text, environment, &[Need::Keyring]).unwrap().keyring;
+        keyring.service().place()
+    };
+    assert_eq!(place("keyring.file='ring.json'", &[]), "ring.json");
+    assert_eq!(place("keyring.env='KEYS'", &[]), "the environment variable KEYS");
+    assert_eq!(place("keyring.command=['vault', 'kv', 'canary']", &[]), "what vault prints");
+    let environment = [("SYMBOLON__KEYRING__COMMAND", "vault,kv,canary")];
+    assert_eq!(place("", &environment), "what vault prints");
+    let mistakes = read("", &[], &[Need::Keyring]).unwrap_err();
+    assert!(mistakes[0].contains("keyring.env or keyring.command"), "{mistakes:?}");
 }
 
 #[test]
@@ -291,11 +313,13 @@ fn the_example_has_every_key_and_no_other() {
         assert!(found.is_some(), "{known} is missing from symbolon.example.toml");
     }
     // What is shown is good too, but for the files, which are not there, and keys that stand
-    // next to their own file.
+    // next to their own file or to another one that takes their place.
     let mistakes = read(&everything, &[], &[]).unwrap_err();
     for mistake in mistakes {
         assert!(
-            mistake.contains("cannot read /run/secrets/") || mistake.contains("is given twice"),
+            mistake.contains("cannot read /run/secrets/")
+                || mistake.contains("is given twice")
+                || mistake.contains("leave one of file, env and command"),
             "{mistake}"
         );
     }

@@ -1,10 +1,14 @@
 //! What moving whole stores needs of PostgreSQL.
 
-use diesel::{QueryResult, prelude::*, sql_types::BigInt, sql_types::Text};
+use diesel::{
+    QueryResult,
+    prelude::*,
+    sql_types::{Array, BigInt, Binary, Text},
+};
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
-use symbolon_domain::ports::RepositoryError;
+use symbolon_domain::ports::{RepositoryError, SealedColumn};
 
-use super::{Conn, SEQUENCE_LOCK, Store};
+use super::{Conn, SEQUENCE_LOCK, Store, sealed_values::Resealed};
 use crate::failure::{Failure, unreachable};
 
 /// Up to so many ids are passed over one by one, which no other writer can undo; beyond that the
@@ -54,6 +58,10 @@ macro_rules! kept_there {
     };
 }
 pub(super) use kept_there;
+
+/// Takes rows to write to them, but for their ids, and passes over those that somebody else has
+/// taken. Nobody is kept from referring to them meanwhile.
+pub(super) const TAKE_FREE_ONES: &str = "FOR NO KEY UPDATE SKIP LOCKED";
 
 /// What a dry run works on: the database itself, in a transaction that is never committed.
 pub(super) struct Rehearsal;
@@ -144,4 +152,25 @@ pub(super) async fn event_places(conn: &mut Conn, count: usize) -> QueryResult<V
 /// The id of the row of an event that has this place: they are not the same here.
 pub(super) fn event_row_id(_place: i64) -> Option<i64> {
     None
+}
+
+/// Puts values in the place of others, each only if that is still there; answers how many.
+pub(super) async fn write_resealed(
+    conn: &mut Conn,
+    column: SealedColumn,
+    changes: Vec<Resealed>,
+) -> QueryResult<usize> {
+    let (table, name) = (column.table(), column.name());
+    let ids: Vec<_> = changes.iter().map(|it| it.id).collect();
+    let (old, new): (Vec<_>, Vec<_>) = changes.into_iter().map(|it| (it.old, it.new)).unzip();
+    let update = format!(
+        "UPDATE {table} SET {name} = change.new FROM unnest($1, $2, $3) AS change(id, old, new) \
+         WHERE {table}.id = change.id AND {table}.{name} = change.old"
+    );
+    diesel::sql_query(update)
+        .bind::<Array<BigInt>, _>(ids)
+        .bind::<Array<Binary>, _>(old)
+        .bind::<Array<Binary>, _>(new)
+        .execute(conn)
+        .await
 }

@@ -9,14 +9,17 @@ use diesel::{
     QueryResult, SqliteConnection,
     connection::SimpleConnection as _,
     prelude::*,
-    sql_types::{BigInt, Text},
+    sql_types::{BigInt, Binary, Text},
 };
 use diesel_async::{
     RunQueryDsl, SimpleAsyncConnection, sync_connection_wrapper::SyncConnectionWrapper,
 };
-use symbolon_domain::{ports::RepositoryError, secret::Secret};
+use symbolon_domain::{
+    ports::{RepositoryError, SealedColumn},
+    secret::Secret,
+};
 
-use super::{Conn, Store, connect};
+use super::{Conn, Store, connect, sealed_values::Resealed};
 use crate::failure::{Failure, unreachable};
 
 /// Inserts rows where nothing of the like is there, and answers the ids of those that went in.
@@ -75,6 +78,9 @@ macro_rules! kept_there {
     };
 }
 pub(super) use kept_there;
+
+/// Nothing to say: the transaction holds the lock of the whole database.
+pub(super) const TAKE_FREE_ONES: &str = "";
 
 /// How long others can write between two transactions of an import. Who waits for the write lock
 /// looks again every few milliseconds, and would find it taken each time.
@@ -201,4 +207,26 @@ pub(super) async fn event_places(_conn: &mut Conn, count: usize) -> QueryResult<
 #[expect(clippy::unnecessary_wraps, reason = "the other dialect lets the database give it")]
 pub(super) fn event_row_id(place: i64) -> Option<i64> {
     Some(place)
+}
+
+/// Puts values in the place of others, each only if that is still there; answers how many.
+pub(super) async fn write_resealed(
+    conn: &mut Conn,
+    column: SealedColumn,
+    changes: Vec<Resealed>,
+) -> QueryResult<usize> {
+    let (table, name) = (column.table(), column.name());
+    let update = format!("UPDATE {table} SET {name} = $1 WHERE id = $2 AND {name} = $3");
+    conn.spawn_blocking(move |conn| {
+        let mut written = 0;
+        for change in changes {
+            let update = diesel::sql_query(&update)
+                .bind::<Binary, _>(change.new)
+                .bind::<BigInt, _>(change.id)
+                .bind::<Binary, _>(change.old);
+            written += diesel::RunQueryDsl::execute(update, conn)?;
+        }
+        Ok(written)
+    })
+    .await
 }

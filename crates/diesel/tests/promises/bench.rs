@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use diesel::{
     Connection as _, RunQueryDsl as _, SqliteConnection, connection::SimpleConnection as _,
 };
-use symbolon_diesel::{DatabaseSettings, PostgresStore, SqliteStore};
+use symbolon_diesel::{Database, DatabaseSettings, PostgresStore, SqliteStore};
 use symbolon_domain::testing::{TestSealer, contract::Store};
 use symbolon_test_postgres::TestDatabase;
 use tempfile::TempDir;
@@ -82,7 +82,7 @@ impl Bench {
 /// A database, without any store.
 pub(crate) enum Raw {
     Sqlite(SqliteFile),
-    Postgres(Client, #[expect(dead_code, reason = "it lives as long as this does")] TestDatabase),
+    Postgres(Client, TestDatabase),
 }
 
 #[derive(diesel::QueryableByName)]
@@ -98,6 +98,15 @@ impl Raw {
             Self::Sqlite(file) => connect(file).batch_execute(sql).unwrap(),
             Self::Postgres(client, _) => client.batch_execute(sql).await.unwrap(),
         }
+    }
+
+    /// The database once more, with another sealer: as another process has it.
+    pub(crate) async fn open(&self, sealer: TestSealer) -> Database {
+        let settings = match self {
+            Self::Sqlite(file) => file.settings.clone(),
+            Self::Postgres(_, database) => DatabaseSettings::new(database.url()),
+        };
+        symbolon_diesel::open(&settings, Arc::new(sealer)).await.unwrap()
     }
 
     /// The column `value` of each row, as text.

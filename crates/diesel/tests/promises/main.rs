@@ -6,6 +6,7 @@ mod bench;
 mod event_order;
 mod properties;
 mod resilience;
+mod rotation;
 mod sealed;
 mod tls;
 

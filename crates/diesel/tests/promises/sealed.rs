@@ -41,7 +41,7 @@ on_both! {
 /// In every secret of these tests.
 const CANARY: &str = "canary-5e1f";
 
-fn credentials(name: &str) -> Credentials {
+pub(crate) fn credentials(name: &str) -> Credentials {
     let secret = |kind| Some(Secret::new(format!("{CANARY}-{kind}-{name}")));
     Credentials {
         access_token: secret("access"),
@@ -51,7 +51,7 @@ fn credentials(name: &str) -> Credentials {
     }
 }
 
-async fn provider(store: &Arc<dyn Store>, name: &str) -> ProviderId {
+pub(crate) async fn provider(store: &Arc<dyn Store>, name: &str) -> ProviderId {
     let new = NewIdentityProvider {
         external_id: Some(name.to_owned()),
         secrets: [("client_secret".to_owned(), Secret::new(format!("{CANARY}-{name}")))].into(),
@@ -60,7 +60,7 @@ async fn provider(store: &Arc<dyn Store>, name: &str) -> ProviderId {
     store.providers().insert(&new, &fixtures::ACTOR).await.unwrap().id
 }
 
-fn link(provider_id: ProviderId, name: &str) -> Link {
+pub(crate) fn link(provider_id: ProviderId, name: &str) -> Link {
     Link {
         provider_id,
         owner: LinkOwner::User(fixtures::user(name)),
@@ -70,7 +70,7 @@ fn link(provider_id: ProviderId, name: &str) -> Link {
     }
 }
 
-async fn linked(store: &Arc<dyn Store>, link: &Link) -> IdentityId {
+pub(crate) async fn linked(store: &Arc<dyn Store>, link: &Link) -> IdentityId {
     match store.identities().link(link).await.unwrap() {
         LinkOutcome::Created(it) | LinkOutcome::Updated(it) | LinkOutcome::SignedIn(it) => it.id,
         other => panic!("{other:?}"),
@@ -88,7 +88,7 @@ fn new_session(name: &str) -> NewLinkSession {
     NewLinkSession { session, token: SecretHash::of(&format!("{CANARY}-token-{name}")) }
 }
 
-fn attempt(provider_id: ProviderId, name: &str) -> Attempt {
+pub(crate) fn attempt(provider_id: ProviderId, name: &str) -> Attempt {
     let secret = |kind| Secret::new(format!("{CANARY}-{kind}-{name}"));
     Attempt {
         provider_id,
@@ -98,19 +98,27 @@ fn attempt(provider_id: ProviderId, name: &str) -> Attempt {
     }
 }
 
-fn claim(id: LinkSessionId, name: &str) -> CompletionClaim {
+pub(crate) fn claim(id: LinkSessionId, name: &str) -> CompletionClaim {
     CompletionClaim { id, code: SecretHash::of(&format!("{CANARY}-code-{name}")) }
 }
 
 /// A session whose browser is on its way.
-async fn begun(store: &Arc<dyn Store>, provider: ProviderId, name: &str) -> LinkSessionId {
+pub(crate) async fn begun(
+    store: &Arc<dyn Store>,
+    provider: ProviderId,
+    name: &str,
+) -> LinkSessionId {
     let id = store.sessions().insert(&new_session(name)).await.unwrap().id;
     assert!(store.sessions().begin(id, &attempt(provider, name)).await.unwrap());
     id
 }
 
 /// A session that waits for completion.
-async fn waiting(store: &Arc<dyn Store>, provider: ProviderId, name: &str) -> LinkSessionId {
+pub(crate) async fn waiting(
+    store: &Arc<dyn Store>,
+    provider: ProviderId,
+    name: &str,
+) -> LinkSessionId {
     let id = begun(store, provider, name).await;
     let Attempt { state, browser, .. } = attempt(provider, name);
     store.sessions().take_attempt(&state, &browser).await.unwrap().unwrap();

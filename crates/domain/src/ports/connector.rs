@@ -155,7 +155,9 @@ pub trait Connector: Send + Sync {
     async fn build_identity(&self, grant: &Grant) -> Result<ExternalAccount, ConnectorError>;
 
     /// Gets new credentials. What the provider did not send again is absent in the answer: see
-    /// [`Credentials::renewed_by`]. Sends at most one request that spends the refresh token.
+    /// [`Credentials::renewed_by`]. Sends at most one request that can spend the refresh token: one
+    /// that is answered "client authentication failed" cannot, since the token in it was not looked
+    /// at, and may be sent again with another client secret.
     async fn refresh(&self, request: &RefreshRequest) -> Result<Credentials, ConnectorError>;
 
     /// Whether the provider answers at all, asked before a refresh token is risked once more;

@@ -41,4 +41,12 @@ pub trait Sealer: Send + Sync {
     /// [`SealError`] when it does not belong there or its key is missing; a value that was never
     /// sealed is refused, not passed through.
     fn open(&self, place: &Place, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError>;
+
+    /// Which key a value says that it is sealed under; `None` when it is not of a form that this
+    /// sealer writes. Whether it opens is another question.
+    fn key_id(&self, sealed: &[u8]) -> Option<u32>;
+
+    /// What everything begins with that is sealed from now on, and nothing that is sealed under
+    /// another key: so a database finds what a rotation has still to do.
+    fn mark(&self) -> Vec<u8>;
 }

@@ -12,6 +12,8 @@ use crate::ports::{Place, SealError, Sealer};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TestSealer {
     key: u32,
+    /// The key with which it opens besides.
+    older: Option<u32>,
 }
 
 /// Marks what this sealer wrote.
@@ -26,7 +28,13 @@ impl TestSealer {
     /// [`UnknownKey`](SealError::UnknownKey) to it.
     #[must_use]
     pub fn with_key(key: u32) -> Self {
-        Self { key }
+        Self { key, older: None }
+    }
+
+    /// The same, which opens what this other key has sealed, too.
+    #[must_use]
+    pub fn opening(self, older: u32) -> Self {
+        Self { older: Some(older), ..self }
     }
 
     /// The text with a stream over it that hangs on key, place and nonce; twice is not at all.
@@ -69,14 +77,24 @@ impl Sealer for TestSealer {
         }
         let (head, masked) = sealed.split_at(TEXT);
         let key = u32::from_be_bytes(head[MARK.len()..NONCE].try_into().unwrap());
-        if key != self.key {
+        if key != self.key && Some(key) != self.older {
             return Err(SealError::UnknownKey(key));
         }
+        let with = Self::with_key(key);
         let (nonce, tag) = (&head[NONCE..TAG], &head[TAG..]);
-        if !bool::from(tag.ct_eq(&self.tag(place, nonce, masked))) {
+        if !bool::from(tag.ct_eq(&with.tag(place, nonce, masked))) {
             return Err(SealError::Refused);
         }
-        Ok(Zeroizing::new(self.mask(place, nonce, masked)))
+        Ok(Zeroizing::new(with.mask(place, nonce, masked)))
+    }
+
+    fn key_id(&self, sealed: &[u8]) -> Option<u32> {
+        let key = sealed.strip_prefix(MARK.as_slice())?.first_chunk()?;
+        (sealed.len() >= TEXT).then_some(u32::from_be_bytes(*key))
+    }
+
+    fn mark(&self) -> Vec<u8> {
+        [MARK.as_slice(), &self.key.to_be_bytes()].concat()
     }
 }
 
@@ -119,6 +137,16 @@ mod tests {
     fn another_key_is_named() {
         let sealed = TestSealer::with_key(1).seal(&PLACE, PLAIN).unwrap();
         assert_eq!(TestSealer::with_key(2).open(&PLACE, &sealed), Err(SealError::UnknownKey(1)));
+    }
+
+    #[test]
+    fn an_older_key_opens_and_does_not_seal() {
+        let old = TestSealer::with_key(1).seal(&PLACE, PLAIN).unwrap();
+        let it = TestSealer::with_key(2).opening(1);
+        assert_eq!(it.open(&PLACE, &old).unwrap().as_slice(), PLAIN);
+        let new = it.seal(&PLACE, PLAIN).unwrap();
+        assert_eq!((it.key_id(&old), it.key_id(&new), it.key_id(PLAIN)), (Some(1), Some(2), None));
+        assert!(new.starts_with(&it.mark()) && !old.starts_with(&it.mark()));
     }
 
     #[test]

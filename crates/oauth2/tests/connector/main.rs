@@ -4,6 +4,7 @@
 
 mod authorization;
 mod canary;
+mod client_secrets;
 mod discovery;
 mod exchange;
 mod hostile_answers;

@@ -183,10 +183,11 @@ impl Provider {
             json!({"issuer": self.issuer, "client_id": "client", "client_secret": "secret"}),
             changes,
         );
-        let secret = config.as_object_mut().unwrap().remove("client_secret");
-        let secrets: ProviderSecrets = secret
-            .iter()
-            .map(|it| ("client_secret".to_owned(), Secret::new(it.as_str().unwrap())))
+        let config_object = config.as_object_mut().unwrap();
+        let secrets: ProviderSecrets = ["client_secret", "client_secret_next"]
+            .into_iter()
+            .filter_map(|name| Some((name.to_owned(), config_object.remove(name)?)))
+            .map(|(name, it)| (name, Secret::new(it.as_str().unwrap())))
             .collect();
         self.registry.connect(&instance("oidc", object(&config)), &secrets).unwrap()
     }

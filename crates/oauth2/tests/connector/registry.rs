@@ -99,11 +99,13 @@ async fn the_catalog_says_what_a_type_needs_and_can_do() {
     assert_eq!(types.len(), 1);
     let oidc = registry().find_type("oidc").unwrap();
     assert_eq!(types[0], oidc);
-    assert_eq!(oidc.secret_names, ["client_secret"]);
+    assert_eq!(oidc.secret_names, ["client_secret", "client_secret_next"]);
     assert!(oidc.capabilities.refresh && oidc.capabilities.revoke && oidc.capabilities.sign_in);
     assert_eq!(oidc.capabilities.rotation, Rotation::MayRotate);
     let schema = oidc.config_schema;
     assert_eq!(schema["additionalProperties"], false);
     assert_eq!(schema["required"], json!(["issuer", "client_id"]));
-    assert_eq!(schema["properties"]["client_secret"]["writeOnly"], true);
+    for secret in ["client_secret", "client_secret_next"] {
+        assert_eq!(schema["properties"][secret]["writeOnly"], true);
+    }
 }

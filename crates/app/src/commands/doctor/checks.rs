@@ -3,11 +3,18 @@
 mod database;
 mod providers;
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use chrono::TimeDelta;
-use symbolon_domain::ports::Sealer;
-use symbolon_keyring::KeyRing;
+use symbolon_domain::{
+    ports::Sealer,
+    services::{KeyRotation, SealedReport},
+};
+use symbolon_keyring::KeyService;
 
 use crate::{
     catalog::http_client,
@@ -17,6 +24,9 @@ use crate::{
 
 /// How far clocks may differ: leases and expiries are compared between machines.
 const CLOCK_TOLERANCE: TimeDelta = TimeDelta::seconds(5);
+
+/// How long sealed values are looked at: `symbolon keyring status` looks at all of them.
+const SEALED_VALUES_TIME: Duration = Duration::from_secs(5);
 
 /// How something was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,10 +93,14 @@ pub(super) async fn all(config: Option<&Path>) -> Vec<Check> {
         }
     };
     let mut checks = configuration(&settings);
-    let (key_check, keys) = key_ring(settings.keyring.file.as_deref().unwrap_or(Path::new("")));
+    let (key_check, keys) = key_ring(&*settings.keyring.service());
+    let has_keys = keys.is_some();
     let (database_checks, database) = database::check(&settings, keys).await;
     checks.extend(database_checks);
     checks.push(key_check);
+    if let Some(database) = database.as_ref().filter(|_| has_keys) {
+        checks.push(sealed_values(&database.key_rotation()).await);
+    }
     let mut clocks = Vec::new();
     if let Some(database) = &database {
         clocks.extend(database::clock(database).await);
@@ -141,15 +155,15 @@ fn configuration(settings: &Settings) -> Vec<Check> {
     warnings.iter().map(warning).collect()
 }
 
-fn key_ring(file: &Path) -> (Check, Option<Arc<dyn Sealer>>) {
-    match KeyRing::load(file) {
+fn key_ring(service: &dyn KeyService) -> (Check, Option<Arc<dyn Sealer>>) {
+    match service.load() {
         Ok(ring) => {
             let keys = ring.status();
             let active = keys.iter().find(|it| it.active);
             let active = active
                 .map_or_else(String::new, |it| format!("key {} ({}) seals", it.id, it.fingerprint));
             let plural = if keys.len() == 1 { "key" } else { "keys" };
-            let finding = format!("{} {plural}, {active}, for its owner only", keys.len());
+            let finding = format!("{} {plural}, {active}", keys.len());
             (Check::ok("key ring", finding), Some(Arc::new(ring)))
         }
         Err(error) => {
@@ -157,6 +171,40 @@ fn key_ring(file: &Path) -> (Check, Option<Arc<dyn Sealer>>) {
             (Check::problem("key ring", sentence(&error), advice), None)
         }
     }
+}
+
+/// Whether what is sealed opens where it lies, as far as there is time for it.
+async fn sealed_values(rotation: &KeyRotation) -> Check {
+    let name = "sealed values";
+    let begun = Instant::now();
+    let looked = rotation.check_until(&mut |_| (), || begun.elapsed() > SEALED_VALUES_TIME).await;
+    let (report, whole) = match looked {
+        Ok(looked) => looked,
+        Err(error) => {
+            let advice = "check that the database runs";
+            return Check::problem(name, sentence(&error), advice);
+        }
+    };
+    sealed_values_found(&report, whole)
+}
+
+fn sealed_values_found(report: &SealedReport, whole: bool) -> Check {
+    let name = "sealed values";
+    let (values, refused) = (report.values(), report.refused.len());
+    let among = if whole {
+        format!("of {values}")
+    } else {
+        format!("of the {values} looked at in {} s", SEALED_VALUES_TIME.as_secs())
+    };
+    if values == 0 {
+        return Check::ok(name, "there are none");
+    }
+    if refused == 0 {
+        return Check::ok(name, format!("all {among} open"));
+    }
+    let plural = if refused == 1 { "does" } else { "do" };
+    let finding = format!("{refused} {among} {plural} not open");
+    Check::problem(name, finding, "`symbolon keyring status` names their rows and says why")
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! How far an import or an export is, on standard error.
+//! How far a long command is, on standard error.
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -10,7 +10,7 @@ use std::{
 };
 
 /// On a terminal a line that changes; elsewhere, a log for example, a new line now and then.
-pub(super) struct Progress {
+pub(crate) struct Progress {
     begun: Instant,
     told: Instant,
     interval: Duration,
@@ -22,7 +22,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    pub(super) fn new(to_read: Option<u64>) -> Self {
+    pub(crate) fn new(to_read: Option<u64>) -> Self {
         let terminal = io::stderr().is_terminal();
         let interval = if terminal { Duration::from_millis(200) } else { Duration::from_secs(10) };
         let (begun, read) = (Instant::now(), Arc::default());
@@ -30,23 +30,29 @@ impl Progress {
     }
 
     /// What counts the bytes that are read.
-    pub(super) fn counter(&self) -> Arc<AtomicU64> {
+    pub(crate) fn counter(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.read)
     }
 
     /// How much there is to read, now that it is known.
-    pub(super) fn set_to_read(&mut self, bytes: u64) {
+    pub(crate) fn set_to_read(&mut self, bytes: u64) {
         self.to_read = Some(bytes);
     }
 
     /// Shows it, unless that was done a moment ago.
-    pub(super) fn show(&mut self, rows: u64) {
+    pub(crate) fn show(&mut self, rows: u64) {
+        let fraction = self.fraction();
+        self.show_at(rows, fraction);
+    }
+
+    /// The same where the caller knows how much of the way is behind.
+    pub(crate) fn show_at(&mut self, rows: u64, fraction: Option<f64>) {
         if self.told.elapsed() < self.interval {
             return;
         }
         self.told = Instant::now();
         self.shown = true;
-        let text = text(rows, self.begun.elapsed(), self.fraction());
+        let text = text(rows, self.begun.elapsed(), fraction);
         let mut err = io::stderr().lock();
         // Where nobody looks there is nothing to show.
         let _ = if self.terminal {
@@ -57,7 +63,7 @@ impl Progress {
     }
 
     /// Clears the line for what is said next.
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         if self.terminal && self.shown {
             self.shown = false;
             let _ = write!(io::stderr(), "\r\x1b[K");
