@@ -110,6 +110,11 @@ macro_rules! under {
     };
 }
 
+/// A count as the column keeps it.
+fn count(unanswered: u32) -> i32 {
+    i32::try_from(unanswered).unwrap_or(i32::MAX)
+}
+
 const NOT_LEASED: (Option<&str>, Option<DateTime<Utc>>) = (None, None);
 
 #[async_trait]
@@ -168,7 +173,7 @@ impl CredentialsRepository for Store {
     async fn record_sending(&self, lease: &Lease) -> Result<LeasedWrite, RepositoryError> {
         let conn = &mut *self.writer().await?;
         let written = diesel::update(under!(lease))
-            .set(identities::unanswered.eq(identities::unanswered + 1))
+            .set(identities::unanswered.eq(count(lease.unanswered + 1)))
             .execute(conn)
             .await
             .map_err(Failure::from)?;
@@ -186,7 +191,15 @@ impl CredentialsRepository for Store {
         let done = in_transaction!(self, async |conn| {
             let id = lease.identity_id;
             let next = lease.generation + 1;
-            let query = under!(lease).select((identities::lease_holder, Shown::as_select()));
+            // Under the lease, or after it while nobody has sent again.
+            let awaited = identities::unanswered
+                .eq(count(lease.unanswered))
+                .and(identities::unanswered.gt(0));
+            let query = identities::table
+                .find(id.0)
+                .filter(identities::generation.eq(lease.generation))
+                .filter(identities::attempt.eq(lease.attempt).or(awaited))
+                .select((identities::lease_holder, Shown::as_select()));
             let row: Option<(Option<String>, Shown)> =
                 super::locked!(query).first(conn).await.optional()?;
             let Some((holder, before)) = row else {
@@ -203,7 +216,8 @@ impl CredentialsRepository for Store {
             let sealed = seal(&*self.sealer, &place(id.0, before.idp_id.0, next), credentials)?;
             let scopes =
                 if credentials.scopes.is_empty() { &before.scopes } else { &credentials.scopes };
-            let after: Shown = diesel::update(under!(lease))
+            // The row is locked: what was found is what is written.
+            let after: Shown = diesel::update(identities::table.find(id.0))
                 .set((
                     (
                         identities::credentials.eq(sealed),
@@ -267,6 +281,7 @@ impl CredentialsRepository for Store {
                 .set((
                     identities::lease_holder.eq(NOT_LEASED.0),
                     identities::lease_until.eq(NOT_LEASED.1),
+                    identities::unanswered.eq(count(lease.unanswered)),
                 ))
                 .execute(conn)
                 .await?;
@@ -293,10 +308,13 @@ async fn write_end(
 ) -> Result<(EventKind, Map<String, Value>), Failure> {
     match end {
         RefreshEnd::Failed { back_off, answered } => {
+            // Only the last sending: an earlier one whose answer was lost stays in doubt.
+            let unanswered = lease.unanswered.saturating_sub((*answered).into());
             diesel::update(under!(lease))
                 .set((
                     identities::lease_holder.eq(NOT_LEASED.0),
                     identities::lease_until.eq(NOT_LEASED.1),
+                    identities::unanswered.eq(count(unanswered)),
                     identities::retry_at.eq(super::to_microseconds(back_off.until)),
                     identities::failures.eq(i32::try_from(back_off.failures).unwrap_or(i32::MAX)),
                     identities::failure_class.eq(back_off.class.as_str()),
@@ -304,13 +322,6 @@ async fn write_end(
                 ))
                 .execute(conn)
                 .await?;
-            if *answered {
-                // Only the last sending: an earlier one whose answer was lost stays in doubt.
-                diesel::update(under!(lease).filter(identities::unanswered.gt(0)))
-                    .set(identities::unanswered.eq(identities::unanswered - 1))
-                    .execute(conn)
-                    .await?;
-            }
             let detail = json!({"failure": back_off.class.as_str(), "detail": back_off.detail});
             Ok((EventKind::IdentityRefreshFailed, object(detail)?))
         }

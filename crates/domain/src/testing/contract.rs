@@ -403,6 +403,9 @@ macro_rules! contract_tests {
             of_racing_takers_of_a_lease_that_ran_out_one_gets_it
             a_lease_that_ran_out_writes_while_nobody_came_after
             sendings_are_counted_and_seen_by_the_next_holder
+            a_repeated_recording_counts_once
+            a_released_lease_takes_back_what_was_not_sent
+            a_later_holder_that_sent_nothing_gives_way_to_an_answer
             a_commit_stores_the_next_generation
             a_commit_stores_the_credentials_as_they_are
             a_repeated_commit_is_done_and_changes_nothing

@@ -20,7 +20,7 @@ use crate::{
     ids::IdentityId,
     ports::{
         BackOff, Connector, ConnectorError, FailureClass, Lease, LeaseOutcome, LeasedWrite,
-        NewRevocation, RefreshEnd, RefreshRequest, RepositoryError, Sent, StoredCredentials,
+        NewRevocation, RefreshEnd, RefreshRequest, Sent, StoredCredentials,
     },
     revocation::OrphanedGrant,
 };
@@ -28,8 +28,12 @@ use crate::{
 /// Longest that a holder waits before it looks again whether the lease is free; a notification
 /// wakes it sooner.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
-/// Between two tries of a commit that failed.
-const COMMIT_AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// Between two tries of a write that failed.
+const WRITE_AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// How long a holder waits before it sends what an earlier one has sent already: that one may have
+/// the answer in its hands and a database that was away until now. Longer than the longest pause
+/// between its tries.
+const LATE_COMMIT: Duration = Duration::from_secs(3);
 /// Between two refreshes of which the first failed; doubled with each failure.
 const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
 /// Longest `Retry-After` of a provider that is taken at its word.
@@ -43,6 +47,21 @@ enum Part {
     Failed(Error),
 }
 
+/// The right to send, in this process.
+struct Held {
+    lease: Lease,
+    /// Nothing is sent whose answer could come later than this: by then others may be at it.
+    until: Instant,
+}
+
+/// A write under a lease that is tried until it is through: what is known of a refresh token that
+/// was sent must not be lost to a database that is away for a moment.
+enum Write {
+    Commit(Box<Credentials>),
+    End(RefreshEnd),
+    Release,
+}
+
 /// What is refreshed, and all that is needed to end the new grant should nobody want it.
 struct Refreshed {
     identity: Identity,
@@ -50,9 +69,13 @@ struct Refreshed {
     request: RefreshRequest,
 }
 
-impl From<RepositoryError> for Part {
-    fn from(error: RepositoryError) -> Self {
-        Self::Failed(error.into())
+impl Write {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Commit(_) => "commit",
+            Self::End(_) => "end",
+            Self::Release => "release",
+        }
     }
 }
 
@@ -120,14 +143,18 @@ impl Tokens {
                     retry_after: DEFAULT_RETRY,
                 });
             };
-            let lease = self.settings.lease();
+            let time = self.settings.lease();
+            // Its time runs from when the database took it, which is later than this.
+            let until = Instant::now() + time;
             let taken =
-                self.credentials.take_lease(id, generation, &self.settings.replica, lease).await?;
+                self.credentials.take_lease(id, generation, &self.settings.replica, time).await?;
             match taken {
-                LeaseOutcome::Taken(lease) => match self.refresh_under(lease, urgency).await {
-                    Part::LookAgain => {}
-                    Part::Failed(error) => return Err(error),
-                },
+                LeaseOutcome::Taken(lease) => {
+                    match self.refresh_under(Held { lease, until }, urgency).await {
+                        Part::LookAgain => {}
+                        Part::Failed(error) => return Err(error),
+                    }
+                }
                 LeaseOutcome::Moved => {}
                 LeaseOutcome::Held if Instant::now() < give_up => {
                     drop(permit);
@@ -158,46 +185,51 @@ impl Tokens {
     }
 
     /// One holder's part: everything between taking the lease and giving it back.
-    async fn refresh_under(&self, lease: Lease, urgency: Urgency) -> Part {
+    async fn refresh_under(&self, held: Held, urgency: Urgency) -> Part {
+        let lease = &held.lease;
         // Somebody may have failed and backed off between our look and our lease.
         let stored = match self.find(lease.identity_id).await {
             Ok(stored) => stored,
-            Err(error) => return Part::Failed(error),
+            Err(error) => return self.give_back(lease, error).await,
         };
         if let Err(error) = self.check_may_try(&stored, urgency) {
-            return self.give_back(&lease, error).await;
+            return self.give_back(lease, error).await;
         }
         let Some(refresh_token) =
             stored.credentials.as_ref().and_then(|it| it.refresh_token.clone())
         else {
-            return self.without_refresh_token(&lease, &stored).await;
+            return self.without_refresh_token(lease, &stored).await;
         };
         let (provider, connector) = match self.providers.reach(stored.provider_id).await {
             Ok(reached) => reached,
-            Err(error) => return self.give_back(&lease, error).await,
+            Err(error) => return self.give_back(lease, error).await,
         };
         let identity = match self.identities.identities.find(lease.identity_id).await {
             Ok(Some(identity)) => identity,
             Ok(None) => return Part::Failed(Error::NotFound("identity")),
-            Err(error) => return self.give_back(&lease, error.into()).await,
+            Err(error) => return self.give_back(lease, error.into()).await,
         };
         let external_id = identity.external_id.clone();
         let request = RefreshRequest { refresh_token, external_id };
         let of = Refreshed { identity, provider, request };
-        self.call(lease, &stored, connector.as_ref(), &of).await
+        self.call(held, &stored, connector.as_ref(), &of).await
     }
 
     /// Sends the refresh token: once, and once more with care when no answer came.
     async fn call(
         &self,
-        lease: Lease,
+        Held { mut lease, until }: Held,
         stored: &StoredCredentials,
         connector: &dyn Connector,
         of: &Refreshed,
     ) -> Part {
         let may_rotate = connector.capabilities().rotation == Rotation::MayRotate;
-        let mut unanswered = if may_rotate { lease.unanswered } else { 0 };
+        if may_rotate && lease.unanswered > 0 {
+            // Not at once: its commit goes before our sending, and ours finds out.
+            sleep(LATE_COMMIT).await;
+        }
         loop {
+            let unanswered = if may_rotate { lease.unanswered } else { 0 };
             if unanswered >= 2 {
                 let detail = "no answer came to the refresh and to its one careful retry";
                 return self.invalidate(&lease, InvalidReason::RotationInDoubt, detail).await;
@@ -214,7 +246,12 @@ impl Tokens {
                 Ok(LeasedWrite::Gone) => return Part::Failed(Error::NotFound("identity")),
                 Err(error) => return self.give_back(&lease, error.into()).await,
             }
-            unanswered += 1;
+            // Looked at after the last wait before the sending. The lease given back says that
+            // nothing was sent.
+            if Instant::now() + self.settings.call_timeout > until {
+                return self.give_back(&lease, in_progress()).await;
+            }
+            lease.unanswered += 1;
 
             let error =
                 match timeout(self.settings.call_timeout, connector.refresh(&of.request)).await {
@@ -228,13 +265,13 @@ impl Tokens {
                 };
             match &error {
                 ConnectorError::GrantRejected { code } => {
-                    return self.rejected(&lease, code, unanswered > 1).await;
+                    return self.rejected(&lease, code, unanswered > 0).await;
                 }
                 ConnectorError::Unavailable { sent: Sent::Unknown, .. } if !may_rotate => {
                     return self.fail(&lease, stored, &error, true).await;
                 }
                 ConnectorError::Unavailable { sent: Sent::Unknown, .. } => {
-                    tracing::warn!(identity = %lease.identity_id, %error, unanswered, "a refresh token was sent and no answer came");
+                    tracing::warn!(identity = %lease.identity_id, %error, unanswered = lease.unanswered, "a refresh token was sent and no answer came");
                 }
                 // Something came back with success, and cannot be used: the token may be spent.
                 ConnectorError::Untrusted { .. } => {
@@ -268,31 +305,45 @@ impl Tokens {
         let Refreshed { identity, provider, .. } = of;
         answer.obtained_at.get_or_insert_with(|| self.clock.now());
         let renewed = stored.credentials.clone().unwrap_or_default().renewed_by(answer);
-        let mut pause = COMMIT_AGAIN.0;
-        loop {
-            match self.credentials.commit(lease, &renewed).await {
-                Ok(LeasedWrite::Done) => {
-                    Self::count(stored, "refreshed");
-                    return Part::LookAgain;
-                }
-                Ok(LeasedWrite::Superseded) => {
-                    Self::count(stored, "superseded");
-                    tracing::warn!(identity = %lease.identity_id, attempt = lease.attempt, "refreshed too late: newer credentials are there");
-                    if self.lost_its_account(identity).await {
-                        self.revoke_late(identity, provider, renewed).await;
-                    }
-                    return Part::LookAgain;
-                }
-                Ok(LeasedWrite::Gone) => {
-                    Self::count(stored, "unlinked");
+        match self.write(lease, &Write::Commit(Box::new(renewed.clone()))).await {
+            LeasedWrite::Done => {
+                Self::count(stored, "refreshed");
+                Part::LookAgain
+            }
+            LeasedWrite::Superseded => {
+                Self::count(stored, "superseded");
+                tracing::warn!(identity = %lease.identity_id, attempt = lease.attempt, "refreshed too late: newer credentials are there");
+                if self.lost_its_account(identity).await {
                     self.revoke_late(identity, provider, renewed).await;
-                    return Part::Failed(Error::NotFound("identity"));
                 }
+                Part::LookAgain
+            }
+            LeasedWrite::Gone => {
+                Self::count(stored, "unlinked");
+                self.revoke_late(identity, provider, renewed).await;
+                Part::Failed(Error::NotFound("identity"))
+            }
+        }
+    }
+
+    /// Tries a write until it is through or no longer wanted, also over a shutdown.
+    async fn write(&self, lease: &Lease, write: &Write) -> LeasedWrite {
+        let mut pause = WRITE_AGAIN.0;
+        loop {
+            let written = match write {
+                Write::Commit(credentials) => self.credentials.commit(lease, credentials).await,
+                Write::End(end) => self.credentials.end(lease, end).await,
+                Write::Release => self.credentials.release(lease).await,
+            };
+            match written {
+                Ok(written) => return written,
                 Err(error) => {
-                    Self::count(stored, "commit_failed");
-                    tracing::error!(identity = %lease.identity_id, error = %chain(&error), "new credentials are not safe yet; trying again");
+                    let write = write.name();
+                    metrics::counter!("symbolon_refresh_writes_failed_total", "write" => write)
+                        .increment(1);
+                    tracing::error!(identity = %lease.identity_id, write, error = %chain(&error), "what a refresh brought is not safe yet; trying again");
                     sleep(pause).await;
-                    pause = (pause * 2).min(COMMIT_AGAIN.1);
+                    pause = (pause * 2).min(WRITE_AGAIN.1);
                 }
             }
         }
@@ -362,16 +413,15 @@ impl Tokens {
 
     async fn invalidate(&self, lease: &Lease, reason: InvalidReason, detail: &str) -> Part {
         let end = RefreshEnd::Invalid { reason, detail: detail.to_owned() };
-        match self.credentials.end(lease, &end).await {
-            Ok(LeasedWrite::Done) => {
+        match self.write(lease, &Write::End(end)).await {
+            LeasedWrite::Done => {
                 metrics::counter!("symbolon_identities_invalidated_total", "reason" => reason.as_str())
                     .increment(1);
                 tracing::warn!(identity = %lease.identity_id, reason = reason.as_str(), detail, "the user must link again");
                 Part::Failed(not_valid(Some(&Invalid { reason, at: self.clock.now() })))
             }
-            Ok(LeasedWrite::Superseded) => Part::LookAgain,
-            Ok(LeasedWrite::Gone) => Part::Failed(Error::NotFound("identity")),
-            Err(error) => error.into(),
+            LeasedWrite::Superseded => Part::LookAgain,
+            LeasedWrite::Gone => Part::Failed(Error::NotFound("identity")),
         }
     }
 
@@ -388,18 +438,20 @@ impl Tokens {
         Self::count(stored, back_off.class.as_str());
         tracing::warn!(identity = %lease.identity_id, provider = %stored.provider_id, %error, until = %back_off.until, "a refresh failed");
         let failure = backing_off(&back_off, now);
-        match self.credentials.end(lease, &RefreshEnd::Failed { back_off, answered }).await {
-            Ok(LeasedWrite::Done) => Part::Failed(failure),
-            Ok(LeasedWrite::Superseded) => Part::LookAgain,
-            Ok(LeasedWrite::Gone) => Part::Failed(Error::NotFound("identity")),
-            Err(error) => error.into(),
+        let end = RefreshEnd::Failed { back_off, answered };
+        match self.write(lease, &Write::End(end)).await {
+            LeasedWrite::Done => Part::Failed(failure),
+            LeasedWrite::Superseded => Part::LookAgain,
+            LeasedWrite::Gone => Part::Failed(Error::NotFound("identity")),
         }
     }
 
-    /// Gives a lease back under which nothing was sent. If that fails it runs out by itself.
+    /// Gives a lease back under which nothing more was sent than it says. Nobody waits for that
+    /// where the database is away.
     async fn give_back(&self, lease: &Lease, why: Error) -> Part {
-        if let Err(error) = self.credentials.release(lease).await {
-            tracing::warn!(identity = %lease.identity_id, error = %chain(&error), "a lease could not be given back");
+        if self.credentials.release(lease).await.is_err() {
+            let (this, lease) = (self.clone(), lease.clone());
+            self.tasks.spawn(async move { this.write(&lease, &Write::Release).await });
         }
         Part::Failed(why)
     }

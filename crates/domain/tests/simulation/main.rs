@@ -1,0 +1,3 @@
+//! The deterministic simulation of the token service, a few thousand worlds of it.
+
+mod sim;
