@@ -173,6 +173,7 @@ impl CredentialsRepository for Store {
     async fn record_sending(&self, lease: &Lease) -> Result<LeasedWrite, RepositoryError> {
         let conn = &mut *self.writer().await?;
         let written = diesel::update(under!(lease))
+            .filter(identities::lease_until.is_not_null())
             .set(identities::unanswered.eq(count(lease.unanswered + 1)))
             .execute(conn)
             .await

@@ -142,6 +142,9 @@ pub trait CredentialsRepository: Send + Sync {
 
     /// Writes down that the refresh token is about to be sent: `unanswered` becomes one more than
     /// the lease's. Safe to repeat: it is counted once until the holder counts on in its lease.
+    ///
+    /// [`Superseded`](LeasedWrite::Superseded) once the lease was released too, so that a write
+    /// that its holder has given up on, and that the database does later, counts nothing.
     async fn record_sending(&self, lease: &Lease) -> Result<LeasedWrite, RepositoryError>;
 
     /// Stores new credentials as the next generation, clears back-off and doubt, makes the

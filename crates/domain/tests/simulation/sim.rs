@@ -57,7 +57,9 @@ pub(crate) fn run(seed: u64, mutant: Option<Mutant>, is_traced: bool) -> Outcome
     let runtime = runtime.expect("a runtime without I/O starts");
     let world = runtime.block_on(async {
         let world = World::new(seed, mutant, is_traced).await.expect("memory does not fail");
-        world.trace("plan", format_args!("{:#?}", world.plan));
+        if is_traced {
+            println!("{:#?}", world.plan);
+        }
         live(&world).await;
         world
     });
@@ -92,7 +94,8 @@ async fn live(world: &Arc<World>) {
         }
     }
     sleep(REST).await;
-    for row in world.truth().rows() {
+    let rows = world.truth().rows();
+    for row in rows {
         rest(world, &row).await;
     }
     for replica in world.replicas() {

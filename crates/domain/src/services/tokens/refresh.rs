@@ -20,7 +20,7 @@ use crate::{
     ids::IdentityId,
     ports::{
         BackOff, Connector, ConnectorError, FailureClass, Lease, LeaseOutcome, LeasedWrite,
-        NewRevocation, RefreshEnd, RefreshRequest, Sent, StoredCredentials,
+        NewRevocation, RefreshEnd, RefreshRequest, RepositoryError, Sent, StoredCredentials,
     },
     revocation::OrphanedGrant,
 };
@@ -60,6 +60,18 @@ enum Write {
     Commit(Box<Credentials>),
     End(RefreshEnd),
     Release,
+}
+
+/// What came between a refresh and its commit.
+enum Overtaken {
+    /// The row names another account, or the same without a grant: nobody owns what the refresh of
+    /// the old one brought.
+    ByAnotherAccount,
+    /// The same account was linked again, and the link brought no refresh token: the one that was
+    /// sent is still there, with these credentials, and only our answer has the next.
+    ByALink(StoredCredentials),
+    /// Nothing of ours is needed any more.
+    ByNewerCredentials,
 }
 
 /// What is refreshed, and all that is needed to end the new grant should nobody want it.
@@ -255,7 +267,7 @@ impl Tokens {
 
             let error =
                 match timeout(self.settings.call_timeout, connector.refresh(&of.request)).await {
-                    Ok(Ok(answer)) => return self.commit(&lease, stored, of, answer).await,
+                    Ok(Ok(answer)) => return self.commit(lease, stored, of, answer).await,
                     Ok(Err(error)) => error,
                     Err(_) => ConnectorError::Unavailable {
                         detail: "it did not answer in time".to_owned(),
@@ -297,31 +309,40 @@ impl Tokens {
     /// held until they are safe or no longer wanted, also over a shutdown.
     async fn commit(
         &self,
-        lease: &Lease,
+        mut lease: Lease,
         stored: &StoredCredentials,
         of: &Refreshed,
         mut answer: Credentials,
     ) -> Part {
         let Refreshed { identity, provider, .. } = of;
         answer.obtained_at.get_or_insert_with(|| self.clock.now());
-        let renewed = stored.credentials.clone().unwrap_or_default().renewed_by(answer);
-        match self.write(lease, &Write::Commit(Box::new(renewed.clone()))).await {
-            LeasedWrite::Done => {
-                Self::count(stored, "refreshed");
-                Part::LookAgain
-            }
-            LeasedWrite::Superseded => {
-                Self::count(stored, "superseded");
-                tracing::warn!(identity = %lease.identity_id, attempt = lease.attempt, "refreshed too late: newer credentials are there");
-                if self.lost_its_account(identity).await {
-                    self.revoke_late(identity, provider, renewed).await;
+        let mut before = stored.credentials.clone();
+        loop {
+            let renewed = before.unwrap_or_default().renewed_by(answer.clone());
+            match self.write(&lease, &Write::Commit(Box::new(renewed.clone()))).await {
+                LeasedWrite::Done => {
+                    Self::count(stored, "refreshed");
+                    return Part::LookAgain;
                 }
-                Part::LookAgain
-            }
-            LeasedWrite::Gone => {
-                Self::count(stored, "unlinked");
-                self.revoke_late(identity, provider, renewed).await;
-                Part::Failed(Error::NotFound("identity"))
+                LeasedWrite::Superseded => match self.overtaken(&lease, of).await {
+                    Overtaken::ByALink(now) => {
+                        lease.generation = now.generation;
+                        before = now.credentials;
+                    }
+                    by => {
+                        Self::count(stored, "superseded");
+                        tracing::warn!(identity = %lease.identity_id, attempt = lease.attempt, "refreshed too late: newer credentials are there");
+                        if matches!(by, Overtaken::ByAnotherAccount) {
+                            self.revoke_late(identity, provider, renewed).await;
+                        }
+                        return Part::LookAgain;
+                    }
+                },
+                LeasedWrite::Gone => {
+                    Self::count(stored, "unlinked");
+                    self.revoke_late(identity, provider, renewed).await;
+                    return Part::Failed(Error::NotFound("identity"));
+                }
             }
         }
     }
@@ -349,18 +370,41 @@ impl Tokens {
         }
     }
 
-    /// Whether the row names another account by now, or the same without a grant: then nobody
-    /// owns what the refresh of the old one brought.
-    async fn lost_its_account(&self, identity: &Identity) -> bool {
-        match self.identities.identities.find(identity.id).await {
-            Ok(Some(now)) if now.external_id == identity.external_id => {
-                let stored = self.credentials.find(identity.id).await;
-                stored.is_ok_and(|it| it.is_none_or(|it| it.credentials.is_none()))
+    /// What came before the answer to a refresh.
+    async fn overtaken(&self, lease: &Lease, of: &Refreshed) -> Overtaken {
+        let mut pause = WRITE_AGAIN.0;
+        loop {
+            match self.look_who_came_before(lease, of).await {
+                Ok(by) => return by,
+                Err(RepositoryError::Store(error)) => {
+                    tracing::warn!(identity = %lease.identity_id, error = %chain(&*error), "it is not known whose a late grant is; asking again");
+                    sleep(pause).await;
+                    pause = (pause * 2).min(WRITE_AGAIN.1);
+                }
+                // The grant may be in use: what is not known to be orphaned is left alone.
+                Err(_) => return Overtaken::ByNewerCredentials,
             }
-            Ok(_) => true,
-            // The grant may be in use: what is not known to be orphaned is left alone.
-            Err(_) => false,
         }
+    }
+
+    async fn look_who_came_before(
+        &self,
+        lease: &Lease,
+        of: &Refreshed,
+    ) -> Result<Overtaken, RepositoryError> {
+        match self.identities.identities.find(lease.identity_id).await? {
+            Some(now) if now.external_id == of.identity.external_id => {}
+            _ => return Ok(Overtaken::ByAnotherAccount),
+        }
+        let stored = self.credentials.find(lease.identity_id).await?;
+        let Some(stored) = stored.filter(|it| it.credentials.is_some()) else {
+            return Ok(Overtaken::ByAnotherAccount);
+        };
+        let there = stored.credentials.as_ref().and_then(|it| it.refresh_token.as_ref());
+        if stored.generation > lease.generation && there == Some(&of.request.refresh_token) {
+            return Ok(Overtaken::ByALink(stored));
+        }
+        Ok(Overtaken::ByNewerCredentials)
     }
 
     /// Hands what came too late over to the queue, with all that is needed to end it.

@@ -150,6 +150,24 @@ pub async fn a_released_lease_takes_back_what_was_not_sent(store: &Arc<dyn Store
     }
 }
 
+/// A recording that the database does only after its lease was given back counts nothing.
+pub async fn a_recording_after_the_release_counts_nothing(store: &Arc<dyn Store>) {
+    let id = identity(store).await.id;
+    let failed = RefreshEnd::Failed { back_off: fixtures::back_off(), answered: true };
+    for end in [None, Some(failed)] {
+        let held = lease(store, id).await;
+        match end {
+            None => store.credentials().release(&held).await.unwrap(),
+            Some(end) => store.credentials().end(&held, &end).await.unwrap(),
+        };
+        let recorded = store.credentials().record_sending(&held).await.unwrap();
+        assert_eq!(recorded, LeasedWrite::Superseded);
+        let next = lease(store, id).await;
+        assert_eq!(next.unanswered, 0);
+        store.credentials().release(&next).await.unwrap();
+    }
+}
+
 /// A later holder gives way to the answer of an earlier one, until it has recorded a sending of
 /// its own; also one that said that the identity is invalid.
 pub async fn a_later_holder_that_sent_nothing_gives_way_to_an_answer(store: &Arc<dyn Store>) {

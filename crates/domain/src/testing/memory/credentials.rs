@@ -113,6 +113,13 @@ impl CredentialsRepository for MemoryStore {
 
     async fn record_sending(&self, lease: &Lease) -> Result<LeasedWrite, RepositoryError> {
         Ok(self.write(|rows, _| {
+            let is_released = rows
+                .identities
+                .get(&lease.identity_id)
+                .is_some_and(|row| row.leased_until.is_none());
+            if is_released {
+                return LeasedWrite::Superseded;
+            }
             rows.write_leased(lease, |rows, id| {
                 let sent = lease.unanswered + 1;
                 rows.identities.entry(id).and_modify(|row| row.unanswered = sent);

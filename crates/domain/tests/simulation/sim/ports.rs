@@ -259,8 +259,12 @@ impl CredentialsRepository for Ports {
         let (lease, credentials) = (lease.clone(), credentials.clone());
         let effect = async move {
             let written = Mutant::commit(&world, &lease, &credentials).await?;
+            if written == LeasedWrite::Done {
+                world.truth().committed(&credentials);
+            }
             if written == LeasedWrite::Gone
-                || (written == LeasedWrite::Superseded && world.lost_its_account(&lease).await)
+                || (written == LeasedWrite::Superseded
+                    && world.lost_its_account(&lease, &credentials).await)
             {
                 world.truth().orphaned(process, &credentials);
             }

@@ -18,7 +18,7 @@ struct Family {
     /// Counts the refresh tokens; the last one is the one that works.
     serial: u64,
     /// Which was spent last, when, and what it brought.
-    spent: Option<(String, Duration, Answer)>,
+    spent: Option<(String, Duration, String)>,
 }
 
 /// An access token, and whose.
@@ -84,17 +84,17 @@ impl Provider {
         if it.serial == serial {
             let access = self.next_access(family, now);
             let refresh = self.rules.rotates.then(|| self.next_refresh(family));
-            let answer = Answer { access, refresh };
-            if self.rules.rotates {
-                self.families[family].spent = Some((token.to_owned(), now, answer.clone()));
+            if let Some(next) = &refresh {
+                self.families[family].spent = Some((token.to_owned(), now, next.clone()));
             }
-            return Ok(answer);
+            return Ok(Answer { access, refresh });
         }
         match &it.spent {
-            Some((spent, at, answer))
+            Some((spent, at, refresh))
                 if spent == token && now < *at + self.rules.reuse_interval =>
             {
-                Ok(answer.clone())
+                let refresh = Some(refresh.clone());
+                Ok(Answer { access: self.next_access(family, now), refresh })
             }
             _ => {
                 if self.rules.family_revocation {
@@ -110,9 +110,10 @@ impl Provider {
     pub(crate) fn works(&self, token: &str, now: Duration) -> bool {
         let Some((family, serial)) = self.refresh.get(token) else { return false };
         let it = &self.families[*family];
-        let again = it.spent.as_ref().is_some_and(|(spent, at, _)| {
-            spent == token && now < *at + self.rules.reuse_interval
-        });
+        let again = it
+            .spent
+            .as_ref()
+            .is_some_and(|(spent, at, _)| spent == token && now < *at + self.rules.reuse_interval);
         it.alive && (it.serial == *serial || again)
     }
 

@@ -31,6 +31,8 @@ pub(crate) struct Truth {
     gone: BTreeSet<IdentityId>,
     /// What was done with each refresh token since it became its row's.
     uses: BTreeMap<String, Vec<Use>>,
+    /// Access tokens that came into a row.
+    committed: BTreeSet<String>,
     orphans: Vec<(String, usize)>,
     last_use: u64,
     windows: Vec<Window>,
@@ -52,7 +54,7 @@ pub(crate) struct Process {
 }
 
 /// A row, as it was seen last.
-#[derive(Clone, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Row {
     pub(crate) account: String,
     pub(crate) stored: StoredCredentials,
@@ -65,6 +67,8 @@ struct Use {
     recorded: Duration,
     sent: Option<Duration>,
     in_flight: bool,
+    /// Somebody linked again, and kept the refresh token.
+    overtaken: bool,
     end: Option<End>,
 }
 
@@ -90,6 +94,7 @@ impl Truth {
             rows: BTreeMap::new(),
             gone: BTreeSet::new(),
             uses: BTreeMap::new(),
+            committed: BTreeSet::new(),
             orphans: Vec::new(),
             last_use: 0,
             windows: plan.windows.clone(),
@@ -137,8 +142,12 @@ impl Truth {
                     self.violate("nothing newer is overwritten", what);
                 }
             }
-            if let Some(new) = new {
-                self.uses.remove(&new);
+            // What came of it shows that the same one is still good.
+            let uses = new.and_then(|it| self.uses.get_mut(&it));
+            match uses {
+                Some(uses) if by_link => uses.iter_mut().for_each(|it| it.overtaken = true),
+                Some(uses) => uses.retain(|it| it.in_flight || it.sent.is_none()),
+                None => {}
             }
         }
         let is_invalid = after.stored.status == IdentityStatus::Invalid;
@@ -155,9 +164,10 @@ impl Truth {
         let reason = row.stored.invalid.as_ref().map(|it| it.reason);
         let token = refresh_token(&row.stored);
         let works = token.as_ref().is_some_and(|it| self.provider.works(it, now));
-        let doubts = token.as_ref().and_then(|it| self.uses.get(it)).map_or(0, |uses| {
-            uses.iter().filter(|it| self.is_in_doubt(it, now)).count()
-        });
+        let doubts = token
+            .as_ref()
+            .and_then(|it| self.uses.get(it))
+            .map_or(0, |uses| uses.iter().filter(|it| self.is_in_doubt(it, now)).count());
         let honest = match reason {
             Some(InvalidReason::GrantRejected) => {
                 self.count("invalid: grant rejected");
@@ -196,7 +206,8 @@ impl Truth {
     fn new_use(&mut self, process: usize, now: Duration) -> Use {
         self.last_use += 1;
         let id = self.last_use;
-        Use { id, process, recorded: now, sent: None, in_flight: false, end: None }
+        let (in_flight, overtaken) = (false, false);
+        Use { id, process, recorded: now, sent: None, in_flight, overtaken, end: None }
     }
 
     /// A process sends a refresh token. The answer names this use.
@@ -264,8 +275,19 @@ impl Truth {
         }
     }
 
-    /// A commit of new credentials came back from the database: what nobody wants must be revoked.
+    /// New credentials are safe.
+    pub(crate) fn committed(&mut self, credentials: &Credentials) {
+        let token = credentials.access_token.as_ref().map(Secret::expose);
+        self.committed.extend(token.map(str::to_owned));
+    }
+
+    /// New credentials are for nobody: they must be revoked.
     pub(crate) fn orphaned(&mut self, process: usize, credentials: &Credentials) {
+        let access = credentials.access_token.as_ref().map(Secret::expose);
+        if access.is_some_and(|it| self.committed.contains(it)) {
+            // A second try that came after the unlink.
+            return;
+        }
         self.count("late answers for nobody");
         let token = credentials.refresh_token.as_ref().map(Secret::expose);
         self.orphans.extend(token.map(|it| (it.to_owned(), process)));
@@ -280,6 +302,7 @@ impl Truth {
         // Back from an outage, a holder has one try at its write before others go on.
         let outage = self.was_away(it.recorded, now, is_database);
         it.end == Some(End::Lost)
+            || it.overtaken
             || process.crashed.is_some()
             || since(process.stalled)
             || cut_off

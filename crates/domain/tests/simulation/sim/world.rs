@@ -141,8 +141,7 @@ impl World {
         let ports = Ports::new(self, id, slot, &name);
         let port = Arc::new(ports.clone());
         let tasks = Tasks::default();
-        let providers =
-            Arc::new(Providers { providers: port.clone(), connectors: port.clone() });
+        let providers = Arc::new(Providers { providers: port.clone(), connectors: port.clone() });
         let revocations = Arc::new(Revocations {
             queue: port.clone(),
             identities: port.clone(),
@@ -219,6 +218,7 @@ impl World {
 
     pub(crate) fn trace(&self, who: &str, what: fmt::Arguments<'_>) {
         if self.is_traced {
+            let what: String = what.to_string().chars().take(160).collect();
             println!("{:>8.3} {who:<9} {what}", self.elapsed().as_secs_f64());
         }
     }
@@ -273,7 +273,8 @@ impl World {
         let truth = self.truth();
         let access = brought.access_token.as_ref();
         let access = access.and_then(|it| truth.provider.access(it.expose()));
-        stored.credentials.is_none() || access.is_some_and(|it| it.account != row.external_id.as_str())
+        stored.credentials.is_none()
+            || access.is_some_and(|it| it.account != row.external_id.as_str())
     }
 
     pub(crate) fn user(nth: u64) -> UserId {
