@@ -110,6 +110,21 @@ macro_rules! under {
     };
 }
 
+/// The row of a lease, while it is the latest, or while nobody has sent again since its holder
+/// did: the condition of what tells how a sending ended.
+macro_rules! awaited {
+    ($lease:expr) => {
+        identities::table
+            .find($lease.identity_id.0)
+            .filter(identities::generation.eq($lease.generation))
+            .filter(
+                identities::attempt.eq($lease.attempt).or(identities::unanswered
+                    .eq(count($lease.unanswered))
+                    .and(identities::unanswered.gt(0))),
+            )
+    };
+}
+
 /// A count as the column keeps it.
 fn count(unanswered: u32) -> i32 {
     i32::try_from(unanswered).unwrap_or(i32::MAX)
@@ -192,15 +207,7 @@ impl CredentialsRepository for Store {
         let done = in_transaction!(self, async |conn| {
             let id = lease.identity_id;
             let next = lease.generation + 1;
-            // Under the lease, or after it while nobody has sent again.
-            let awaited = identities::unanswered
-                .eq(count(lease.unanswered))
-                .and(identities::unanswered.gt(0));
-            let query = identities::table
-                .find(id.0)
-                .filter(identities::generation.eq(lease.generation))
-                .filter(identities::attempt.eq(lease.attempt).or(awaited))
-                .select((identities::lease_holder, Shown::as_select()));
+            let query = awaited!(lease).select((identities::lease_holder, Shown::as_select()));
             let row: Option<(Option<String>, Shown)> =
                 super::locked!(query).first(conn).await.optional()?;
             let Some((holder, before)) = row else {
@@ -256,7 +263,7 @@ impl CredentialsRepository for Store {
 
     async fn end(&self, lease: &Lease, end: &RefreshEnd) -> Result<LeasedWrite, RepositoryError> {
         let done = in_transaction!(self, async |conn| {
-            let query = under!(lease).select((identities::lease_holder, Shown::as_select()));
+            let query = awaited!(lease).select((identities::lease_holder, Shown::as_select()));
             let row: Option<(Option<String>, Shown)> =
                 super::locked!(query).first(conn).await.optional()?;
             let Some((holder, row)) = row else { return Ok(refused(conn, lease).await?) };
@@ -301,7 +308,8 @@ impl CredentialsRepository for Store {
     }
 }
 
-/// Keeps how a refresh ended, and gives the lease back.
+/// Keeps how a refresh ended, and gives the lease back. The row is locked: what was found is what
+/// is written.
 async fn write_end(
     conn: &mut Conn,
     lease: &Lease,
@@ -311,7 +319,7 @@ async fn write_end(
         RefreshEnd::Failed { back_off, answered } => {
             // Only the last sending: an earlier one whose answer was lost stays in doubt.
             let unanswered = lease.unanswered.saturating_sub((*answered).into());
-            diesel::update(under!(lease))
+            diesel::update(identities::table.find(lease.identity_id.0))
                 .set((
                     identities::lease_holder.eq(NOT_LEASED.0),
                     identities::lease_until.eq(NOT_LEASED.1),
@@ -327,7 +335,7 @@ async fn write_end(
             Ok((EventKind::IdentityRefreshFailed, object(detail)?))
         }
         RefreshEnd::Invalid { reason, detail } => {
-            diesel::update(under!(lease))
+            diesel::update(identities::table.find(lease.identity_id.0))
                 .set((
                     identities::lease_holder.eq(NOT_LEASED.0),
                     identities::lease_until.eq(NOT_LEASED.1),

@@ -122,7 +122,18 @@ async fn act(world: &Arc<World>) {
     };
     let id = row.stored.identity_id;
     match what {
-        0..=74 => issue(world, &replica, nth, &row).await,
+        0..=74 => {
+            // Some callers insist, as clients do that are told to come back.
+            let tries = if world.dice.chance(400) { 20 } else { 1 };
+            for _ in 0..tries {
+                let Some(row) = row_of(world, nth) else { return };
+                let come_back = issue(world, &world.some_replica(), nth, &row).await;
+                if !come_back || world.is_calm() {
+                    return;
+                }
+                sleep(world.dice.millis(200, 1500)).await;
+            }
+        }
         75..=84 => {
             let forced = bounded(world, &replica, "refresh", replica.tokens.refresh(id)).await;
             world.trace(replica.ports.name(), format_args!("a forced refresh of {id}: {forced:?}"));
@@ -205,17 +216,27 @@ async fn bounded<T>(
     }
 }
 
-/// A caller asks for a token, and whatever the answer is, it is right.
-async fn issue(world: &World, replica: &Replica, nth: u64, before: &Row) {
+/// A caller asks for a token, and whatever the answer is, it is right. Tells whether it may be
+/// worth asking again.
+async fn issue(world: &World, replica: &Replica, nth: u64, before: &Row) -> bool {
     let id = before.stored.identity_id;
     let min_ttl = if world.dice.chance(100) { Duration::from_secs(3600) } else { Duration::ZERO };
     let need = TokenNeed { min_ttl, scopes: Vec::new() };
     let answer = bounded(world, replica, "issue", replica.tokens.issue(id, &need)).await;
     world.trace(replica.ports.name(), format_args!("a caller of {id} is told {answer:?}"));
     match answer {
-        Some(Ok(token)) => check_token(world, replica, nth, &token),
-        Some(Err(error)) => check_error(world, before, &error),
-        None => world.truth().count("callers who left"),
+        Some(Ok(token)) => {
+            check_token(world, replica, nth, &token);
+            false
+        }
+        Some(Err(error)) => {
+            check_error(world, before, &error);
+            matches!(error, Error::Repository(_) | Error::ProviderUnavailable { .. })
+        }
+        None => {
+            world.truth().count("callers who left");
+            true
+        }
     }
 }
 

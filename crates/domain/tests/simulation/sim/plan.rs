@@ -74,6 +74,8 @@ pub(crate) struct Faults {
     pub(crate) untrusted: u64,
     /// The replica dies while the provider is at work.
     pub(crate) crash_in_call: u64,
+    /// The database goes away for long while the provider is at work, for all or for this replica.
+    pub(crate) away_in_call: u64,
 }
 
 /// A time in which something is away.
@@ -142,6 +144,7 @@ impl Plan {
             misconfigured: rate(80),
             untrusted: rate(40),
             crash_in_call: rate(100),
+            away_in_call: rate(150),
         };
         let replicas = 2 + usize::try_from(dice.below(3)).unwrap_or(0);
         let reusable = dice.chance(80);

@@ -30,7 +30,7 @@ use url::Url;
 
 use super::{
     mutant::Mutant,
-    plan::CALL_TIMEOUT,
+    plan::{Away, CALL_TIMEOUT, Window},
     provider::Answer,
     truth::End,
     world::{Reach, World},
@@ -183,7 +183,7 @@ impl Ports {
             world.trace(name, format_args!("{step}: failed, and done later"));
             world.truth().count("writes done later");
             self.stalled();
-            let (later, world) = (world.dice.millis(0, 15_000), world.clone());
+            let (later, world) = (world.dice.millis(0, 25_000), world.clone());
             tokio::spawn(async move {
                 sleep(later).await;
                 let done = effect.await;
@@ -592,6 +592,15 @@ impl Connector for Ports {
                 sleep(after).await;
                 this.crash("a call of the provider");
             });
+        }
+        if self.hits(world.plan.faults.away_in_call) {
+            let kinds = [Away::Database, Away::Paused, Away::Replica(self.0.slot)];
+            let what = world.dice.one_of(&kinds);
+            let from = now + world.dice.millis(0, 200);
+            let until = from + world.dice.millis(5000, 30_000);
+            world.trace(name, format_args!("{what:?} is away until {until:?}"));
+            world.truth().windows.push(Window { what, from, until });
+            world.truth().count("outages during a call");
         }
         let lost = || ConnectorError::Unavailable {
             detail: "no answer".to_owned(),

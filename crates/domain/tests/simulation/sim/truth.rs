@@ -35,7 +35,7 @@ pub(crate) struct Truth {
     committed: BTreeSet<String>,
     orphans: Vec<(String, usize)>,
     last_use: u64,
-    windows: Vec<Window>,
+    pub(crate) windows: Vec<Window>,
     skew: Duration,
     reusable: bool,
 }
@@ -311,9 +311,10 @@ impl Truth {
 
     /// Whether it counts as a use whose end is unknown.
     fn is_in_doubt(&self, it: &Use, now: Duration) -> bool {
-        // What is known of a use, or that it never was one, is known to nobody else when the
-        // database was away for longer than the lease.
-        self.has_cause(it, now) || self.was_away(it.recorded, now, is_database)
+        // That it never was a use is known to nobody else when the database was away for longer
+        // than the lease.
+        let unsent = it.sent.is_none() && self.was_away(it.recorded, now, is_database);
+        self.has_cause(it, now) || unsent
     }
 
     fn was_away(&self, from: Duration, now: Duration, what: impl Fn(Away) -> bool) -> bool {

@@ -245,7 +245,8 @@ impl World {
             return None;
         }
         let now = self.elapsed();
-        let open = self.plan.windows.iter();
+        let truth = self.truth();
+        let open = truth.windows.iter();
         let open = open.filter(|it| is_meant(it.what) && it.from <= now && now < it.until);
         open.map(|it| it.until - now).max()
     }
