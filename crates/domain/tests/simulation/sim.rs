@@ -94,6 +94,8 @@ async fn live(world: &Arc<World>) {
         }
     }
     sleep(REST).await;
+    let now = world.elapsed();
+    world.truth().check_rest(now);
     let rows = world.truth().rows();
     for row in rows {
         rest(world, &row).await;
@@ -105,7 +107,7 @@ async fn live(world: &Arc<World>) {
             world.truth().violate("nobody waits for ever", what);
         }
     }
-    world.truth().check_rest();
+    world.truth().check_end();
 }
 
 /// Somebody does something.

@@ -66,10 +66,6 @@ impl Ports {
         Self(Arc::new(Process { world, id, slot, name: name.to_owned(), skew, is_dead }))
     }
 
-    pub(crate) fn id(&self) -> usize {
-        self.0.id
-    }
-
     pub(crate) fn name(&self) -> &str {
         &self.0.name
     }
@@ -143,6 +139,21 @@ impl Ports {
         RepositoryError::Store("the connection is gone".into())
     }
 
+    /// One call of the database that changes rows, which are looked at afterwards.
+    async fn write<T: std::fmt::Debug + Send + 'static>(
+        &self,
+        step: &'static str,
+        effect: impl Future<Output = Result<T, RepositoryError>> + Send + 'static,
+    ) -> Result<T, RepositoryError> {
+        let world = self.0.world.clone();
+        let observed = async move {
+            let done = effect.await;
+            world.observe(false).await;
+            done
+        };
+        self.database(step, observed).await
+    }
+
     /// One call of the database: it may be late, fail, be done without anybody being told, or be
     /// the last thing that this process does.
     async fn database<T: std::fmt::Debug + Send + 'static>(
@@ -188,7 +199,6 @@ impl Ports {
                 sleep(later).await;
                 let done = effect.await;
                 world.trace("late", format_args!("{step}: {done:?}"));
-                world.observe(false).await;
             });
             sleep(PATIENCE).await;
             self.living().await;
@@ -196,7 +206,6 @@ impl Ports {
         }
         let done = effect.await;
         world.trace(name, format_args!("{step}: {done:?}"));
-        world.observe(false).await;
         if self.hits(faults.crash) {
             self.crash(&format!("the end of {step}"));
         }
@@ -247,7 +256,7 @@ impl CredentialsRepository for Ports {
             }
             Ok(written)
         };
-        self.database("record_sending", effect).await
+        self.write("record_sending", effect).await
     }
 
     async fn commit(
@@ -270,17 +279,17 @@ impl CredentialsRepository for Ports {
             }
             Ok(written)
         };
-        self.database("commit", effect).await
+        self.write("commit", effect).await
     }
 
     async fn end(&self, lease: &Lease, end: &RefreshEnd) -> Result<LeasedWrite, RepositoryError> {
         let (world, lease, end) = (self.0.world.clone(), lease.clone(), end.clone());
-        self.database("end", async move { Mutant::end(&world, &lease, &end).await }).await
+        self.write("end", async move { Mutant::end(&world, &lease, &end).await }).await
     }
 
     async fn release(&self, lease: &Lease) -> Result<LeasedWrite, RepositoryError> {
         let (world, lease) = (self.0.world.clone(), lease.clone());
-        self.database("release", async move { Mutant::release(&world, &lease).await }).await
+        self.write("release", async move { Mutant::release(&world, &lease).await }).await
     }
 
     async fn changed(&self, _: IdentityId, at_most: Duration) {
@@ -316,17 +325,17 @@ impl IdentityRepository for Ports {
 
     async fn link(&self, link: &Link) -> Result<LinkOutcome, RepositoryError> {
         let (store, link) = (self.0.world.store.clone(), link.clone());
-        self.database("link", async move { store.link(&link).await }).await
+        self.write("link", async move { store.link(&link).await }).await
     }
 
     async fn update_data(&self, update: &DataUpdate) -> Result<DataOutcome, RepositoryError> {
         let (store, update) = (self.0.world.store.clone(), update.clone());
-        self.database("update data", async move { store.update_data(&update).await }).await
+        self.write("update data", async move { store.update_data(&update).await }).await
     }
 
     async fn unlink(&self, unlink: &Unlink) -> Result<UnlinkOutcome, RepositoryError> {
         let (store, unlink) = (self.0.world.store.clone(), unlink.clone());
-        self.database("unlink", async move { store.unlink(&unlink).await }).await
+        self.write("unlink", async move { store.unlink(&unlink).await }).await
     }
 }
 
@@ -636,6 +645,9 @@ impl Connector for Ports {
                 Err(ConnectorError::Untrusted { detail: "another subject".to_owned() })
             }
             (Ok(Ok(answer)), _) => {
+                if let Some(next) = &answer.refresh {
+                    world.truth().brought(&token, use_id, next);
+                }
                 in_flight.ends(End::Answered);
                 Ok(self.answered(answer))
             }

@@ -117,6 +117,13 @@ impl Provider {
         it.alive && (it.serial == *serial || again)
     }
 
+    /// The refresh token that came of a spent one, where that was the last to be spent.
+    pub(crate) fn successor(&self, token: &str) -> Option<String> {
+        let (family, _) = self.refresh.get(token)?;
+        let spent = self.families[*family].spent.as_ref();
+        spent.filter(|it| it.0 == token).map(|it| it.2.clone())
+    }
+
     /// Whether `new` was given before `old`, for the same consent.
     pub(crate) fn is_older(&self, new: &str, old: &str) -> bool {
         match (self.refresh.get(new), self.refresh.get(old)) {

@@ -34,6 +34,8 @@ pub(crate) struct Truth {
     /// Access tokens that came into a row.
     committed: BTreeSet<String>,
     orphans: Vec<(String, usize)>,
+    /// Refresh tokens that came in an answer, and the use that they came for.
+    brought: BTreeMap<String, Use>,
     last_use: u64,
     pub(crate) windows: Vec<Window>,
     skew: Duration,
@@ -61,6 +63,7 @@ pub(crate) struct Row {
 }
 
 /// A refresh token was sent, or was about to be.
+#[derive(Clone)]
 struct Use {
     id: u64,
     process: usize,
@@ -96,6 +99,7 @@ impl Truth {
             uses: BTreeMap::new(),
             committed: BTreeSet::new(),
             orphans: Vec::new(),
+            brought: BTreeMap::new(),
             last_use: 0,
             windows: plan.windows.clone(),
             skew: plan.skew,
@@ -321,8 +325,30 @@ impl Truth {
         self.windows.iter().any(|it| what(it.what) && it.from <= now && it.until >= from)
     }
 
-    /// What must be so when everything has come to rest.
-    pub(crate) fn check_rest(&mut self) {
+    /// An answer came to its sender, with the next refresh token.
+    pub(crate) fn brought(&mut self, sent: &str, id: u64, next: &str) {
+        let uses = self.uses.get(sent).into_iter().flatten();
+        if let Some(it) = uses.filter(|it| it.id == id).last() {
+            self.brought.insert(next.to_owned(), it.clone());
+        }
+    }
+
+    /// What must be so when everything has come to rest, but for what follows from it.
+    pub(crate) fn check_rest(&mut self, now: Duration) {
+        for row in self.rows() {
+            let Some(token) = refresh_token(&row.stored) else { continue };
+            let next = self.provider.successor(&token).filter(|it| self.provider.works(it, now));
+            let brought = next.as_ref().and_then(|it| self.brought.get(it));
+            if let Some(next) = &next
+                && brought.is_some_and(|it| !self.has_cause(it, now) || it.overtaken)
+            {
+                self.violate("no answer is thrown away", format!("{next} came after {token}"));
+            }
+        }
+    }
+
+    /// What must be so when all work is done.
+    pub(crate) fn check_end(&mut self) {
         for (token, process) in std::mem::take(&mut self.orphans) {
             if self.processes[process].crashed.is_none() && !self.queued.contains(&token) {
                 self.violate("nothing is left behind", format!("{token} is not revoked"));
