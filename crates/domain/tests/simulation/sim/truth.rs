@@ -339,8 +339,9 @@ impl Truth {
             let Some(token) = refresh_token(&row.stored) else { continue };
             let next = self.provider.successor(&token).filter(|it| self.provider.works(it, now));
             let brought = next.as_ref().and_then(|it| self.brought.get(it));
+            let brought = brought.map(|it| Use { overtaken: false, ..it.clone() });
             if let Some(next) = &next
-                && brought.is_some_and(|it| !self.has_cause(it, now) || it.overtaken)
+                && brought.is_some_and(|it| !self.has_cause(&it, now))
             {
                 self.violate("no answer is thrown away", format!("{next} came after {token}"));
             }
