@@ -263,7 +263,7 @@ impl CredentialsRepository for Store {
 
     async fn end(&self, lease: &Lease, end: &RefreshEnd) -> Result<LeasedWrite, RepositoryError> {
         let done = in_transaction!(self, async |conn| {
-            let query = awaited!(lease).select((identities::lease_holder, Shown::as_select()));
+            let query = under!(lease).select((identities::lease_holder, Shown::as_select()));
             let row: Option<(Option<String>, Shown)> =
                 super::locked!(query).first(conn).await.optional()?;
             let Some((holder, row)) = row else { return Ok(refused(conn, lease).await?) };

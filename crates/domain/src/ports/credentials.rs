@@ -63,7 +63,8 @@ pub struct Lease {
     /// The generation that was read and is to be replaced.
     pub generation: i64,
     /// The fencing token: a later holder has a greater one, and then nothing that this holder
-    /// writes is taken, but how its own sending ended, while that one has sent nothing yet.
+    /// writes is taken, but a [commit](CredentialsRepository::commit) while that one has sent
+    /// nothing yet.
     pub attempt: i64,
     /// How often this generation's refresh token was sent and no answer is known: above 0 when a
     /// holder before this one crashed or got no answer. Its holder counts on with each sending
@@ -166,8 +167,7 @@ pub trait CredentialsRepository: Send + Sync {
     /// and stays otherwise. Safe to repeat.
     ///
     /// The detail of the event has `failure` ([`FailureClass`]) or `reason` ([`InvalidReason`]),
-    /// and `detail`. As a [commit](Self::commit), it is taken after the lease too, while nobody has
-    /// sent again.
+    /// and `detail`.
     async fn end(&self, lease: &Lease, end: &RefreshEnd) -> Result<LeasedWrite, RepositoryError>;
 
     /// Releases a lease. `unanswered` becomes what the lease says: a sending that was recorded and

@@ -408,7 +408,6 @@ macro_rules! contract_tests {
             a_released_lease_takes_back_what_was_not_sent
             a_recording_after_the_release_counts_nothing
             a_later_holder_that_sent_nothing_gives_way_to_an_answer
-            a_later_holder_that_sent_nothing_gives_way_to_an_end
             a_commit_stores_the_next_generation
             a_commit_stores_the_credentials_as_they_are
             a_repeated_commit_is_done_and_changes_nothing

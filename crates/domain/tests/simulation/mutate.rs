@@ -119,8 +119,8 @@ const GUARDS: &[Guard] = &[
     Guard {
         name: "a link that kept the refresh token loses the next",
         file: REFRESH,
-        find: "if stored.generation > lease.generation &&",
-        put: "if stored.generation < 0 &&",
+        find: "if stored.generation == lease.generation ||",
+        put: "if stored.generation > 0 ||",
     },
     Guard {
         name: "a failed refresh does not back off",

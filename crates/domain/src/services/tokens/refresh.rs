@@ -68,8 +68,9 @@ enum Overtaken {
     /// the old one brought.
     ByAnotherAccount,
     /// The same account was linked again, and the link brought no refresh token: the one that was
-    /// sent is still there, with these credentials, and only our answer has the next.
-    ByALink(StoredCredentials),
+    /// sent is still there, with these credentials, and only our answer has the next. With the
+    /// lease of what is there.
+    ByALink(Lease, StoredCredentials),
     /// Nothing of ours is needed any more.
     ByNewerCredentials,
 }
@@ -324,9 +325,9 @@ impl Tokens {
                     Self::count(stored, "refreshed");
                     return Part::LookAgain;
                 }
-                LeasedWrite::Superseded => match self.overtaken(&lease, of).await {
-                    Overtaken::ByALink(now) => {
-                        lease.generation = now.generation;
+                LeasedWrite::Superseded => match self.overtaken(&lease, of, &answer).await {
+                    Overtaken::ByALink(next, now) => {
+                        lease = next;
                         before = now.credentials;
                     }
                     by => {
@@ -371,40 +372,53 @@ impl Tokens {
     }
 
     /// What came before the answer to a refresh.
-    async fn overtaken(&self, lease: &Lease, of: &Refreshed) -> Overtaken {
-        let mut pause = WRITE_AGAIN.0;
+    async fn overtaken(&self, lease: &Lease, of: &Refreshed, answer: &Credentials) -> Overtaken {
+        // Whoever holds the lease of a link's credentials will not do so for longer.
+        let give_up = Instant::now() + self.settings.lease() + WRITE_AGAIN.1 * 2;
         loop {
-            match self.look_who_came_before(lease, of).await {
-                Ok(by) => return by,
+            match self.look_who_came_before(lease, of, answer).await {
+                Ok(Some(by)) => return by,
+                Ok(None) if Instant::now() > give_up => return Overtaken::ByNewerCredentials,
+                Ok(None) => {}
                 Err(RepositoryError::Store(error)) => {
                     tracing::warn!(identity = %lease.identity_id, error = %chain(&*error), "it is not known whose a late grant is; asking again");
-                    sleep(pause).await;
-                    pause = (pause * 2).min(WRITE_AGAIN.1);
                 }
                 // The grant may be in use: what is not known to be orphaned is left alone.
                 Err(_) => return Overtaken::ByNewerCredentials,
             }
+            sleep(WRITE_AGAIN.1).await;
         }
     }
 
+    /// The same, at one look; `None` while it can't be told.
     async fn look_who_came_before(
         &self,
         lease: &Lease,
         of: &Refreshed,
-    ) -> Result<Overtaken, RepositoryError> {
-        match self.identities.identities.find(lease.identity_id).await? {
+        answer: &Credentials,
+    ) -> Result<Option<Overtaken>, RepositoryError> {
+        let id = lease.identity_id;
+        match self.identities.identities.find(id).await? {
             Some(now) if now.external_id == of.identity.external_id => {}
-            _ => return Ok(Overtaken::ByAnotherAccount),
+            _ => return Ok(Some(Overtaken::ByAnotherAccount)),
         }
-        let stored = self.credentials.find(lease.identity_id).await?;
+        let stored = self.credentials.find(id).await?;
         let Some(stored) = stored.filter(|it| it.credentials.is_some()) else {
-            return Ok(Overtaken::ByAnotherAccount);
+            return Ok(Some(Overtaken::ByAnotherAccount));
         };
         let there = stored.credentials.as_ref().and_then(|it| it.refresh_token.as_ref());
-        if stored.generation > lease.generation && there == Some(&of.request.refresh_token) {
-            return Ok(Overtaken::ByALink(stored));
+        let sent = &of.request.refresh_token;
+        let brings_the_next = answer.refresh_token.as_ref().is_some_and(|it| it != sent);
+        if stored.generation == lease.generation || there != Some(sent) || !brings_the_next {
+            return Ok(Some(Overtaken::ByNewerCredentials));
         }
-        Ok(Overtaken::ByNewerCredentials)
+        // Not without its lease: whoever has it may be sending.
+        let (replica, time) = (&self.settings.replica, self.settings.lease());
+        let taken = self.credentials.take_lease(id, stored.generation, replica, time).await?;
+        Ok(match taken {
+            LeaseOutcome::Taken(next) => Some(Overtaken::ByALink(next, stored)),
+            LeaseOutcome::Held | LeaseOutcome::Moved => None,
+        })
     }
 
     /// Hands what came too late over to the queue, with all that is needed to end it.

@@ -168,40 +168,6 @@ pub async fn a_recording_after_the_release_counts_nothing(store: &Arc<dyn Store>
     }
 }
 
-/// A later holder gives way to what an earlier one was told, until it has recorded a sending of its
-/// own; then it cannot record one any more.
-pub async fn a_later_holder_that_sent_nothing_gives_way_to_an_end(store: &Arc<dyn Store>) {
-    let provider = provider(store, "p").await;
-    let failed = RefreshEnd::Failed { back_off: fixtures::back_off(), answered: true };
-    for (nth, end) in [end_invalid(), failed].into_iter().enumerate() {
-        for sends in [false, true] {
-            let user = format!("u{nth}{sends}");
-            let identity = linked(store, &link(provider, &user, &user)).await;
-            let credentials = store.credentials();
-            let mut early = lease_for(store, identity.id, Duration::ZERO).await;
-            credentials.record_sending(&early).await.unwrap();
-            early.unanswered += 1;
-            let late = lease(store, identity.id).await;
-            if sends {
-                credentials.record_sending(&late).await.unwrap();
-            }
-            let before = whole(store, &identity).await;
-
-            let ended = credentials.end(&early, &end).await.unwrap();
-
-            if sends {
-                assert_eq!(ended, LeasedWrite::Superseded);
-                assert_eq!(whole(store, &identity).await, before);
-            } else {
-                assert_eq!(ended, LeasedWrite::Done);
-                assert_ne!(whole(store, &identity).await, before);
-                let recorded = credentials.record_sending(&late).await.unwrap();
-                assert_eq!(recorded, LeasedWrite::Superseded);
-            }
-        }
-    }
-}
-
 /// A later holder gives way to the answer of an earlier one, until it has recorded a sending of
 /// its own; also one that said that the identity is invalid.
 pub async fn a_later_holder_that_sent_nothing_gives_way_to_an_answer(store: &Arc<dyn Store>) {

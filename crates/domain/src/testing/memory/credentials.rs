@@ -48,22 +48,6 @@ impl IdentityRow {
 }
 
 impl Rows {
-    /// Writes under a lease that is the row's latest, or after it while what its holder sent for
-    /// is still awaited.
-    fn write_awaited(
-        &mut self,
-        lease: &Lease,
-        write: impl FnOnce(&mut Self, IdentityId),
-    ) -> LeasedWrite {
-        match self.identities.get(&lease.identity_id) {
-            Some(row) if row.awaits(lease) => {
-                write(self, lease.identity_id);
-                LeasedWrite::Done
-            }
-            _ => self.write_leased(lease, write),
-        }
-    }
-
     /// Writes under a lease that is the row's latest.
     fn write_leased(
         &mut self,
@@ -174,7 +158,7 @@ impl CredentialsRepository for MemoryStore {
 
     async fn end(&self, lease: &Lease, end: &RefreshEnd) -> Result<LeasedWrite, RepositoryError> {
         Ok(self.write(|rows, now| {
-            rows.write_awaited(lease, |rows, id| {
+            rows.write_leased(lease, |rows, id| {
                 let Some(row) = rows.identities.get_mut(&id) else { return };
                 // Nobody holds it, and nobody came after: an earlier try has done it.
                 if row.leased_until.take().is_none() {

@@ -31,8 +31,6 @@ pub(crate) enum Mutant {
     CommitRevives,
     /// An end is taken whatever came since.
     EndIsUnfenced,
-    /// An end is refused once somebody else has the lease, even if nothing was sent since.
-    EndNeedsTheLease,
     /// An end counts a sending as answered that was not.
     EndForgetsTheDoubt,
     /// An end counts a sending as unanswered that was answered.
@@ -46,7 +44,7 @@ pub(crate) enum Mutant {
 }
 
 impl Mutant {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::LeaseIgnoresTheHolder,
         Self::LeaseIsShort,
         Self::SendingIsNotCounted,
@@ -55,7 +53,6 @@ impl Mutant {
         Self::CommitNeedsTheLease,
         Self::CommitRevives,
         Self::EndIsUnfenced,
-        Self::EndNeedsTheLease,
         Self::EndForgetsTheDoubt,
         Self::EndKeepsTheDoubt,
         Self::ReleaseIsUnfenced,
@@ -135,10 +132,6 @@ impl Mutant {
         if let RefreshEnd::Failed { answered, .. } = &mut end {
             *answered |= world.is(Self::EndForgetsTheDoubt);
             *answered &= !world.is(Self::EndKeepsTheDoubt);
-        }
-        let needs_the_lease = world.is(Self::EndNeedsTheLease);
-        if needs_the_lease && world.latest(lease.identity_id).attempt != lease.attempt {
-            return Ok(LeasedWrite::Superseded);
         }
         match world.store.end(lease, &end).await? {
             LeasedWrite::Superseded if world.is(Self::EndIsUnfenced) => {

@@ -648,11 +648,11 @@ impl Connector for Ports {
                 if let Some(next) = &answer.refresh {
                     world.truth().brought(&token, use_id, next);
                 }
-                in_flight.ends(End::Answered);
+                in_flight.ends(End::Brought);
                 Ok(self.answered(answer))
             }
             (Ok(Err(_)), _) => {
-                in_flight.ends(End::Answered);
+                in_flight.ends(End::Refused);
                 Err(ConnectorError::GrantRejected { code: "invalid_grant".to_owned() })
             }
             (Err(error), Fate::Rejected(_)) => {

@@ -33,7 +33,7 @@ pub(crate) struct Truth {
     uses: BTreeMap<String, Vec<Use>>,
     /// Access tokens that came into a row.
     committed: BTreeSet<String>,
-    orphans: Vec<(String, usize)>,
+    orphans: Vec<Orphan>,
     /// Refresh tokens that came in an answer, and the use that they came for.
     brought: BTreeMap<String, Use>,
     last_use: u64,
@@ -75,13 +75,22 @@ struct Use {
     end: Option<End>,
 }
 
+/// Tokens that a process has, and that no row wants.
+struct Orphan {
+    account: String,
+    token: String,
+    process: usize,
+}
+
 /// What its sender came to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     /// The provider did nothing.
     Nothing,
-    /// It was answered, with tokens or with a refusal of the token.
-    Answered,
+    /// It brought tokens.
+    Brought,
+    /// The token was refused.
+    Refused,
     /// No answer came, or none that says anything.
     Lost,
 }
@@ -123,6 +132,10 @@ impl Truth {
         self.rows.retain(|id, _| ids.contains(id));
         for row in rows {
             let id = row.stored.identity_id;
+            if by_link && self.rows.get(&id) != Some(&row) {
+                // The grant of an account that is linked again is left alone.
+                self.orphans.retain(|it| it.account != row.account);
+            }
             match self.rows.insert(id, row.clone()) {
                 None if self.gone.contains(&id) || !by_link => {
                     self.violate("unlinked is unlinked", format!("row {id} came back"));
@@ -293,8 +306,11 @@ impl Truth {
             return;
         }
         self.count("late answers for nobody");
-        let token = credentials.refresh_token.as_ref().map(Secret::expose);
-        self.orphans.extend(token.map(|it| (it.to_owned(), process)));
+        let account = access.and_then(|it| self.provider.access(it)).map(|it| it.account.clone());
+        let token = credentials.refresh_token.as_ref().map(|it| it.expose().to_owned());
+        if let (Some(account), Some(token)) = (account, token) {
+            self.orphans.push(Orphan { account, token, process });
+        }
     }
 
     /// Whether a lost answer, a crash or a process that was cut off explains that nobody else
@@ -303,22 +319,22 @@ impl Truth {
         let process = &self.processes[it.process];
         let since = |at: Option<Duration>| at.is_some_and(|at| at >= it.recorded);
         let cut_off = self.was_away(it.recorded, now, |what| what == Away::Replica(process.slot));
-        // Back from an outage, a holder has one try at its write before others go on.
+        // Back from an outage, a holder has time for its commit before others go on; one that has
+        // no tokens has nothing to lose.
         let outage = self.was_away(it.recorded, now, is_database);
         it.end == Some(End::Lost)
             || it.overtaken
             || process.crashed.is_some()
             || since(process.stalled)
             || cut_off
-            || (outage && since(process.failed))
+            || (outage && (since(process.failed) || it.end == Some(End::Refused)))
     }
 
     /// Whether it counts as a use whose end is unknown.
     fn is_in_doubt(&self, it: &Use, now: Duration) -> bool {
-        // That it never was a use is known to nobody else when the database was away for longer
-        // than the lease.
-        let unsent = it.sent.is_none() && self.was_away(it.recorded, now, is_database);
-        self.has_cause(it, now) || unsent
+        // How it ended, or that it never was one, is known to nobody else when the database was
+        // away for longer than the lease.
+        self.has_cause(it, now) || self.was_away(it.recorded, now, is_database)
     }
 
     fn was_away(&self, from: Duration, now: Duration, what: impl Fn(Away) -> bool) -> bool {
@@ -350,7 +366,7 @@ impl Truth {
 
     /// What must be so when all work is done.
     pub(crate) fn check_end(&mut self) {
-        for (token, process) in std::mem::take(&mut self.orphans) {
+        for Orphan { token, process, .. } in std::mem::take(&mut self.orphans) {
             if self.processes[process].crashed.is_none() && !self.queued.contains(&token) {
                 self.violate("nothing is left behind", format!("{token} is not revoked"));
             }
