@@ -80,3 +80,37 @@ fn is_noticed(mutant: Mutant, first: u64) {
         .any(|seed| !sim::run(seed, Some(mutant), false).violations.is_empty());
     assert!(noticed, "no rule notices {mutant:?} in {UNNOTICED} worlds from {first}");
 }
+
+/// One test for each, and for all: from the first world on, or from a little before the first one
+/// that notices.
+macro_rules! broken_promises {
+    ($($name:ident $mutant:ident from $first:literal)*) => {
+        $(
+            #[test]
+            fn $name() {
+                is_noticed(Mutant::$mutant, $first);
+            }
+        )*
+
+        #[test]
+        fn every_promise_is_broken_once() {
+            assert_eq!(Mutant::ALL, [$(Mutant::$mutant),*]);
+        }
+    };
+}
+
+broken_promises! {
+    it_is_noticed_when_a_lease_is_given_twice LeaseIgnoresTheHolder from 0
+    it_is_noticed_when_a_lease_ends_during_a_call LeaseIsShort from 0
+    it_is_noticed_when_a_sending_is_not_counted SendingIsNotCounted from 0
+    it_is_noticed_when_a_sending_is_not_fenced SendingIsUnfenced from 0
+    it_is_noticed_when_a_commit_is_not_fenced CommitIsUnfenced from 0
+    it_is_noticed_when_a_late_answer_is_refused CommitNeedsTheLease from 900
+    it_is_noticed_when_an_unlinked_row_comes_back CommitRevives from 0
+    it_is_noticed_when_an_end_is_not_fenced EndIsUnfenced from 850
+    it_is_noticed_when_an_end_forgets_a_doubt EndForgetsTheDoubt from 0
+    it_is_noticed_when_an_end_keeps_a_doubt EndKeepsTheDoubt from 0
+    it_is_noticed_when_a_release_is_not_fenced ReleaseIsUnfenced from 50
+    it_is_noticed_when_a_release_keeps_a_count ReleaseKeepsTheCount from 50
+    it_is_noticed_when_a_release_forgets_a_doubt ReleaseForgetsTheDoubt from 0
+}

@@ -165,7 +165,7 @@ impl Plan {
             };
             let from = dice.millis(0, 80_000);
             let length = if dice.chance(250) { 90_000 } else { 25_000 };
-            Window { what, from, until: from + dice.millis(100, length) }
+            Window { what, from, until: (from + dice.millis(100, length)).min(CHAOS) }
         });
         let windows = windows.collect();
         Self {

@@ -30,7 +30,7 @@ use url::Url;
 
 use super::{
     mutant::Mutant,
-    plan::{Away, CALL_TIMEOUT, Window},
+    plan::{Away, CALL_TIMEOUT, CHAOS, Window},
     provider::Answer,
     truth::End,
     world::{Reach, World},
@@ -264,22 +264,24 @@ impl CredentialsRepository for Ports {
         lease: &Lease,
         credentials: &Credentials,
     ) -> Result<LeasedWrite, RepositoryError> {
-        let (world, process) = (self.0.world.clone(), self.0.id);
-        let (lease, credentials) = (lease.clone(), credentials.clone());
+        let (world, own_lease, brought) =
+            (self.0.world.clone(), lease.clone(), credentials.clone());
         let effect = async move {
-            let written = Mutant::commit(&world, &lease, &credentials).await?;
+            let written = Mutant::commit(&world, &own_lease, &brought).await?;
             if written == LeasedWrite::Done {
-                world.truth().committed(&credentials);
-            }
-            if written == LeasedWrite::Gone
-                || (written == LeasedWrite::Superseded
-                    && world.lost_its_account(&lease, &credentials).await)
-            {
-                world.truth().orphaned(process, &credentials);
+                world.truth().committed(&brought);
             }
             Ok(written)
         };
-        self.write("commit", effect).await
+        let written = self.write("commit", effect).await?;
+        let world = &self.0.world;
+        if written == LeasedWrite::Gone
+            || (written == LeasedWrite::Superseded
+                && world.lost_its_account(lease, credentials).await)
+        {
+            world.truth().orphaned(self.0.id, credentials);
+        }
+        Ok(written)
     }
 
     async fn end(&self, lease: &Lease, end: &RefreshEnd) -> Result<LeasedWrite, RepositoryError> {
@@ -606,7 +608,7 @@ impl Connector for Ports {
             let kinds = [Away::Database, Away::Paused, Away::Replica(self.0.slot)];
             let what = world.dice.one_of(&kinds);
             let from = now + world.dice.millis(0, 200);
-            let until = from + world.dice.millis(5000, 30_000);
+            let until = (from + world.dice.millis(5000, 30_000)).min(CHAOS);
             world.trace(name, format_args!("{what:?} is away until {until:?}"));
             world.truth().windows.push(Window { what, from, until });
             world.truth().count("outages during a call");
