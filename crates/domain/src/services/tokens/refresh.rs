@@ -56,8 +56,9 @@ struct Held {
 
 /// A write under a lease that is tried until it is through: what is known of a refresh token that
 /// was sent must not be lost to a database that is away for a moment.
-enum Write {
-    Commit(Box<Credentials>),
+enum Write<'a> {
+    /// New credentials in place of those that were read.
+    Commit(&'a StoredCredentials, &'a Credentials),
     End(RefreshEnd),
     Release,
 }
@@ -82,10 +83,10 @@ struct Refreshed {
     request: RefreshRequest,
 }
 
-impl Write {
+impl Write<'_> {
     fn name(&self) -> &'static str {
         match self {
-            Self::Commit(_) => "commit",
+            Self::Commit(..) => "commit",
             Self::End(_) => "end",
             Self::Release => "release",
         }
@@ -320,7 +321,7 @@ impl Tokens {
         let mut before = stored.credentials.clone();
         loop {
             let renewed = before.unwrap_or_default().renewed_by(answer.clone());
-            match self.write(&lease, &Write::Commit(Box::new(renewed.clone()))).await {
+            match self.write(&lease, &Write::Commit(stored, &renewed)).await {
                 LeasedWrite::Done => {
                     Self::count(stored, "refreshed");
                     return Part::LookAgain;
@@ -349,20 +350,21 @@ impl Tokens {
     }
 
     /// Tries a write until it is through or no longer wanted, also over a shutdown.
-    async fn write(&self, lease: &Lease, write: &Write) -> LeasedWrite {
+    async fn write(&self, lease: &Lease, write: &Write<'_>) -> LeasedWrite {
         let mut pause = WRITE_AGAIN.0;
         loop {
             let written = match write {
-                Write::Commit(credentials) => self.credentials.commit(lease, credentials).await,
+                Write::Commit(_, credentials) => self.credentials.commit(lease, credentials).await,
                 Write::End(end) => self.credentials.end(lease, end).await,
                 Write::Release => self.credentials.release(lease).await,
             };
             match written {
                 Ok(written) => return written,
                 Err(error) => {
+                    if let Write::Commit(stored, _) = write {
+                        Self::count(stored, "commit_failed");
+                    }
                     let write = write.name();
-                    metrics::counter!("symbolon_refresh_writes_failed_total", "write" => write)
-                        .increment(1);
                     tracing::error!(identity = %lease.identity_id, write, error = %chain(&error), "what a refresh brought is not safe yet; trying again");
                     sleep(pause).await;
                     pause = (pause * 2).min(WRITE_AGAIN.1);
