@@ -12,7 +12,7 @@ PROVIDER := tests/oidc-provider/node_modules/.package-lock.json
 # Starts one throwaway PostgreSQL for all the tests of a run.
 WITH_POSTGRES := cargo run --quiet -p symbolon-test-postgres --bin with-postgres --
 
-.PHONY: help demo test test-unit lint fmt bench bench-data bench-rotate chaos doc setup clean
+.PHONY: help demo test test-unit simulate mutants chaos lint fmt bench bench-data bench-rotate doc setup clean
 
 help: ## Lists what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,13 @@ test: setup ## Runs every test; installs what it needs first
 
 test-unit: $(NEXTEST) ## Runs the tests beside the code, which need nothing installed
 	cargo nextest run --workspace --lib --bins
+
+# SEED=n shows one world with all its steps; FIRST and LAST choose others.
+simulate: ## Simulates the refresh protocol in a million worlds, or in world SEED
+	cargo run --release -p symbolon-domain --example simulate -- $(or $(SEED),$(or $(FIRST),0)..$(or $(LAST),1000000))
+
+mutants: ## Breaks each guard of the refresh protocol, and sees that the simulation notices
+	cargo run -p symbolon-domain --example mutate
 
 lint: $(DENY) ## Checks format, lints, licences, sources and documentation
 	cargo fmt --all --check

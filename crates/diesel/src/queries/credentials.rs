@@ -110,6 +110,26 @@ macro_rules! under {
     };
 }
 
+/// The row of a lease, while it is the latest, or while nobody has sent again since its holder
+/// did: the condition of what tells how a sending ended.
+macro_rules! awaited {
+    ($lease:expr) => {
+        identities::table
+            .find($lease.identity_id.0)
+            .filter(identities::generation.eq($lease.generation))
+            .filter(
+                identities::attempt.eq($lease.attempt).or(identities::unanswered
+                    .eq(count($lease.unanswered))
+                    .and(identities::unanswered.gt(0))),
+            )
+    };
+}
+
+/// A count as the column keeps it.
+fn count(unanswered: u32) -> i32 {
+    i32::try_from(unanswered).unwrap_or(i32::MAX)
+}
+
 const NOT_LEASED: (Option<&str>, Option<DateTime<Utc>>) = (None, None);
 
 #[async_trait]
@@ -168,7 +188,8 @@ impl CredentialsRepository for Store {
     async fn record_sending(&self, lease: &Lease) -> Result<LeasedWrite, RepositoryError> {
         let conn = &mut *self.writer().await?;
         let written = diesel::update(under!(lease))
-            .set(identities::unanswered.eq(identities::unanswered + 1))
+            .filter(identities::lease_until.is_not_null())
+            .set(identities::unanswered.eq(count(lease.unanswered + 1)))
             .execute(conn)
             .await
             .map_err(Failure::from)?;
@@ -186,7 +207,7 @@ impl CredentialsRepository for Store {
         let done = in_transaction!(self, async |conn| {
             let id = lease.identity_id;
             let next = lease.generation + 1;
-            let query = under!(lease).select((identities::lease_holder, Shown::as_select()));
+            let query = awaited!(lease).select((identities::lease_holder, Shown::as_select()));
             let row: Option<(Option<String>, Shown)> =
                 super::locked!(query).first(conn).await.optional()?;
             let Some((holder, before)) = row else {
@@ -203,7 +224,8 @@ impl CredentialsRepository for Store {
             let sealed = seal(&*self.sealer, &place(id.0, before.idp_id.0, next), credentials)?;
             let scopes =
                 if credentials.scopes.is_empty() { &before.scopes } else { &credentials.scopes };
-            let after: Shown = diesel::update(under!(lease))
+            // The row is locked: what was found is what is written.
+            let after: Shown = diesel::update(identities::table.find(id.0))
                 .set((
                     (
                         identities::credentials.eq(sealed),
@@ -267,6 +289,7 @@ impl CredentialsRepository for Store {
                 .set((
                     identities::lease_holder.eq(NOT_LEASED.0),
                     identities::lease_until.eq(NOT_LEASED.1),
+                    identities::unanswered.eq(count(lease.unanswered)),
                 ))
                 .execute(conn)
                 .await?;
@@ -285,7 +308,8 @@ impl CredentialsRepository for Store {
     }
 }
 
-/// Keeps how a refresh ended, and gives the lease back.
+/// Keeps how a refresh ended, and gives the lease back. The row is locked: what was found is what
+/// is written.
 async fn write_end(
     conn: &mut Conn,
     lease: &Lease,
@@ -293,10 +317,13 @@ async fn write_end(
 ) -> Result<(EventKind, Map<String, Value>), Failure> {
     match end {
         RefreshEnd::Failed { back_off, answered } => {
-            diesel::update(under!(lease))
+            // Only the last sending: an earlier one whose answer was lost stays in doubt.
+            let unanswered = lease.unanswered.saturating_sub((*answered).into());
+            diesel::update(identities::table.find(lease.identity_id.0))
                 .set((
                     identities::lease_holder.eq(NOT_LEASED.0),
                     identities::lease_until.eq(NOT_LEASED.1),
+                    identities::unanswered.eq(count(unanswered)),
                     identities::retry_at.eq(super::to_microseconds(back_off.until)),
                     identities::failures.eq(i32::try_from(back_off.failures).unwrap_or(i32::MAX)),
                     identities::failure_class.eq(back_off.class.as_str()),
@@ -304,18 +331,11 @@ async fn write_end(
                 ))
                 .execute(conn)
                 .await?;
-            if *answered {
-                // Only the last sending: an earlier one whose answer was lost stays in doubt.
-                diesel::update(under!(lease).filter(identities::unanswered.gt(0)))
-                    .set(identities::unanswered.eq(identities::unanswered - 1))
-                    .execute(conn)
-                    .await?;
-            }
             let detail = json!({"failure": back_off.class.as_str(), "detail": back_off.detail});
             Ok((EventKind::IdentityRefreshFailed, object(detail)?))
         }
         RefreshEnd::Invalid { reason, detail } => {
-            diesel::update(under!(lease))
+            diesel::update(identities::table.find(lease.identity_id.0))
                 .set((
                     identities::lease_holder.eq(NOT_LEASED.0),
                     identities::lease_until.eq(NOT_LEASED.1),

@@ -219,7 +219,12 @@ impl Row {
             before = before.without_tokens();
             self.make_valid();
         }
-        self.replace_credentials(sealer, Some(&before.renewed_by(answer.clone())))
+        // A refresh token that stays is in the doubt that it was in.
+        let stays = answer.refresh_token.is_none() && before.refresh_token.is_some();
+        let doubt = if stays { self.unanswered } else { 0 };
+        self.replace_credentials(sealer, Some(&before.renewed_by(answer.clone())))?;
+        self.unanswered = doubt;
+        Ok(())
     }
 
     fn is_invalid(&self) -> bool {

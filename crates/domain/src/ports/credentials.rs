@@ -63,10 +63,12 @@ pub struct Lease {
     /// The generation that was read and is to be replaced.
     pub generation: i64,
     /// The fencing token: a later holder has a greater one, and then nothing that this holder
-    /// writes is taken.
+    /// writes is taken, but a [commit](CredentialsRepository::commit) while that one has sent
+    /// nothing yet.
     pub attempt: i64,
     /// How often this generation's refresh token was sent and no answer is known: above 0 when a
-    /// holder before this one crashed or got no answer.
+    /// holder before this one crashed or got no answer. Its holder counts on with each sending
+    /// that it recorded.
     pub unanswered: u32,
 }
 
@@ -101,8 +103,8 @@ pub enum RefreshEnd {
         /// When and why.
         back_off: BackOff,
         /// Whether the provider's answer (or the lack of any sending) shows that the last sending
-        /// did not spend the refresh token: then it is taken off the count of unanswered ones. An
-        /// earlier sending whose answer was lost stays counted.
+        /// did not spend the refresh token: then `unanswered` becomes one less than the lease's,
+        /// else what the lease says. An earlier sending whose answer was lost stays counted.
         answered: bool,
     },
     /// The user must link again.
@@ -138,13 +140,22 @@ pub trait CredentialsRepository: Send + Sync {
         time: Duration,
     ) -> Result<LeaseOutcome, RepositoryError>;
 
-    /// Writes down that the refresh token is about to be sent: raises `unanswered` by one.
+    /// Writes down that the refresh token is about to be sent: `unanswered` becomes one more than
+    /// the lease's. Safe to repeat: it is counted once until the holder counts on in its lease.
+    ///
+    /// [`Superseded`](LeasedWrite::Superseded) once the lease was released too, so that a write
+    /// that its holder has given up on, and that the database does later, counts nothing.
     async fn record_sending(&self, lease: &Lease) -> Result<LeasedWrite, RepositoryError>;
 
     /// Stores new credentials as the next generation, clears back-off and doubt, makes the
     /// identity valid, sets its `expires_at` and, where the credentials name some, its scopes,
     /// raises its version, releases the lease, and writes the event. They are stored as they are: the holder has
     /// [renewed](Credentials::renewed_by) what it read. Safe to repeat.
+    ///
+    /// A later holder that has recorded no sending yet gives way to an earlier one that brings
+    /// what it sent for: it is [`Done`](LeasedWrite::Done) too where the generation is still the
+    /// lease's and `unanswered`, above 0, still what the lease says. Also when the identity was
+    /// made invalid meanwhile, as that was said in doubt of just this answer.
     async fn commit(
         &self,
         lease: &Lease,
@@ -159,7 +170,8 @@ pub trait CredentialsRepository: Send + Sync {
     /// and `detail`.
     async fn end(&self, lease: &Lease, end: &RefreshEnd) -> Result<LeasedWrite, RepositoryError>;
 
-    /// Releases a lease under which nothing was sent. Safe to repeat.
+    /// Releases a lease. `unanswered` becomes what the lease says: a sending that was recorded and
+    /// not counted on was never made. Safe to repeat.
     async fn release(&self, lease: &Lease) -> Result<LeasedWrite, RepositoryError>;
 
     /// Comes back when the credentials of this identity may have changed or its lease may have

@@ -198,7 +198,7 @@ pub trait IdentityRepository: Send + Sync {
     ///
     /// New credentials, and their loss when they are replaced by none, are a new generation: it
     /// clears back-off and doubt and ends any lease, so that a refresh under way cannot overwrite
-    /// it. Without credentials, an update in place leaves those that are there alone, unless the
+    /// it. A refresh token that stays, as the link brought none, stays in doubt too. Without credentials, an update in place leaves those that are there alone, unless the
     /// identity was invalid: then they are dead, and go. Nor are new ones put over dead ones: all
     /// that stays are the scopes. What a rebinding or the removal of the other row takes away is
     /// queued for [revocation](super::RevocationRepository), unless the same account stays linked

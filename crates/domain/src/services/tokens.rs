@@ -61,7 +61,7 @@ impl TokenSettings {
     /// How long a lease is held at most, unless it is given back before.
     #[must_use]
     pub fn lease(&self) -> Duration {
-        self.call_timeout * 3 + Duration::from_secs(2)
+        self.call_timeout * 3 + Duration::from_secs(5)
     }
 }
 
@@ -139,22 +139,45 @@ impl Tokens {
         match freshness(&stored, need.min_ttl, self.settings.margin, now) {
             Freshness::Fresh => issued(&stored, need),
             Freshness::Alive if is_backing_off(&stored, now) => issued(&stored, need),
-            Freshness::Alive => match self.renew(id, stored.generation, Urgency::Usual).await {
+            Freshness::Alive => match self.renew_alive(id, stored.generation).await {
                 Ok(renewed) => issued(&renewed, need),
                 // It may pass, or there is nothing to refresh with: what is alive serves until it
-                // ends.
+                // ends, which may have been while we waited.
                 Err(
                     Error::ProviderUnavailable { .. }
                     | Error::ProviderMisconfigured { .. }
                     | Error::Repository(_)
                     | Error::IdentityNotValid { reason: None, .. },
-                ) => issued(&stored, need),
+                ) if self.is_alive(&stored) => issued(&stored, need),
                 Err(error) => Err(error),
             },
-            Freshness::Dead => {
-                issued(&*self.renew(id, stored.generation, Urgency::Usual).await?, need)
-            }
+            Freshness::Dead => issued(&*self.renew_alive(id, stored.generation).await?, need),
         }
+    }
+
+    /// Credentials of a later generation with an access token that works. A short-lived one may
+    /// have expired before it was safe, or before this caller was told of it.
+    async fn renew_alive(
+        &self,
+        id: IdentityId,
+        mut generation: i64,
+    ) -> Result<Arc<StoredCredentials>, Error> {
+        for _ in 0..2 {
+            let renewed = self.renew(id, generation, Urgency::Usual).await?;
+            check_valid(&renewed)?;
+            if self.is_alive(&renewed) {
+                return Ok(renewed);
+            }
+            generation = renewed.generation;
+        }
+        Err(Error::ProviderUnavailable {
+            detail: "the new access token had expired already when it could be handed out".into(),
+            retry_after: DEFAULT_RETRY,
+        })
+    }
+
+    fn is_alive(&self, stored: &StoredCredentials) -> bool {
+        stored.credentials.as_ref().is_some_and(|it| it.is_alive(self.clock.now()))
     }
 
     /// Refreshes now, however fresh the token is, and without waiting for the end of a back-off

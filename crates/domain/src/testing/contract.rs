@@ -363,6 +363,7 @@ macro_rules! contract_tests {
             a_link_makes_an_invalid_identity_valid
             a_link_of_an_invalid_identity_keeps_none_of_its_tokens
             new_credentials_clear_back_off_and_doubt
+            a_refresh_token_that_stays_stays_in_doubt
             of_racing_links_of_one_account_one_user_gets_it
             of_racing_links_of_one_user_one_account_is_kept
             crossing_takeovers_leave_whole_rows
@@ -414,6 +415,10 @@ macro_rules! contract_tests {
             of_racing_takers_of_a_lease_that_ran_out_one_gets_it
             a_lease_that_ran_out_writes_while_nobody_came_after
             sendings_are_counted_and_seen_by_the_next_holder
+            a_repeated_recording_counts_once
+            a_released_lease_takes_back_what_was_not_sent
+            a_recording_after_the_release_counts_nothing
+            a_later_holder_that_sent_nothing_gives_way_to_an_answer
             a_commit_stores_the_next_generation
             a_commit_stores_the_credentials_as_they_are
             a_repeated_commit_is_done_and_changes_nothing

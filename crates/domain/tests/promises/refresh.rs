@@ -21,6 +21,7 @@ use symbolon_domain::{
         ConnectorError, CredentialsRepository, DataUpdate, IdentityRepository, Lease, LeaseOutcome,
         LeasedWrite, RefreshEnd, RepositoryError, Sent, StoredCredentials,
     },
+    secret::Secret,
     services::{IssuedToken, TokenNeed, Tokens},
     testing::{MemoryStore, RefreshFault, fixtures},
 };
@@ -484,7 +485,7 @@ async fn a_commit_that_fails_is_tried_again_and_the_call_never() {
     let world = World::new().await;
     let id = world.identity().await;
     world.expire();
-    let flaky = Arc::new(FlakyCommits { store: world.store.clone(), failures: 5.into() });
+    let flaky = Arc::new(Flaky { commit: 5.into(), ..Flaky::over(&world) });
     let answer = token(&world.replica_over("a", flaky), id).await.unwrap();
     assert!(world.provider.accepts("account-1", &answer.access_token));
     assert_eq!(world.provider.refreshes(), 1);
@@ -542,16 +543,173 @@ async fn lease(world: &World, id: IdentityId) -> Lease {
     }
 }
 
-/// The store, with a database that is away while commits are tried.
-struct FlakyCommits {
+#[tokio::test]
+async fn a_token_that_ends_while_its_caller_waits_is_not_answered() {
+    let world = World::new().await;
+    let id = world.identity().await;
+    world.clock.advance(TimeDelta::seconds(3600 - 30));
+    world.provider.set_reachable(false);
+    world.provider.fail_next([RefreshFault::LoseRequest]);
+    let slow = Arc::new(Flaky { record: Duration::from_millis(100), ..Flaky::over(&world) });
+    let tokens = world.replica_over("a", slow);
+    let caller = tokio::spawn(async move { token(&tokens, id).await });
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    world.expire();
+    let answer = caller.await.unwrap();
+    assert!(matches!(answer, Err(Error::ProviderUnavailable { .. })), "{answer:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_ended_before_it_was_safe_is_refreshed_again() {
+    let world = World::new().await;
+    let id = world.identity().await;
+    world.expire();
+    let flaky = Arc::new(Flaky { commit: 5.into(), ..Flaky::over(&world) });
+    let tokens = world.replica_over("a", flaky);
+    let caller = tokio::spawn(async move { token(&tokens, id).await });
+    // The provider has answered, and the database is away for longer than the token lives.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    world.expire();
+    let answer = caller.await.unwrap().unwrap();
+    assert!(world.provider.accepts("account-1", &answer.access_token));
+    assert_eq!(world.provider.refreshes(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_holder_whose_time_is_nearly_over_sends_nothing() {
+    let world = World::new().await;
+    let id = world.identity().await;
+    world.expire();
+    let slow = Arc::new(Flaky { record: Duration::from_secs(30), ..Flaky::over(&world) });
+    let error = token(&world.replica_over("a", slow), id).await.unwrap_err();
+    assert!(matches!(error, Error::ProviderUnavailable { .. }));
+    assert_eq!(world.provider.refreshes(), 0);
+    // What was written down was not sent, and does not count.
+    assert_eq!(lease(&world, id).await.unanswered, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_database_that_fails_leaves_no_doubt_about_what_was_never_sent() {
+    let world = World::new().await;
+    let id = world.identity().await;
+    world.expire();
+    for _ in 0..3 {
+        // It was written down, the answer was lost, and giving the lease back fails at first.
+        let flaky = Flaky { record_lost: 1.into(), release: 3.into(), ..Flaky::over(&world) };
+        let error = token(&world.replica_over("a", Arc::new(flaky)), id).await.unwrap_err();
+        assert!(matches!(error, Error::Repository(_)));
+        world.tasks.drain().await;
+    }
+    assert_eq!(world.provider.refreshes(), 0);
+    token(&world.replica("b"), id).await.unwrap();
+    assert_eq!(world.find(id).await.status, IdentityStatus::Valid);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_did_nothing_is_written_down_however_often_the_database_fails() {
+    let world = World::new().await;
+    let id = world.identity().await;
+    world.expire();
+    for _ in 0..3 {
+        let code = "invalid_client".to_owned();
+        world.provider.fail_next([RefreshFault::Refuse(ConnectorError::ClientRejected { code })]);
+        let flaky = Arc::new(Flaky { end: 4.into(), ..Flaky::over(&world) });
+        let error = token(&world.replica_over("a", flaky), id).await.unwrap_err();
+        assert!(matches!(error, Error::ProviderMisconfigured { .. }));
+        world.clock.advance(TimeDelta::minutes(2));
+    }
+    assert_eq!(world.find(id).await.status, IdentityStatus::Valid);
+    token(&world.replica("b"), id).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_an_outage_the_answer_in_hand_goes_before_the_careful_retry() {
+    let world = World::new().await;
+    let id = world.identity().await;
+    world.expire();
+    let away = Arc::new(Flaky { commit: 12.into(), ..Flaky::over(&world) });
+    let first = world.replica_over("a", away);
+    let early = tokio::spawn(async move { token(&first, id).await });
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    // The lease runs out while the database is away, and somebody else is there first when it is
+    // back.
+    world.clock.advance(TimeDelta::minutes(1));
+    let second = world.replica("b");
+    let late = tokio::spawn(async move { token(&second, id).await });
+    let (early, late) = (early.await.unwrap().unwrap(), late.await.unwrap().unwrap());
+    assert_eq!(early.access_token, late.access_token);
+    assert_eq!(world.provider.refreshes(), 1);
+    assert_eq!(world.provider.revoked_by_reuse(), 0);
+}
+
+#[tokio::test]
+async fn a_link_that_brings_no_refresh_token_loses_none() {
+    let world = World::new().await;
+    let id = world.identity().await;
+    world.expire();
+    let tokens = world.replica("a");
+    world.provider.fail_next([RefreshFault::Delay(Duration::from_millis(100))]);
+    let caller = tokio::spawn(async move { tokens.refresh(id).await });
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    let linked = Credentials {
+        access_token: Some(Secret::new("of the new link")),
+        refresh_token: None,
+        ..fixtures::credentials()
+    };
+    assert_eq!(world.identity_with(Some(linked)).await, id);
+    caller.await.unwrap().unwrap();
+    world.expire();
+    let answer = token(&world.replica("b"), id).await.unwrap();
+    assert!(world.provider.accepts("account-1", &answer.access_token));
+    assert_eq!(world.provider.most_uses_of_one_token(), 1);
+}
+
+/// The store, with a database that is slow, or away while something is tried.
+struct Flaky {
     store: Arc<MemoryStore>,
-    failures: AtomicUsize,
+    /// How often it fails; the last time it is done and the answer lost.
+    commit: AtomicUsize,
+    /// How often it fails.
+    end: AtomicUsize,
+    release: AtomicUsize,
+    /// How often it is done and the answer lost.
+    record_lost: AtomicUsize,
+    /// How long it takes.
+    record: Duration,
+    find: Duration,
+}
+
+impl Flaky {
+    fn over(world: &World) -> Self {
+        Self {
+            store: world.store.clone(),
+            commit: 0.into(),
+            end: 0.into(),
+            release: 0.into(),
+            record_lost: 0.into(),
+            record: Duration::ZERO,
+            find: Duration::ZERO,
+        }
+    }
+}
+
+/// How many failures are left, this one included; and one less from now on.
+fn left(failures: &AtomicUsize) -> usize {
+    let left = failures.load(Ordering::SeqCst);
+    failures.store(left.saturating_sub(1), Ordering::SeqCst);
+    left
+}
+
+fn gone() -> RepositoryError {
+    RepositoryError::Store("the connection is gone".into())
 }
 
 #[async_trait]
-impl CredentialsRepository for FlakyCommits {
+impl CredentialsRepository for Flaky {
     async fn find(&self, id: IdentityId) -> Result<Option<StoredCredentials>, RepositoryError> {
-        CredentialsRepository::find(&*self.store, id).await
+        let found = CredentialsRepository::find(&*self.store, id).await;
+        tokio::time::sleep(self.find).await;
+        found
     }
 
     async fn take_lease(
@@ -565,7 +723,9 @@ impl CredentialsRepository for FlakyCommits {
     }
 
     async fn record_sending(&self, lease: &Lease) -> Result<LeasedWrite, RepositoryError> {
-        self.store.record_sending(lease).await
+        let recorded = self.store.record_sending(lease).await;
+        tokio::time::sleep(self.record).await;
+        if left(&self.record_lost) > 0 { Err(gone()) } else { recorded }
     }
 
     async fn commit(
@@ -573,24 +733,19 @@ impl CredentialsRepository for FlakyCommits {
         lease: &Lease,
         credentials: &Credentials,
     ) -> Result<LeasedWrite, RepositoryError> {
-        let left = self.failures.load(Ordering::SeqCst);
-        if left > 0 {
-            self.failures.store(left - 1, Ordering::SeqCst);
-            // The last one before it works was done, and its answer was lost.
-            if left == 1 {
-                self.store.commit(lease, credentials).await?;
-            }
-            return Err(RepositoryError::Store("the connection is gone".into()));
+        match left(&self.commit) {
+            0 => self.store.commit(lease, credentials).await,
+            1 => self.store.commit(lease, credentials).await.and_then(|_| Err(gone())),
+            _ => Err(gone()),
         }
-        self.store.commit(lease, credentials).await
     }
 
     async fn end(&self, lease: &Lease, end: &RefreshEnd) -> Result<LeasedWrite, RepositoryError> {
-        self.store.end(lease, end).await
+        if left(&self.end) > 0 { Err(gone()) } else { self.store.end(lease, end).await }
     }
 
     async fn release(&self, lease: &Lease) -> Result<LeasedWrite, RepositoryError> {
-        self.store.release(lease).await
+        if left(&self.release) > 0 { Err(gone()) } else { self.store.release(lease).await }
     }
 
     async fn changed(&self, id: IdentityId, at_most: Duration) {

@@ -28,8 +28,12 @@ use crate::{
 /// Longest that a holder waits before it looks again whether the lease is free; a notification
 /// wakes it sooner.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
-/// Between two tries of a commit that failed.
-const COMMIT_AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// Between two tries of a write that failed.
+const WRITE_AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// How long a holder waits before it sends what an earlier one has sent already: that one may have
+/// the answer in its hands and a database that was away until now. Longer than the longest pause
+/// between its tries.
+const LATE_COMMIT: Duration = Duration::from_secs(3);
 /// Between two refreshes of which the first failed; doubled with each failure.
 const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
 /// Longest `Retry-After` of a provider that is taken at its word.
@@ -43,6 +47,35 @@ enum Part {
     Failed(Error),
 }
 
+/// The right to send, in this process.
+struct Held {
+    lease: Lease,
+    /// Nothing is sent whose answer could come later than this: by then others may be at it.
+    until: Instant,
+}
+
+/// A write under a lease that is tried until it is through: what is known of a refresh token that
+/// was sent must not be lost to a database that is away for a moment.
+enum Write<'a> {
+    /// New credentials in place of those that were read.
+    Commit(&'a StoredCredentials, &'a Credentials),
+    End(RefreshEnd),
+    Release,
+}
+
+/// What came between a refresh and its commit.
+enum Overtaken {
+    /// The row names another account, or the same without a grant: nobody owns what the refresh of
+    /// the old one brought.
+    ByAnotherAccount,
+    /// The same account was linked again, and the link brought no refresh token: the one that was
+    /// sent is still there, with these credentials, and only our answer has the next. With the
+    /// lease of what is there.
+    ByALink(Lease, StoredCredentials),
+    /// Nothing of ours is needed any more.
+    ByNewerCredentials,
+}
+
 /// What is refreshed, and all that is needed to end the new grant should nobody want it.
 struct Refreshed {
     identity: Identity,
@@ -50,9 +83,13 @@ struct Refreshed {
     request: RefreshRequest,
 }
 
-impl From<RepositoryError> for Part {
-    fn from(error: RepositoryError) -> Self {
-        Self::Failed(error.into())
+impl Write<'_> {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Commit(..) => "commit",
+            Self::End(_) => "end",
+            Self::Release => "release",
+        }
     }
 }
 
@@ -120,14 +157,18 @@ impl Tokens {
                     retry_after: DEFAULT_RETRY,
                 });
             };
-            let lease = self.settings.lease();
+            let time = self.settings.lease();
+            // Its time runs from when the database took it, which is later than this.
+            let until = Instant::now() + time;
             let taken =
-                self.credentials.take_lease(id, generation, &self.settings.replica, lease).await?;
+                self.credentials.take_lease(id, generation, &self.settings.replica, time).await?;
             match taken {
-                LeaseOutcome::Taken(lease) => match self.refresh_under(lease, urgency).await {
-                    Part::LookAgain => {}
-                    Part::Failed(error) => return Err(error),
-                },
+                LeaseOutcome::Taken(lease) => {
+                    match self.refresh_under(Held { lease, until }, urgency).await {
+                        Part::LookAgain => {}
+                        Part::Failed(error) => return Err(error),
+                    }
+                }
                 LeaseOutcome::Moved => {}
                 LeaseOutcome::Held if Instant::now() < give_up => {
                     drop(permit);
@@ -158,46 +199,51 @@ impl Tokens {
     }
 
     /// One holder's part: everything between taking the lease and giving it back.
-    async fn refresh_under(&self, lease: Lease, urgency: Urgency) -> Part {
+    async fn refresh_under(&self, held: Held, urgency: Urgency) -> Part {
+        let lease = &held.lease;
         // Somebody may have failed and backed off between our look and our lease.
         let stored = match self.find(lease.identity_id).await {
             Ok(stored) => stored,
-            Err(error) => return Part::Failed(error),
+            Err(error) => return self.give_back(lease, error).await,
         };
         if let Err(error) = self.check_may_try(&stored, urgency) {
-            return self.give_back(&lease, error).await;
+            return self.give_back(lease, error).await;
         }
         let Some(refresh_token) =
             stored.credentials.as_ref().and_then(|it| it.refresh_token.clone())
         else {
-            return self.without_refresh_token(&lease, &stored).await;
+            return self.without_refresh_token(lease, &stored).await;
         };
         let (provider, connector) = match self.providers.reach(stored.provider_id).await {
             Ok(reached) => reached,
-            Err(error) => return self.give_back(&lease, error).await,
+            Err(error) => return self.give_back(lease, error).await,
         };
         let identity = match self.identities.identities.find(lease.identity_id).await {
             Ok(Some(identity)) => identity,
             Ok(None) => return Part::Failed(Error::NotFound("identity")),
-            Err(error) => return self.give_back(&lease, error.into()).await,
+            Err(error) => return self.give_back(lease, error.into()).await,
         };
         let external_id = identity.external_id.clone();
         let request = RefreshRequest { refresh_token, external_id };
         let of = Refreshed { identity, provider, request };
-        self.call(lease, &stored, connector.as_ref(), &of).await
+        self.call(held, &stored, connector.as_ref(), &of).await
     }
 
     /// Sends the refresh token: once, and once more with care when no answer came.
     async fn call(
         &self,
-        lease: Lease,
+        Held { mut lease, until }: Held,
         stored: &StoredCredentials,
         connector: &dyn Connector,
         of: &Refreshed,
     ) -> Part {
         let may_rotate = connector.capabilities().rotation == Rotation::MayRotate;
-        let mut unanswered = if may_rotate { lease.unanswered } else { 0 };
+        if may_rotate && lease.unanswered > 0 {
+            // Not at once: its commit goes before our sending, and ours finds out.
+            sleep(LATE_COMMIT).await;
+        }
         loop {
+            let unanswered = if may_rotate { lease.unanswered } else { 0 };
             if unanswered >= 2 {
                 let detail = "no answer came to the refresh and to its one careful retry";
                 return self.invalidate(&lease, InvalidReason::RotationInDoubt, detail).await;
@@ -214,11 +260,16 @@ impl Tokens {
                 Ok(LeasedWrite::Gone) => return Part::Failed(Error::NotFound("identity")),
                 Err(error) => return self.give_back(&lease, error.into()).await,
             }
-            unanswered += 1;
+            // Looked at after the last wait before the sending. The lease given back says that
+            // nothing was sent.
+            if Instant::now() + self.settings.call_timeout > until {
+                return self.give_back(&lease, in_progress()).await;
+            }
+            lease.unanswered += 1;
 
             let error =
                 match timeout(self.settings.call_timeout, connector.refresh(&of.request)).await {
-                    Ok(Ok(answer)) => return self.commit(&lease, stored, of, answer).await,
+                    Ok(Ok(answer)) => return self.commit(lease, stored, of, answer).await,
                     Ok(Err(error)) => error,
                     Err(_) => ConnectorError::Unavailable {
                         detail: "it did not answer in time".to_owned(),
@@ -228,13 +279,13 @@ impl Tokens {
                 };
             match &error {
                 ConnectorError::GrantRejected { code } => {
-                    return self.rejected(&lease, code, unanswered > 1).await;
+                    return self.rejected(&lease, code, unanswered > 0).await;
                 }
                 ConnectorError::Unavailable { sent: Sent::Unknown, .. } if !may_rotate => {
                     return self.fail(&lease, stored, &error, true).await;
                 }
                 ConnectorError::Unavailable { sent: Sent::Unknown, .. } => {
-                    tracing::warn!(identity = %lease.identity_id, %error, unanswered, "a refresh token was sent and no answer came");
+                    tracing::warn!(identity = %lease.identity_id, %error, unanswered = lease.unanswered, "a refresh token was sent and no answer came");
                 }
                 // Something came back with success, and cannot be used: the token may be spent.
                 ConnectorError::Untrusted { .. } => {
@@ -260,56 +311,116 @@ impl Tokens {
     /// held until they are safe or no longer wanted, also over a shutdown.
     async fn commit(
         &self,
-        lease: &Lease,
+        mut lease: Lease,
         stored: &StoredCredentials,
         of: &Refreshed,
         mut answer: Credentials,
     ) -> Part {
         let Refreshed { identity, provider, .. } = of;
         answer.obtained_at.get_or_insert_with(|| self.clock.now());
-        let renewed = stored.credentials.clone().unwrap_or_default().renewed_by(answer);
-        let mut pause = COMMIT_AGAIN.0;
+        let mut before = stored.credentials.clone();
         loop {
-            match self.credentials.commit(lease, &renewed).await {
-                Ok(LeasedWrite::Done) => {
+            let renewed = before.unwrap_or_default().renewed_by(answer.clone());
+            match self.write(&lease, &Write::Commit(stored, &renewed)).await {
+                LeasedWrite::Done => {
                     Self::count(stored, "refreshed");
                     return Part::LookAgain;
                 }
-                Ok(LeasedWrite::Superseded) => {
-                    Self::count(stored, "superseded");
-                    tracing::warn!(identity = %lease.identity_id, attempt = lease.attempt, "refreshed too late: newer credentials are there");
-                    if self.lost_its_account(identity).await {
-                        self.revoke_late(identity, provider, renewed).await;
+                LeasedWrite::Superseded => match self.overtaken(&lease, of, &answer).await {
+                    Overtaken::ByALink(next, now) => {
+                        lease = next;
+                        before = now.credentials;
                     }
-                    return Part::LookAgain;
-                }
-                Ok(LeasedWrite::Gone) => {
+                    by => {
+                        Self::count(stored, "superseded");
+                        tracing::warn!(identity = %lease.identity_id, attempt = lease.attempt, "refreshed too late: newer credentials are there");
+                        if matches!(by, Overtaken::ByAnotherAccount) {
+                            self.revoke_late(identity, provider, renewed).await;
+                        }
+                        return Part::LookAgain;
+                    }
+                },
+                LeasedWrite::Gone => {
                     Self::count(stored, "unlinked");
                     self.revoke_late(identity, provider, renewed).await;
                     return Part::Failed(Error::NotFound("identity"));
-                }
-                Err(error) => {
-                    Self::count(stored, "commit_failed");
-                    tracing::error!(identity = %lease.identity_id, error = %chain(&error), "new credentials are not safe yet; trying again");
-                    sleep(pause).await;
-                    pause = (pause * 2).min(COMMIT_AGAIN.1);
                 }
             }
         }
     }
 
-    /// Whether the row names another account by now, or the same without a grant: then nobody
-    /// owns what the refresh of the old one brought.
-    async fn lost_its_account(&self, identity: &Identity) -> bool {
-        match self.identities.identities.find(identity.id).await {
-            Ok(Some(now)) if now.external_id == identity.external_id => {
-                let stored = self.credentials.find(identity.id).await;
-                stored.is_ok_and(|it| it.is_none_or(|it| it.credentials.is_none()))
+    /// Tries a write until it is through or no longer wanted, also over a shutdown.
+    async fn write(&self, lease: &Lease, write: &Write<'_>) -> LeasedWrite {
+        let mut pause = WRITE_AGAIN.0;
+        loop {
+            let written = match write {
+                Write::Commit(_, credentials) => self.credentials.commit(lease, credentials).await,
+                Write::End(end) => self.credentials.end(lease, end).await,
+                Write::Release => self.credentials.release(lease).await,
+            };
+            match written {
+                Ok(written) => return written,
+                Err(error) => {
+                    if let Write::Commit(stored, _) = write {
+                        Self::count(stored, "commit_failed");
+                    }
+                    let write = write.name();
+                    tracing::error!(identity = %lease.identity_id, write, error = %chain(&error), "what a refresh brought is not safe yet; trying again");
+                    sleep(pause).await;
+                    pause = (pause * 2).min(WRITE_AGAIN.1);
+                }
             }
-            Ok(_) => true,
-            // The grant may be in use: what is not known to be orphaned is left alone.
-            Err(_) => false,
         }
+    }
+
+    /// What came before the answer to a refresh.
+    async fn overtaken(&self, lease: &Lease, of: &Refreshed, answer: &Credentials) -> Overtaken {
+        // Whoever holds the lease of a link's credentials will not do so for longer.
+        let give_up = Instant::now() + self.settings.lease() + WRITE_AGAIN.1 * 2;
+        loop {
+            match self.look_who_came_before(lease, of, answer).await {
+                Ok(Some(by)) => return by,
+                Ok(None) if Instant::now() > give_up => return Overtaken::ByNewerCredentials,
+                Ok(None) => {}
+                Err(RepositoryError::Store(error) | RepositoryError::Unavailable(error)) => {
+                    tracing::warn!(identity = %lease.identity_id, error = %chain(&*error), "it is not known whose a late grant is; asking again");
+                }
+                // The grant may be in use: what is not known to be orphaned is left alone.
+                Err(_) => return Overtaken::ByNewerCredentials,
+            }
+            sleep(WRITE_AGAIN.1).await;
+        }
+    }
+
+    /// The same, at one look; `None` while it can't be told.
+    async fn look_who_came_before(
+        &self,
+        lease: &Lease,
+        of: &Refreshed,
+        answer: &Credentials,
+    ) -> Result<Option<Overtaken>, RepositoryError> {
+        let id = lease.identity_id;
+        match self.identities.identities.find(id).await? {
+            Some(now) if now.external_id == of.identity.external_id => {}
+            _ => return Ok(Some(Overtaken::ByAnotherAccount)),
+        }
+        let stored = self.credentials.find(id).await?;
+        let Some(stored) = stored.filter(|it| it.credentials.is_some()) else {
+            return Ok(Some(Overtaken::ByAnotherAccount));
+        };
+        let there = stored.credentials.as_ref().and_then(|it| it.refresh_token.as_ref());
+        let sent = &of.request.refresh_token;
+        let brings_the_next = answer.refresh_token.as_ref().is_some_and(|it| it != sent);
+        if stored.generation == lease.generation || there != Some(sent) || !brings_the_next {
+            return Ok(Some(Overtaken::ByNewerCredentials));
+        }
+        // Not without its lease: whoever has it may be sending.
+        let (replica, time) = (&self.settings.replica, self.settings.lease());
+        let taken = self.credentials.take_lease(id, stored.generation, replica, time).await?;
+        Ok(match taken {
+            LeaseOutcome::Taken(next) => Some(Overtaken::ByALink(next, stored)),
+            LeaseOutcome::Held | LeaseOutcome::Moved => None,
+        })
     }
 
     /// Hands what came too late over to the queue, with all that is needed to end it.
@@ -362,16 +473,15 @@ impl Tokens {
 
     async fn invalidate(&self, lease: &Lease, reason: InvalidReason, detail: &str) -> Part {
         let end = RefreshEnd::Invalid { reason, detail: detail.to_owned() };
-        match self.credentials.end(lease, &end).await {
-            Ok(LeasedWrite::Done) => {
+        match self.write(lease, &Write::End(end)).await {
+            LeasedWrite::Done => {
                 metrics::counter!("symbolon_identities_invalidated_total", "reason" => reason.as_str())
                     .increment(1);
                 tracing::warn!(identity = %lease.identity_id, reason = reason.as_str(), detail, "the user must link again");
                 Part::Failed(not_valid(Some(&Invalid { reason, at: self.clock.now() })))
             }
-            Ok(LeasedWrite::Superseded) => Part::LookAgain,
-            Ok(LeasedWrite::Gone) => Part::Failed(Error::NotFound("identity")),
-            Err(error) => error.into(),
+            LeasedWrite::Superseded => Part::LookAgain,
+            LeasedWrite::Gone => Part::Failed(Error::NotFound("identity")),
         }
     }
 
@@ -388,18 +498,20 @@ impl Tokens {
         Self::count(stored, back_off.class.as_str());
         tracing::warn!(identity = %lease.identity_id, provider = %stored.provider_id, %error, until = %back_off.until, "a refresh failed");
         let failure = backing_off(&back_off, now);
-        match self.credentials.end(lease, &RefreshEnd::Failed { back_off, answered }).await {
-            Ok(LeasedWrite::Done) => Part::Failed(failure),
-            Ok(LeasedWrite::Superseded) => Part::LookAgain,
-            Ok(LeasedWrite::Gone) => Part::Failed(Error::NotFound("identity")),
-            Err(error) => error.into(),
+        let end = RefreshEnd::Failed { back_off, answered };
+        match self.write(lease, &Write::End(end)).await {
+            LeasedWrite::Done => Part::Failed(failure),
+            LeasedWrite::Superseded => Part::LookAgain,
+            LeasedWrite::Gone => Part::Failed(Error::NotFound("identity")),
         }
     }
 
-    /// Gives a lease back under which nothing was sent. If that fails it runs out by itself.
+    /// Gives a lease back under which nothing more was sent than it says. Nobody waits for that
+    /// where the database is away.
     async fn give_back(&self, lease: &Lease, why: Error) -> Part {
-        if let Err(error) = self.credentials.release(lease).await {
-            tracing::warn!(identity = %lease.identity_id, error = %chain(&error), "a lease could not be given back");
+        if self.credentials.release(lease).await.is_err() {
+            let (this, lease) = (self.clone(), lease.clone());
+            self.tasks.spawn(async move { this.write(&lease, &Write::Release).await });
         }
         Part::Failed(why)
     }

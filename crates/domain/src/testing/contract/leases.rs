@@ -120,6 +120,97 @@ pub async fn sendings_are_counted_and_seen_by_the_next_holder(store: &Arc<dyn St
     assert_eq!(lease(store, id).await.unanswered, 3);
 }
 
+/// A sending that is recorded again is counted once, until the holder counts on.
+pub async fn a_repeated_recording_counts_once(store: &Arc<dyn Store>) {
+    let id = identity(store).await.id;
+    let mut held = lease_for(store, id, Duration::ZERO).await;
+    for sending in 0..2 {
+        held.unanswered = sending;
+        for _ in 0..2 {
+            let recorded = store.credentials().record_sending(&held).await.unwrap();
+            assert_eq!(recorded, LeasedWrite::Done);
+        }
+    }
+    assert_eq!(lease(store, id).await.unanswered, 2);
+}
+
+/// A lease that is given back takes a recording with it that its holder did not count on.
+pub async fn a_released_lease_takes_back_what_was_not_sent(store: &Arc<dyn Store>) {
+    let id = identity(store).await.id;
+    for sent in [0, 1] {
+        let mut held = lease(store, id).await;
+        for sending in 0..=sent {
+            held.unanswered = sending;
+            store.credentials().record_sending(&held).await.unwrap();
+        }
+        assert_eq!(store.credentials().release(&held).await.unwrap(), LeasedWrite::Done);
+        let next = lease(store, id).await;
+        assert_eq!(next.unanswered, sent);
+        store.credentials().release(&Lease { unanswered: 0, ..next }).await.unwrap();
+    }
+}
+
+/// A recording that the database does only after its lease was given back counts nothing.
+pub async fn a_recording_after_the_release_counts_nothing(store: &Arc<dyn Store>) {
+    let id = identity(store).await.id;
+    let failed = RefreshEnd::Failed { back_off: fixtures::back_off(), answered: true };
+    for end in [None, Some(failed)] {
+        let held = lease(store, id).await;
+        match end {
+            None => store.credentials().release(&held).await.unwrap(),
+            Some(end) => store.credentials().end(&held, &end).await.unwrap(),
+        };
+        let recorded = store.credentials().record_sending(&held).await.unwrap();
+        assert_eq!(recorded, LeasedWrite::Superseded);
+        let next = lease(store, id).await;
+        assert_eq!(next.unanswered, 0);
+        store.credentials().release(&next).await.unwrap();
+    }
+}
+
+/// A later holder gives way to the answer of an earlier one, until it has recorded a sending of
+/// its own; also one that said that the identity is invalid.
+pub async fn a_later_holder_that_sent_nothing_gives_way_to_an_answer(store: &Arc<dyn Store>) {
+    let provider = provider(store, "p").await;
+    for (user, later) in [("u", "waits"), ("v", "invalidates"), ("w", "sends"), ("x", "sent")] {
+        let identity = linked(store, &link(provider, user, user)).await;
+        let credentials = store.credentials();
+        let mut early = lease_for(store, identity.id, Duration::ZERO).await;
+        credentials.record_sending(&early).await.unwrap();
+        early.unanswered += 1;
+        let mut late = lease(store, identity.id).await;
+        assert_eq!(late.unanswered, 1, "{later}");
+        match later {
+            "invalidates" => drop(credentials.end(&late, &end_invalid()).await.unwrap()),
+            "sends" | "sent" => {
+                credentials.record_sending(&late).await.unwrap();
+                late.unanswered += 1;
+                if later == "sent" {
+                    let end =
+                        RefreshEnd::Failed { back_off: fixtures::back_off(), answered: false };
+                    credentials.end(&late, &end).await.unwrap();
+                }
+            }
+            _ => {}
+        }
+        let before = whole(store, &identity).await;
+
+        let committed = credentials.commit(&early, &renewed()).await.unwrap();
+
+        if late.unanswered == 1 {
+            assert_eq!(committed, LeasedWrite::Done, "{later}");
+            let (found, stored) = whole(store, &identity).await;
+            assert_eq!(found.status, IdentityStatus::Valid, "{later}");
+            assert_eq!((stored.generation, stored.credentials), (2, Some(renewed())), "{later}");
+            let recorded = credentials.record_sending(&late).await.unwrap();
+            assert_eq!(recorded, LeasedWrite::Superseded, "{later}");
+        } else {
+            assert_eq!(committed, LeasedWrite::Superseded, "{later}");
+            assert_eq!(whole(store, &identity).await, before, "{later}");
+        }
+    }
+}
+
 /// A commit stores the next generation, clears back-off and doubt, releases the lease, and is
 /// told of in the holder's name.
 pub async fn a_commit_stores_the_next_generation(store: &Arc<dyn Store>) {
@@ -235,8 +326,9 @@ pub async fn a_failed_refresh_keeps_the_generation_and_backs_off(store: &Arc<dyn
 pub async fn an_answer_ends_the_doubt_about_its_own_sending_alone(store: &Arc<dyn Store>) {
     let id = identity(store).await.id;
     for (answered, unanswered) in [(true, 0), (false, 1), (true, 1), (false, 2)] {
-        let held = lease(store, id).await;
+        let mut held = lease(store, id).await;
         store.credentials().record_sending(&held).await.unwrap();
+        held.unanswered += 1;
         let end = RefreshEnd::Failed { back_off: fixtures::back_off(), answered };
         store.credentials().end(&held, &end).await.unwrap();
         let next = lease(store, id).await;

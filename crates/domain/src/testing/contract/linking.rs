@@ -585,6 +585,21 @@ pub async fn new_credentials_clear_back_off_and_doubt(store: &Arc<dyn Store>) {
     assert!(next.attempt > held.attempt, "{next:?} after {held:?}");
 }
 
+/// A refresh token that stays, as the new link brought none, stays in doubt.
+pub async fn a_refresh_token_that_stays_stays_in_doubt(store: &Arc<dyn Store>) {
+    let identity = identity(store).await;
+    let held = lease(store, identity.id).await;
+    store.credentials().record_sending(&held).await.unwrap();
+    let credentials = Credentials { refresh_token: None, ..fixtures::credentials() };
+
+    linked(store, &Link { credentials: Some(credentials), ..link_of(&identity) }).await;
+
+    let stored = credentials_of(store, identity.id).await.credentials.unwrap();
+    assert_eq!(stored.refresh_token, fixtures::credentials().refresh_token);
+    let next = lease(store, identity.id).await;
+    assert_eq!((next.generation, next.unanswered), (2, 1));
+}
+
 /// Of racing links of one account to different users, exactly one is kept.
 pub async fn of_racing_links_of_one_account_one_user_gets_it(store: &Arc<dyn Store>) {
     let provider = provider(store, "p").await;

@@ -34,6 +34,13 @@ impl IdentityRow {
         (self.attempt, self.generation) == (lease.attempt, lease.generation)
     }
 
+    /// Whether what this holder sent for is still awaited: nobody sent again since.
+    fn awaits(&self, lease: &Lease) -> bool {
+        self.generation == lease.generation
+            && self.unanswered == lease.unanswered
+            && lease.unanswered > 0
+    }
+
     /// Whether this lease's own commit is what is there.
     fn was_committed_by(&self, lease: &Lease) -> bool {
         (self.attempt, self.generation) == (lease.attempt, lease.generation + 1)
@@ -106,8 +113,16 @@ impl CredentialsRepository for MemoryStore {
 
     async fn record_sending(&self, lease: &Lease) -> Result<LeasedWrite, RepositoryError> {
         Ok(self.write(|rows, _| {
+            let is_released = rows
+                .identities
+                .get(&lease.identity_id)
+                .is_some_and(|row| row.leased_until.is_none());
+            if is_released {
+                return LeasedWrite::Superseded;
+            }
             rows.write_leased(lease, |rows, id| {
-                rows.identities.entry(id).and_modify(|row| row.unanswered += 1);
+                let sent = lease.unanswered + 1;
+                rows.identities.entry(id).and_modify(|row| row.unanswered = sent);
             })
         }))
     }
@@ -124,7 +139,7 @@ impl CredentialsRepository for MemoryStore {
             if row.was_committed_by(lease) {
                 return LeasedWrite::Done;
             }
-            if !row.is_under(lease) {
+            if !row.is_under(lease) && !row.awaits(lease) {
                 return LeasedWrite::Superseded;
             }
             let before = row.identity.clone();
@@ -156,9 +171,7 @@ impl CredentialsRepository for MemoryStore {
                             until: to_microseconds(back_off.until),
                             ..back_off.clone()
                         });
-                        if *answered {
-                            row.unanswered = row.unanswered.saturating_sub(1);
-                        }
+                        row.unanswered = lease.unanswered.saturating_sub((*answered).into());
                         let failure = back_off.class.as_str();
                         let detail = json!({ "failure": failure, "detail": back_off.detail });
                         (EventKind::IdentityRefreshFailed, detail)
@@ -182,7 +195,10 @@ impl CredentialsRepository for MemoryStore {
     async fn release(&self, lease: &Lease) -> Result<LeasedWrite, RepositoryError> {
         Ok(self.write(|rows, _| {
             rows.write_leased(lease, |rows, id| {
-                rows.identities.entry(id).and_modify(|row| row.leased_until = None);
+                rows.identities.entry(id).and_modify(|row| {
+                    row.leased_until = None;
+                    row.unanswered = lease.unanswered;
+                });
             })
         }))
     }

@@ -68,7 +68,11 @@ impl IdentityRow {
             before = before.without_tokens();
             self.make_valid();
         }
+        // A refresh token that stays is in the doubt that it was in.
+        let stays = answer.refresh_token.is_none() && before.refresh_token.is_some();
+        let doubt = if stays { self.unanswered } else { 0 };
         self.replace_credentials(Some(before.renewed_by(answer)));
+        self.unanswered = doubt;
     }
 
     pub(super) fn make_valid(&mut self) {
