@@ -2,11 +2,13 @@
 //! reads goes to the port itself.
 
 mod api_keys;
+mod forecasts;
 mod identities;
 mod linking;
 mod providers;
 mod return_urls;
 mod revocations;
+mod scheduler;
 mod single_sign_on;
 mod tasks;
 mod tokens;
@@ -14,11 +16,13 @@ mod transfers;
 mod webhooks;
 
 pub use api_keys::*;
+pub use forecasts::*;
 pub use identities::*;
 pub use linking::*;
 pub use providers::*;
 pub use return_urls::*;
 pub use revocations::*;
+pub use scheduler::*;
 pub use single_sign_on::*;
 pub use tasks::*;
 pub use tokens::*;
