@@ -138,6 +138,8 @@ impl Database {
             credentials: database.credentials,
             sessions: database.sessions,
             events: database.events,
+            refresh_schedule: database.refresh_schedule,
+            forecast: database.forecast,
             revocations: database.revocations,
             transfers: database.transfers,
             keys: database.api_keys,
@@ -158,6 +160,7 @@ impl Database {
             max_connections: settings.max_connections as usize,
             tls_root_certificate: settings.root_certificate.clone(),
             statement_timeout: settings.statement_timeout,
+            refresh_plan: settings.refresh_plan,
         };
         Ok(Self(symbolon_diesel::open(&settings, sealer).await?))
     }

@@ -8,6 +8,7 @@ mod database;
 mod demo;
 pub mod failure;
 mod output;
+mod refresher;
 mod replica;
 mod revoker;
 mod server;

@@ -62,7 +62,8 @@ impl RefreshPlan {
             return Planned { refresh_at: None, dies_at, refreshable: false };
         }
         let share = share(id, generation);
-        let access = self.ahead.and_then(|ahead| self.before_access_ends(ahead, credentials, share));
+        let access =
+            self.ahead.and_then(|ahead| self.before_access_ends(ahead, credentials, share));
         let idle = before_refresh_ends(credentials, share);
         let refresh_at = [access, idle].into_iter().flatten().min();
         Planned { refresh_at, dies_at: credentials.refresh_expires_at, refreshable: true }
@@ -123,10 +124,7 @@ fn delta(duration: Duration) -> TimeDelta {
 
 /// The first `limit` of these when each tenant takes turns: with every round the next of each
 /// tenant, in the order in which they came.
-pub fn in_turns<K: Eq + Hash, T>(
-    items: impl IntoIterator<Item = (K, T)>,
-    limit: usize,
-) -> Vec<T> {
+pub fn in_turns<K: Eq + Hash, T>(items: impl IntoIterator<Item = (K, T)>, limit: usize) -> Vec<T> {
     let mut places: HashMap<K, usize> = HashMap::new();
     let mut tenants: Vec<VecDeque<T>> = Vec::new();
     for (tenant, item) in items {

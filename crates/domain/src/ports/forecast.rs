@@ -98,8 +98,7 @@ impl DeathPage {
         let more = items.len() > usize::from(limit);
         items.truncate(usize::from(limit));
         let last = items.last().filter(|_| more);
-        let next =
-            last.map(|it| DeathCursor { dies_at: it.dies_at, identity_id: it.identity_id });
+        let next = last.map(|it| DeathCursor { dies_at: it.dies_at, identity_id: it.identity_id });
         Self { items, next }
     }
 }

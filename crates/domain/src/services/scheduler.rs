@@ -275,7 +275,9 @@ impl Scheduler {
             // The next would be rejected too.
             Err(Error::ProviderMisconfigured { .. }) => self.rest(provider, true).await,
             // The database is away: the claim runs out.
-            Err(error) => tracing::debug!(%error, identity = %due.identity_id, "a due refresh could not be tried"),
+            Err(error) => {
+                tracing::debug!(%error, identity = %due.identity_id, "a due refresh could not be tried")
+            }
         }
     }
 

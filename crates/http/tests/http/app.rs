@@ -14,7 +14,7 @@ use symbolon_domain::{
     api_key::{ApiKey, KeyScope},
     ports::{
         ApiKeyRepository, AuthIdentityRepository, AuthProviderRepository, Clock, Connectors,
-        CredentialsRepository, EventLog, IdentityProviderRepository, IdentityRepository,
+        CredentialsRepository, EventLog, Forecast, IdentityProviderRepository, IdentityRepository,
         LinkSessionRepository, MockApiKeyRepository, MockAuthIdentityRepository,
         MockAuthProviderRepository, MockConnectors, MockCredentialsRepository, MockEventLog,
         MockIdentityProviderRepository, MockIdentityRepository, MockLinkSessionRepository,
@@ -24,7 +24,7 @@ use symbolon_domain::{
     },
     secret::{Secret, SecretHash},
     services::{
-        ApiKeys, Identities, LinkSettings, Linking, Providers, ReturnUrls, Revocations,
+        ApiKeys, Forecasts, Identities, LinkSettings, Linking, Providers, ReturnUrls, Revocations,
         SingleSignOn, Tasks, TokenPorts, TokenSettings, Tokens, Transfers, Webhooks,
     },
     testing::{TestClock, fixtures},
@@ -101,6 +101,7 @@ pub(crate) struct Ports {
     pub(crate) credentials: Arc<dyn CredentialsRepository>,
     pub(crate) sessions: Arc<dyn LinkSessionRepository>,
     pub(crate) events: Arc<dyn EventLog>,
+    pub(crate) forecast: Arc<dyn Forecast>,
     pub(crate) auth_providers: Arc<dyn AuthProviderRepository>,
     pub(crate) auth_identities: Arc<dyn AuthIdentityRepository>,
     pub(crate) organization_identities: Arc<dyn OrganizationIdentityRepository>,
@@ -127,6 +128,7 @@ impl Default for Ports {
             credentials: Arc::new(MockCredentialsRepository::new()),
             sessions: Arc::new(MockLinkSessionRepository::new()),
             events: Arc::new(MockEventLog::new()),
+            forecast: Arc::new(MockForecast::new()),
             auth_providers: Arc::new(MockAuthProviderRepository::new()),
             auth_identities: Arc::new(MockAuthIdentityRepository::new()),
             organization_identities: Arc::new(MockOrganizationIdentityRepository::new()),
@@ -223,6 +225,7 @@ impl Ports {
             linking,
             tokens: Tokens::new(ports, settings),
             events: self.events,
+            forecasts: Arc::new(Forecasts { forecast: self.forecast, clock: self.clock.clone() }),
             webhooks: Arc::new(Webhooks {
                 webhooks: self.webhooks,
                 sender: self.sender,

@@ -13,11 +13,12 @@ use super::{Tokens, flight::Urgency, refresh::LONGEST_RETRY_AFTER};
 use crate::{
     Error,
     error::DEFAULT_RETRY,
-    ids::ProviderId,
+    ids::{IdentityId, ProviderId},
     ports::{ConnectorError, Sent},
 };
 
-/// So many calls in a row without an answer, and a provider is taken to be away.
+/// So many calls in a row without an answer, each for another identity than the one before, and a
+/// provider is taken to be away.
 const OPENS_AT: u32 = 5;
 /// How long a provider that is away is left alone; doubled each time that it still is.
 const LEFT_ALONE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_mins(1));
@@ -33,8 +34,11 @@ pub(super) struct Circuits {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Circuit {
-    /// Calls in a row without an answer.
+    /// Calls in a row without an answer, each for another identity than the one before: what goes
+    /// wrong with one of them alone is that one's back-off's to deal with.
     failures: u32,
+    /// For which the last of these was.
+    failed_for: Option<IdentityId>,
     /// How often it opened since the last answer.
     openings: u32,
     /// Until when it is open; after that one call tries.
@@ -110,7 +114,12 @@ impl Circuits {
     }
 
     /// What came of a call.
-    pub(super) fn note<T>(&self, provider: ProviderId, result: &Result<T, ConnectorError>) {
+    pub(super) fn note<T>(
+        &self,
+        provider: ProviderId,
+        identity: IdentityId,
+        result: &Result<T, ConnectorError>,
+    ) {
         let now = Instant::now();
         let mut circuits = self.lock();
         if let Err(ConnectorError::Unavailable { retry_after: Some(asked), .. }) = result {
@@ -134,7 +143,10 @@ impl Circuits {
             return;
         }
         let circuit = circuits.entry(provider).or_default();
-        circuit.failures = circuit.failures.saturating_add(1);
+        if circuit.failed_for != Some(identity) {
+            circuit.failed_for = Some(identity);
+            circuit.failures = circuit.failures.saturating_add(1);
+        }
         // Those that were under way when it opened say nothing new.
         let still_away = circuit.probing;
         if (circuit.open_until.is_some() && !still_away) || circuit.failures < OPENS_AT {
@@ -215,6 +227,7 @@ fn tell(provider: ProviderId, state: f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::fixtures;
 
     const PROVIDER: ProviderId = ProviderId(1);
 
@@ -223,8 +236,8 @@ mod tests {
     }
 
     fn fail(circuits: &Circuits, times: u32) {
-        for _ in 0..times {
-            circuits.note(PROVIDER, &silence(Sent::Unknown));
+        for identity in 0..times {
+            circuits.note(PROVIDER, IdentityId(identity.into()), &silence(Sent::Unknown));
         }
     }
 
@@ -236,13 +249,22 @@ mod tests {
     async fn five_calls_without_an_answer_open_it_and_an_answer_in_between_does_not() {
         let circuits = Circuits::default();
         fail(&circuits, 4);
-        circuits.note(PROVIDER, &silence(Sent::Answered));
+        circuits.note(PROVIDER, fixtures::IDENTITY, &silence(Sent::Answered));
         fail(&circuits, 4);
         assert_eq!(refused(&circuits), None);
-        circuits.note(PROVIDER, &silence(Sent::No));
+        circuits.note(PROVIDER, IdentityId(99), &silence(Sent::No));
         let left = refused(&circuits).unwrap();
         assert!((LEFT_ALONE.0..LEFT_ALONE.0 * 5 / 4).contains(&left), "{left:?}");
         assert!(circuits.enter(ProviderId(2), Urgency::Usual).is_ok(), "it is another provider");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_identity_alone_opens_nothing() {
+        let circuits = Circuits::default();
+        for _ in 0..20 {
+            circuits.note(PROVIDER, fixtures::IDENTITY, &silence(Sent::Unknown));
+        }
+        assert_eq!(refused(&circuits), None);
     }
 
     #[tokio::test(start_paused = true)]
@@ -255,7 +277,7 @@ mod tests {
         // It came to nothing, not even to a call: somebody else may try.
         drop(probe);
         let probe = circuits.enter(PROVIDER, Urgency::Usual).unwrap();
-        circuits.note(PROVIDER, &Ok(()));
+        circuits.note(PROVIDER, fixtures::IDENTITY, &Ok(()));
         drop(probe);
         for _ in 0..3 {
             let pass = circuits.enter(PROVIDER, Urgency::Usual).unwrap();
@@ -310,7 +332,7 @@ mod tests {
             sent: Sent::Answered,
         });
         for _ in 0..10 {
-            circuits.note(PROVIDER, &busy);
+            circuits.note(PROVIDER, fixtures::IDENTITY, &busy);
         }
         assert_eq!(circuits.wait_for(PROVIDER), asked);
         assert_eq!(refused(&circuits), None);

@@ -17,7 +17,7 @@ use crate::{
     event::Actor,
     identity::{Identity, Invalid, InvalidReason},
     identity_provider::{IdentityProvider, ProviderSecrets, Rotation},
-    ids::{IdentityId, ProviderId},
+    ids::IdentityId,
     ports::{
         BackOff, Connector, ConnectorError, FailureClass, Lease, LeaseOutcome, LeasedWrite,
         NewRevocation, RefreshEnd, RefreshRequest, RepositoryError, Sent, StoredCredentials,
@@ -198,7 +198,7 @@ impl Tokens {
             }
             // The one retry is not wasted on a provider that does not answer at all.
             if unanswered == 1
-                && let Err(error) = self.reachable(stored.provider_id, connector).await
+                && let Err(error) = self.reachable(stored, connector).await
             {
                 return self.fail(&lease, stored, &error, false).await;
             }
@@ -210,11 +210,10 @@ impl Tokens {
             }
             unanswered += 1;
 
-            let error =
-                match self.refresh_once(stored.provider_id, connector, &of.request).await {
-                    Ok(answer) => return self.commit(&lease, stored, of, answer).await,
-                    Err(error) => error,
-                };
+            let error = match self.refresh_once(stored, connector, &of.request).await {
+                Ok(answer) => return self.commit(&lease, stored, of, answer).await,
+                Err(error) => error,
+            };
             match &error {
                 ConnectorError::GrantRejected { code } => {
                     return self.rejected(&lease, code, unanswered > 1).await;
@@ -237,7 +236,7 @@ impl Tokens {
     /// The call itself, with its deadline.
     async fn refresh_once(
         &self,
-        provider: ProviderId,
+        stored: &StoredCredentials,
         connector: &dyn Connector,
         request: &RefreshRequest,
     ) -> Result<Credentials, ConnectorError> {
@@ -249,13 +248,13 @@ impl Tokens {
                 sent: Sent::Unknown,
             })
         });
-        self.circuits.note(provider, &answer);
+        self.circuits.note(stored.provider_id, stored.identity_id, &answer);
         answer
     }
 
     async fn reachable(
         &self,
-        provider: ProviderId,
+        stored: &StoredCredentials,
         connector: &dyn Connector,
     ) -> Result<(), ConnectorError> {
         let answer = timeout(self.settings.call_timeout, connector.reachable()).await;
@@ -268,7 +267,7 @@ impl Tokens {
         });
         // That it answers this says nothing of the call that matters.
         if answer.is_err() {
-            self.circuits.note(provider, &answer);
+            self.circuits.note(stored.provider_id, stored.identity_id, &answer);
         }
         answer
     }

@@ -6,9 +6,7 @@ use chrono::{DateTime, Utc};
 use super::{MemoryStore, Rows, identities::IdentityRow};
 use crate::{
     ids::ProviderId,
-    ports::{
-        Death, DeathCount, DeathCursor, DeathPage, DeathReason, Forecast, RepositoryError,
-    },
+    ports::{Death, DeathCount, DeathCursor, DeathPage, DeathReason, Forecast, RepositoryError},
 };
 
 impl IdentityRow {

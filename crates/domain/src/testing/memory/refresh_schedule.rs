@@ -129,8 +129,7 @@ impl RefreshSchedule for MemoryStore {
             let limit = lane.room(now, per_second, limit);
             let urgent_from = now - TimeDelta::from_std(urgent_for).unwrap_or(TimeDelta::zero());
             let due = rows.due_at(provider_id, now);
-            let (urgent, late): (Vec<_>, Vec<_>) =
-                due.partition(|it| it.refresh_at > urgent_from);
+            let (urgent, late): (Vec<_>, Vec<_>) = due.partition(|it| it.refresh_at > urgent_from);
             let of_late = late.len().min((limit / 4).max(limit.saturating_sub(urgent.len())));
             let of_urgent = limit - of_late;
             let turns = |due: Vec<DueRefresh>, limit: usize| {
@@ -186,7 +185,6 @@ impl LaneRow {
     }
 
     fn use_up(&mut self, now: DateTime<Utc>, per_second: u32, claimed: usize) {
-        self.next_free =
-            crate::ports::refresh_rate_used(now, self.next_free, per_second, claimed);
+        self.next_free = crate::ports::refresh_rate_used(now, self.next_free, per_second, claimed);
     }
 }
