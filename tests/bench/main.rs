@@ -1,5 +1,5 @@
-//! `make bench`: every figure of docs/benchmarks.md about requests, measured in one run; and
-//! [`scale`], which is `make bench-data`.
+//! `make bench`: every figure of docs/benchmarks.md about requests, measured in one run; 
+//! [`refresh`], which is `make bench-refresh`; and [`scale`], which is `make bench-data`.
 //!
 //! Each server runs in a process of its own, this one generates the load, all on the same
 //! machine: compare the figures with each other, not with another machine.
@@ -8,6 +8,8 @@
 #![expect(clippy::cast_precision_loss, reason = "counts of a few seconds fit a float")]
 
 mod load;
+mod provider;
+mod refresh;
 mod scale;
 mod servers;
 
@@ -28,10 +30,12 @@ async fn main() {
     match args.next().as_deref() {
         // This program again, as the server to compare with.
         Some("constant") => serve_constant(args.next().unwrap().parse().unwrap()).await,
+        Some("provider") => provider::serve().await,
+        Some("refresh") => refresh::measure(Path::new(&args.next().unwrap())).await,
         Some("scale") => scale::measure(Path::new(&args.next().unwrap())).await,
         Some(report) => measure(Path::new(report)).await,
         None => {
-            eprintln!("usage: bench [scale] REPORT.md");
+            eprintln!("usage: bench [refresh | scale] REPORT.md");
             std::process::exit(2);
         }
     }

@@ -10,7 +10,7 @@ use symbolon_domain::{
 
 use crate::{
     client::{Client, ClientAuthentication},
-    config::{Fields, client_id_schema, client_secret_schema, invalid, scopes_schema},
+    config::{Fields, MOST_SECONDS, client_id_schema, client_secret_schema, invalid, scopes_schema},
     connector::OpenIdConnector,
     engine::Engine,
     metadata::Issuer,
@@ -58,7 +58,7 @@ fn client(
     secrets: &ProviderSecrets,
 ) -> Result<Client, InvalidConfig> {
     let known =
-        ["issuer", "client_id", "scopes", "token_endpoint_auth_method", "id_token_signing_algs"];
+        ["issuer", "client_id", "scopes", "token_endpoint_auth_method", "id_token_signing_algs", "refresh_token_idle_seconds"];
     let fields = Fields::new(config, secrets, &known, &["client_secret"])?;
     let issuer = Issuer::new(fields.required("issuer")?, engine.http())
         .map_err(|error| invalid("issuer", error.to_string()))?;
@@ -108,6 +108,7 @@ fn client(
         offline_access: true,
         signing_algs,
         authorization_parameters: Vec::new(),
+        refresh_token_idle: fields.seconds("refresh_token_idle_seconds")?,
         capabilities: CAPABILITIES,
     })
 }
@@ -141,6 +142,11 @@ fn schema() -> Value {
                 "items": {"type": "string", "enum": SigningAlg::ALL.map(SigningAlg::name)},
                 "default": SigningAlg::DEFAULT.map(SigningAlg::name),
                 "description": "How ID tokens may be signed."
+            },
+            "refresh_token_idle_seconds": {
+                "type": "integer", "minimum": 60, "maximum": MOST_SECONDS,
+                "description": "How long a refresh token works that is not used, where the \
+                                provider's token answers do not say so: it is used in time then."
             }
         }
     })
