@@ -1,4 +1,4 @@
-//! `make bench`: every figure of docs/benchmarks.md about requests, measured in one run; 
+//! `make bench`: every figure of docs/benchmarks.md about requests, measured in one run;
 //! [`refresh`], which is `make bench-refresh`; and [`scale`], which is `make bench-data`.
 //!
 //! Each server runs in a process of its own, this one generates the load, all on the same

@@ -190,7 +190,8 @@ impl World {
             .unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         command(&["migrate"]).await;
-        let key = command(&["api-key", "create", "--name", "b", "--scope", "admin", "--json"]).await;
+        let key =
+            command(&["api-key", "create", "--name", "b", "--scope", "admin", "--json"]).await;
         let key: Value = serde_json::from_slice(&key).unwrap();
 
         let short = SHORT.min(rows);
@@ -432,8 +433,11 @@ fn write_dump(path: &Path, rows: u64, short: u64, provider: SocketAddr) {
         }));
     }
     for number in 0..rows + short {
-        let (idp, life, place, of) =
-            if number < rows { (1, LIFE, number, rows) } else { (2, SHORT_LIFE, number - rows, short) };
+        let (idp, life, place, of) = if number < rows {
+            (1, LIFE, number, rows)
+        } else {
+            (2, SHORT_LIFE, number - rows, short)
+        };
         // From the first moment at which it may be due on, for as long as one round takes.
         let (first, round) = if idp == 1 {
             (start + AHEAD, LIFE - (AHEAD + MARGIN) / 2)

@@ -10,7 +10,9 @@ use symbolon_domain::{
 
 use crate::{
     client::{Client, ClientAuthentication},
-    config::{Fields, MOST_SECONDS, client_id_schema, client_secret_schema, invalid, scopes_schema},
+    config::{
+        Fields, MOST_SECONDS, client_id_schema, client_secret_schema, invalid, scopes_schema,
+    },
     connector::OpenIdConnector,
     engine::Engine,
     metadata::Issuer,
@@ -57,8 +59,14 @@ fn client(
     config: &Map<String, Value>,
     secrets: &ProviderSecrets,
 ) -> Result<Client, InvalidConfig> {
-    let known =
-        ["issuer", "client_id", "scopes", "token_endpoint_auth_method", "id_token_signing_algs", "refresh_token_idle_seconds"];
+    let known = [
+        "issuer",
+        "client_id",
+        "scopes",
+        "token_endpoint_auth_method",
+        "id_token_signing_algs",
+        "refresh_token_idle_seconds",
+    ];
     let fields = Fields::new(config, secrets, &known, &["client_secret"])?;
     let issuer = Issuer::new(fields.required("issuer")?, engine.http())
         .map_err(|error| invalid("issuer", error.to_string()))?;

@@ -50,7 +50,11 @@ async fn provider(rotation: &Rotation) -> MockServer {
         .respond_with(ResponseTemplate::new(200).set_body_json(metadata))
         .mount(&server)
         .await;
-    Mock::given(method("POST")).and(path("/token")).respond_with(rotation.clone()).mount(&server).await;
+    Mock::given(method("POST"))
+        .and(path("/token"))
+        .respond_with(rotation.clone())
+        .mount(&server)
+        .await;
     server
 }
 

@@ -12,8 +12,8 @@ use symbolon_domain::{
     identity::IdentityStatus,
     ids::{IdentityId, ProviderId},
     ports::{
-        DueRefresh, Lease, RefreshClaim, RefreshSchedule, RepositoryError, refresh_rate_used,
-        refresh_room,
+        DueRefresh, Lease, RefreshClaim, RefreshSchedule, RepositoryError, refresh_places_for_late,
+        refresh_rate_used, refresh_room,
     },
     refresh_plan::{Planned, in_turns},
 };
@@ -279,7 +279,8 @@ impl RefreshSchedule for Store {
                 now - TimeDelta::from_std(urgent_for).unwrap_or_else(|_| TimeDelta::zero());
             let urgent = candidates(conn, provider_id, Some(urgent_from), now, most).await?;
             let late = candidates(conn, provider_id, None, urgent_from, most).await?;
-            let of_late = late.len().min((room / 4).max(room.saturating_sub(urgent.len())));
+            let places = refresh_places_for_late(now, room);
+            let of_late = late.len().min(places.max(room.saturating_sub(urgent.len())));
             let mut chosen = choose(conn, urgent, room - of_late).await?;
             chosen.extend(choose(conn, late, of_late).await?);
             // Whose row somebody has in hand is refreshed or changed just now.

@@ -99,6 +99,14 @@ pub fn refresh_rate_used(
     rate_begins(now, next_free) + TimeDelta::microseconds(time)
 }
 
+/// How many of these places are for what has been due too long to be urgent: a quarter. Of fewer
+/// than four the last digits of the time decide, so that over many claims it is a quarter too.
+#[must_use]
+pub fn refresh_places_for_late(now: DateTime<Utc>, places: usize) -> usize {
+    let rounding = usize::try_from(now.timestamp_micros().rem_euclid(4)).unwrap_or(0);
+    (places + rounding) / 4
+}
+
 const MICROSECONDS: i64 = 1_000_000;
 
 /// What was not used is kept for one second.
@@ -109,6 +117,16 @@ fn rate_begins(now: DateTime<Utc>, next_free: DateTime<Utc>) -> DateTime<Utc> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_quarter_is_for_what_is_late_however_few_places_there_are() {
+        let start = DateTime::from_timestamp(1_700_000_000, 0).unwrap();
+        for places in 1..=9 {
+            let at = |micros| start + TimeDelta::microseconds(micros);
+            let total: usize = (0..400).map(|it| refresh_places_for_late(at(it), places)).sum();
+            assert_eq!(total, 100 * places);
+        }
+    }
 
     #[test]
     fn over_any_time_no_more_is_claimed_than_the_rate_and_what_a_second_keeps() {

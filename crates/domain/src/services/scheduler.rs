@@ -218,7 +218,10 @@ impl Scheduler {
             next = lane.waiting.pop_front();
             if next.is_none() {
                 lane.running -= 1;
-                if lane.running == 0 && lane.failures == 0 && lane.rests_until.is_none() {
+                if lane.running == 0
+                    && lane.failures == 0
+                    && lane.rests_until.is_none_or(|it| it <= Instant::now())
+                {
                     lanes.remove(&provider);
                 }
             }
@@ -268,7 +271,6 @@ impl Scheduler {
             Ok(()) | Err(Error::IdentityNotValid { .. } | Error::NotFound(_)) => {
                 if let Some(lane) = self.lanes().get_mut(&provider) {
                     lane.failures = 0;
-                    lane.rests_until = None;
                 }
             }
             Err(Error::ProviderUnavailable { .. }) => self.rest(provider, false).await,

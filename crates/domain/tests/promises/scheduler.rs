@@ -275,7 +275,7 @@ async fn what_asks_for_time_gets_it_at_every_replica() {
         retry_after: Some(Duration::from_secs(30)),
         sent: Sent::Answered,
     };
-    world.provider("p").fail_next(std::iter::repeat_n(RefreshFault::Refuse(busy), 12));
+    world.provider("p").fail_next(std::iter::repeat_n(RefreshFault::Refuse(busy), 3));
     let schedulers = ["one", "two"].map(|replica| world.scheduler(&world.tokens(replica), 10));
     run(&schedulers, Duration::from_secs(29)).await;
     let asked = world.provider("p").refreshes();
@@ -347,13 +347,13 @@ async fn when_a_provider_is_back_one_call_finds_out_and_the_rest_follows() {
     let world = World::with(&["p"]).await;
     world.link_many("p", 50).await;
     tokio::time::advance(Duration::from_hours(2)).await;
-    world.provider("p").fail_next(std::iter::repeat_n(RefreshFault::LoseRequest, 6));
+    world.provider("p").fail_next(std::iter::repeat_n(RefreshFault::LoseRequest, 5));
     let scheduler = world.scheduler(&world.tokens("one"), 100);
     world.provider("p").set_reachable(false);
     run(std::slice::from_ref(&scheduler), Duration::from_secs(10)).await;
     world.provider("p").set_reachable(true);
     run(&[scheduler], Duration::from_mins(5)).await;
-    // Six went unanswered; each has had its one careful retry, and nobody is lost.
+    // Five went unanswered; each has had its one careful retry, and nobody is lost.
     let page = symbolon_domain::page::PageRequest { limit: 200, after: None };
     let told = symbolon_domain::ports::EventFilter {
         kinds: vec![EventKind::IdentityRefreshed],

@@ -131,3 +131,29 @@ impl Drop for Pilot {
         under_way.remove(&self.name);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn so_many_wait_for_a_place_and_the_next_is_refused_at_once() {
+        let flights = Flights::new(1);
+        let provider = ProviderId(1);
+        let held = flights.permit(provider).await.unwrap();
+        let waiting: Vec<_> = (0..QUEUE_PER_PLACE)
+            .map(|_| {
+                let flights = flights.clone();
+                tokio::spawn(async move { flights.permit(provider).await.map(drop) })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        assert!(flights.permit(provider).await.is_none());
+        assert!(flights.permit(ProviderId(2)).await.is_some(), "it has places of its own");
+        drop(held);
+        for waiting in waiting {
+            assert_eq!(waiting.await.unwrap(), Some(()));
+        }
+        assert!(flights.permit(provider).await.is_some(), "nobody waits any more");
+    }
+}

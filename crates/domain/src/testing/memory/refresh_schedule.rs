@@ -130,7 +130,8 @@ impl RefreshSchedule for MemoryStore {
             let urgent_from = now - TimeDelta::from_std(urgent_for).unwrap_or(TimeDelta::zero());
             let due = rows.due_at(provider_id, now);
             let (urgent, late): (Vec<_>, Vec<_>) = due.partition(|it| it.refresh_at > urgent_from);
-            let of_late = late.len().min((limit / 4).max(limit.saturating_sub(urgent.len())));
+            let places = crate::ports::refresh_places_for_late(now, limit);
+            let of_late = late.len().min(places.max(limit.saturating_sub(urgent.len())));
             let of_urgent = limit - of_late;
             let turns = |due: Vec<DueRefresh>, limit: usize| {
                 in_turns(due.into_iter().map(|it| (rows.tenant(&it), it)), limit)
