@@ -12,7 +12,7 @@ PROVIDER := tests/oidc-provider/node_modules/.package-lock.json
 # Starts one throwaway PostgreSQL for all the tests of a run.
 WITH_POSTGRES := cargo run --quiet -p symbolon-test-postgres --bin with-postgres --
 
-.PHONY: help demo test test-unit simulate mutants chaos lint fmt bench bench-data bench-rotate doc setup clean
+.PHONY: help demo test test-unit simulate mutants chaos lint fmt bench bench-data bench-refresh bench-rotate doc setup clean
 
 help: ## Lists what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,10 @@ fmt: ## Formats the code
 bench: setup ## Measures the figures about requests of docs/benchmarks.md
 	cargo build --release -p symbolon -p symbolon-tests
 	target/release/bench docs/benchmarks.md
+
+bench-refresh: setup ## Measures a million identities kept fresh for docs/benchmarks.md
+	cargo build --release -p symbolon -p symbolon-tests --bins
+	target/release/bench refresh docs/benchmarks.md
 
 bench-data: setup ## Measures lists of 5 million identities and imports of 1 million
 	cargo build --release -p symbolon -p symbolon-tests

@@ -1,4 +1,8 @@
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -37,11 +41,35 @@ impl Load {
 
 /// Each connection sends its next request when the last one is answered.
 pub(crate) async fn run(server: &Server, connections: usize, time: Duration) -> Load {
+    run_at(server.address, &server.requests, connections, time).await
+}
+
+/// One connection, and what was read from it.
+pub(crate) struct Caller(TcpStream, Vec<u8>);
+
+impl Caller {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
+        Self(TcpStream::connect(address).await.unwrap(), Vec::with_capacity(2048))
+    }
+
+    /// Sends one request, and tells whether it was answered with 200.
+    pub(crate) async fn ask(&mut self, request: &[u8]) -> bool {
+        self.0.write_all(request).await.unwrap();
+        is_ok(&mut self.0, &mut self.1).await
+    }
+}
+
+/// The same at an address.
+pub(crate) async fn run_at(
+    address: SocketAddr,
+    requests: &Arc<Vec<Vec<u8>>>,
+    connections: usize,
+    time: Duration,
+) -> Load {
     let start = Instant::now();
     let mut callers = JoinSet::new();
     for caller in 0..connections {
-        let requests = server.requests.clone();
-        let address = server.address;
+        let requests = Arc::clone(requests);
         callers.spawn(async move {
             let mut stream = TcpStream::connect(address).await.unwrap();
             stream.set_nodelay(true).unwrap();

@@ -1,6 +1,6 @@
 //! `make bench`: every figure of docs/benchmarks.md about requests, measured in one run; and
-//! [`scale`] and [`import`], which are `make bench-data`, and [`rotate`], which is
-//! `make bench-rotate`.
+//! [`scale`] and [`import`], which are `make bench-data`; [`refresh`], which is
+//! `make bench-refresh`; and [`rotate`], which is `make bench-rotate`.
 //!
 //! Each server runs in a process of its own, this one generates the load, all on the same
 //! machine: compare the figures with each other, not with another machine.
@@ -10,6 +10,8 @@
 
 mod import;
 mod load;
+mod provider;
+mod refresh;
 mod rotate;
 mod scale;
 mod servers;
@@ -32,11 +34,13 @@ async fn main() {
         // This program again, as the server to compare with.
         Some("constant") => serve_constant(args.next().unwrap().parse().unwrap()).await,
         Some("import") => import::measure(Path::new(&args.next().unwrap())).await.unwrap(),
+        Some("provider") => provider::serve().await,
+        Some("refresh") => refresh::measure(Path::new(&args.next().unwrap())).await,
         Some("scale") => scale::measure(Path::new(&args.next().unwrap())).await,
         Some("rotate") => rotate::measure(Path::new(&args.next().unwrap())).await,
         Some(report) => measure(Path::new(report)).await,
         None => {
-            eprintln!("usage: bench [scale|import|rotate] REPORT.md");
+            eprintln!("usage: bench [import|refresh|rotate|scale] REPORT.md");
             std::process::exit(2);
         }
     }

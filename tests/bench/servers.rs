@@ -213,7 +213,7 @@ async fn is_ready(address: SocketAddr) -> bool {
     asked.is_ok() && stream.read_exact(&mut status).await.is_ok() && &status == b"HTTP/1.1 200"
 }
 
-async fn wait_for(address: SocketAddr) {
+pub(crate) async fn wait_for(address: SocketAddr) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while TcpStream::connect(address).await.is_err() {
         assert!(Instant::now() < deadline, "nothing listens on {address}");
@@ -221,7 +221,7 @@ async fn wait_for(address: SocketAddr) {
     }
 }
 
-fn request(path: &str, key: &str) -> Vec<u8> {
+pub(crate) fn request(path: &str, key: &str) -> Vec<u8> {
     format!(
         "POST {path} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {key}\r\n\
          content-type: application/json\r\ncontent-length: 2\r\n\r\n{{}}"
@@ -229,12 +229,12 @@ fn request(path: &str, key: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     listener.local_addr().unwrap()
 }
 
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     let directory = std::env::current_exe().unwrap().parent().unwrap().to_owned();
     directory.join("symbolon")
 }

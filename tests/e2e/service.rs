@@ -128,6 +128,7 @@ impl Installation {
              [database]\nurl = \"{url}\"\n\
              [keyring]\nfile = \"{keyring}\"\n\
              [link]\nreturn_urls = [\"{RETURN_URL}\"]\n\
+             [refresh]\nahead = \"off\"\n\
              [http_client]\nallow_http = true\nallow_private_networks = true\ntimeout = \"{timeout}\"\n\
              [webhooks]\ntimeout = \"1s\"\nfirst_retry = \"200ms\"\n",
             public = self.public,

@@ -146,6 +146,8 @@ impl Database {
             credentials: database.credentials,
             sessions: database.sessions,
             events: database.events,
+            refresh_schedule: database.refresh_schedule,
+            forecast: database.forecast,
             revocations: database.revocations,
             transfers: database.transfers,
             keys: database.api_keys,
@@ -166,6 +168,7 @@ impl Database {
             max_connections: settings.max_connections as usize,
             tls_root_certificate: settings.root_certificate.clone(),
             statement_timeout: settings.statement_timeout,
+            refresh_plan: settings.refresh_plan,
         };
         Ok(Self(symbolon_diesel::open(&settings, sealer).await?))
     }

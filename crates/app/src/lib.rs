@@ -10,6 +10,7 @@ pub mod failure;
 mod key_follower;
 mod output;
 mod progress;
+mod refresher;
 mod replica;
 mod revoker;
 mod server;

@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use crate::{
     database::Database,
     failure::{Failure, sentence},
+    refresher::refresh_ahead,
     revoker::revoke,
     server::{answer, bound, finish},
     services::Services,
@@ -98,6 +99,7 @@ impl Service {
             linking: services.linking,
             tokens: services.tokens,
             events: repositories.events,
+            forecasts: services.forecasts,
             webhooks: services.webhooks,
             connectors,
             sentry_rpc,
@@ -113,9 +115,11 @@ impl Service {
         tokio::spawn(revoke(services.revocations, shutdown.clone()));
         let deliver = webhooks::deliver(services.dispatcher, settings.webhooks, shutdown.clone());
         let delivering = tokio::spawn(deliver);
+        let scheduling = tokio::spawn(refresh_ahead(services.scheduler, shutdown.clone()));
         let answered = answer(listener, router, shutdown).await;
         // Ends with the shutdown; what it has started is finished below.
         let _ = delivering.await;
+        let _ = scheduling.await;
         finish(&services.tasks).await;
         tracing::info!("stopped");
         answered

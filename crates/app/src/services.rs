@@ -5,14 +5,14 @@ use std::{sync::Arc, time::Duration};
 use symbolon_domain::{
     ports::{
         ApiKeyRepository, Archive, AuthIdentityRepository, AuthProviderRepository, Clock,
-        Connectors, CredentialsRepository, EventLog, IdentityProviderRepository,
-        IdentityRepository, LinkSessionRepository, OrganizationIdentityRepository,
+        Connectors, CredentialsRepository, EventLog, Forecast, IdentityProviderRepository,
+        IdentityRepository, LinkSessionRepository, OrganizationIdentityRepository, RefreshSchedule,
         RevocationRepository, TransferRepository, WebhookRepository, WebhookSender,
     },
     services::{
-        ApiKeys, Busy, DeliverySettings, Identities, LinkSettings, Linking, Providers, Revocations,
-        SingleSignOn, Tasks, TokenPorts, TokenSettings, Tokens, Transfers, WebhookDispatcher,
-        Webhooks,
+        ApiKeys, Busy, DeliverySettings, Forecasts, Identities, LinkSettings, Linking, Providers,
+        Revocations, Scheduler, SchedulerSettings, SingleSignOn, Tasks, TokenPorts, TokenSettings,
+        Tokens, Transfers, WebhookDispatcher, Webhooks,
     },
 };
 use url::Url;
@@ -27,6 +27,8 @@ pub(crate) struct Repositories {
     pub(crate) credentials: Arc<dyn CredentialsRepository>,
     pub(crate) sessions: Arc<dyn LinkSessionRepository>,
     pub(crate) events: Arc<dyn EventLog>,
+    pub(crate) refresh_schedule: Arc<dyn RefreshSchedule>,
+    pub(crate) forecast: Arc<dyn Forecast>,
     pub(crate) revocations: Arc<dyn RevocationRepository>,
     pub(crate) transfers: Arc<dyn TransferRepository>,
     pub(crate) keys: Arc<dyn ApiKeyRepository>,
@@ -41,6 +43,8 @@ pub(crate) struct Repositories {
 pub(crate) struct Services {
     pub(crate) linking: Linking,
     pub(crate) tokens: Tokens,
+    pub(crate) scheduler: Scheduler,
+    pub(crate) forecasts: Arc<Forecasts>,
     pub(crate) identities: Arc<Identities>,
     pub(crate) single_sign_on: Arc<SingleSignOn>,
     pub(crate) transfers: Arc<Transfers>,
@@ -130,7 +134,7 @@ impl Services {
                 credentials: Arc::clone(&repositories.credentials),
                 providers: Arc::clone(&providers),
                 identities: Arc::clone(&identities),
-                clock,
+                clock: Arc::clone(&clock),
                 tasks: tasks.clone(),
             },
             TokenSettings {
@@ -140,10 +144,20 @@ impl Services {
                 replica,
             },
         );
+        let scheduler = Scheduler::new(
+            Arc::clone(&repositories.refresh_schedule),
+            tokens.clone(),
+            Arc::clone(&clock),
+            tasks.clone(),
+            scheduler_settings(settings),
+        );
+        let forecasts = Arc::new(Forecasts { forecast: Arc::clone(&repositories.forecast), clock });
         let api_keys = Arc::new(ApiKeys { keys: Arc::clone(&repositories.keys) });
         Self {
             linking,
             tokens,
+            scheduler,
+            forecasts,
             identities,
             single_sign_on,
             transfers,
@@ -154,6 +168,17 @@ impl Services {
             dispatcher,
             tasks,
         }
+    }
+}
+
+/// How the scheduler goes about it: a quarter of the places at a provider is left to callers.
+fn scheduler_settings(settings: &Settings) -> SchedulerSettings {
+    SchedulerSettings {
+        per_second_per_provider: settings.refresh.per_second_per_provider,
+        at_once_per_provider: (settings.refresh.concurrency_per_provider * 3 / 4).max(1),
+        urgent_for: settings.refresh.margin,
+        // Longer than a refresh with its careful retry, and the wait for its turn.
+        claim: call_timeout(settings.http_client.timeout) * 4,
     }
 }
 
@@ -255,6 +280,8 @@ mod tests {
             credentials: store.clone(),
             sessions: store.clone(),
             events: store.clone(),
+            refresh_schedule: store.clone(),
+            forecast: store.clone(),
             revocations: store.clone(),
             transfers: store.clone(),
             keys: store.clone(),

@@ -18,7 +18,7 @@ use std::{
 };
 
 use config::{Config, Environment, File, FileFormat, Map, Value};
-use symbolon_domain::{secret::Secret, services::ReturnUrls};
+use symbolon_domain::{refresh_plan::RefreshPlan, secret::Secret, services::ReturnUrls};
 use symbolon_keyring::{KeyCommand, KeyFile, KeyService, KeyVariable};
 use url::Url;
 
@@ -65,8 +65,6 @@ pub struct Settings {
     pub sentry_rpc: SentryRpcSettings,
     /// Providers declared in the file.
     pub providers: Vec<ProviderSettings>,
-    /// Keys that are set, and with which this version does nothing yet.
-    pub idle_keys: Vec<&'static str>,
 }
 
 /// Section `server`.
@@ -95,6 +93,8 @@ pub struct DatabaseSettings {
     pub root_certificate: Option<PathBuf>,
     /// Whether `serve` applies pending migrations on PostgreSQL; on SQLite it always does.
     pub auto_migrate: bool,
+    /// What the store plans refreshes by: as section `refresh` says.
+    pub refresh_plan: RefreshPlan,
 }
 
 /// Section `keyring`.
@@ -140,8 +140,13 @@ pub struct LinkSettings {
 pub struct RefreshSettings {
     /// A token that expires within this time is refreshed before it is handed out.
     pub margin: Duration,
+    /// How long before its end a token is refreshed with nobody asking; `None` for never.
+    pub ahead: Option<Duration>,
     /// Most refreshes at one provider instance at a time, in this process.
     pub concurrency_per_provider: usize,
+    /// Most refreshes with nobody asking that begin at one provider instance in a second, over all
+    /// replicas.
+    pub per_second_per_provider: u32,
 }
 
 /// Section `http_client`.
@@ -257,32 +262,35 @@ impl Settings {
         // Nothing is missing from a file that could not be read.
         let needs = if findings.mistakes.is_empty() { needs } else { &[] };
         let mut root = Section::root(values, findings);
-        let mut idle_keys = Vec::new();
-        let settings = Self {
+        let mut settings = Self {
             server: read_server(root.section("server")),
             database: read_database(root.section("database"), needs.contains(&Need::Database)),
             keyring: read_keyring(root.section("keyring"), needs.contains(&Need::Keyring)),
             link: read_link(root.section("link")),
-            refresh: read_refresh(root.section("refresh"), &mut idle_keys),
+            refresh: read_refresh(root.section("refresh")),
             http_client: read_http_client(root.section("http_client")),
             webhooks: read_webhooks(root.section("webhooks")),
             telemetry: read_telemetry(root.section("telemetry")),
             sentry_rpc: read_sentry_rpc(root.section("sentry_rpc")),
             providers: provider::read(&mut root),
-            idle_keys: Vec::new(),
         };
         root.finish();
-        Self { idle_keys, ..settings }
+        settings.database.refresh_plan =
+            RefreshPlan { ahead: settings.refresh.ahead, margin: settings.refresh.margin };
+        settings
     }
 
     /// What is allowed and yet hardly meant; one sentence each.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
-        let mut warnings: Vec<_> = self
-            .idle_keys
-            .iter()
-            .map(|key| format!("{key} is set, and this version of symbolon does nothing with it"))
-            .collect();
+        let mut warnings = Vec::new();
+        if self.refresh.ahead.is_some_and(|it| it <= self.refresh.margin) {
+            warnings.push(
+                "refresh.ahead is not longer than refresh.margin: there is no time left in which \
+                 tokens are refreshed before somebody has to wait for it"
+                    .to_owned(),
+            );
+        }
         match &self.server.public_url {
             Some(url) if url.scheme() == "http" && !is_loopback(url) => warnings.push(
                 "server.public_url is plain http: browsers' cookies and codes travel in the open; \
@@ -489,6 +497,7 @@ fn read_database(mut section: Section<'_>, needed: bool) -> DatabaseSettings {
         section.mistake("url", format!("is missing; expected {URL}"));
     }
     let database = DatabaseSettings {
+        refresh_plan: RefreshPlan::default(),
         url,
         max_connections: whole(&mut section, "max_connections", 4, 1000).unwrap_or(16),
         statement_timeout: length(&mut section, "statement_timeout", "1s", "10m")
@@ -555,18 +564,31 @@ fn read_link(mut section: Section<'_>) -> LinkSettings {
     link
 }
 
-fn read_refresh(mut section: Section<'_>, idle_keys: &mut Vec<&'static str>) -> RefreshSettings {
-    if section.is_set("ahead") {
-        idle_keys.push("refresh.ahead");
-    }
-    let _ahead = length(&mut section, "ahead", "0s", "1d");
+fn read_refresh(mut section: Section<'_>) -> RefreshSettings {
     let refresh = RefreshSettings {
         margin: length(&mut section, "margin", "0s", "1d").unwrap_or(Duration::from_mins(5)),
         concurrency_per_provider: whole(&mut section, "concurrency_per_provider", 1, 1000)
             .unwrap_or(8),
+        ahead: read_ahead(&mut section),
+        per_second_per_provider: whole(&mut section, "per_second_per_provider", 1, 100_000)
+            .unwrap_or(100),
     };
     section.finish();
     refresh
+}
+
+/// `refresh.ahead`: a length of time, or that tokens are left to those who ask for them.
+fn read_ahead(section: &mut Section<'_>) -> Option<Duration> {
+    const DEFAULT: Duration = Duration::from_mins(15);
+    let expected = "a length of time from 1s to 1d, as in \"15m\", or \"off\"";
+    let ahead = section.value("ahead", expected, |it| {
+        if text(it.clone()).is_some_and(|it| it == "off") {
+            return Some(None);
+        }
+        let range = Duration::from_secs(1)..=Duration::from_hours(24);
+        duration(it).filter(|it| range.contains(it)).map(Some)
+    });
+    ahead.unwrap_or(Some(DEFAULT))
 }
 
 fn read_http_client(mut section: Section<'_>) -> HttpClientSettings {

@@ -6,9 +6,9 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use symbolon_domain::ports::{
     ApiKeyRepository, Archive, AuthIdentityRepository, AuthProviderRepository,
-    CredentialsRepository, EventLog, IdentityProviderRepository, IdentityRepository,
-    LinkSessionRepository, OrganizationIdentityRepository, RepositoryError, RevocationRepository,
-    SealedValues, Sealer, TransferRepository, WebhookRepository,
+    CredentialsRepository, EventLog, Forecast, IdentityProviderRepository, IdentityRepository,
+    LinkSessionRepository, OrganizationIdentityRepository, RefreshSchedule, RepositoryError,
+    RevocationRepository, SealedValues, Sealer, TransferRepository, WebhookRepository,
 };
 
 use crate::{
@@ -40,6 +40,10 @@ pub struct Database {
     pub auth_identities: Arc<dyn AuthIdentityRepository>,
     /// Keeps which identities organizations use.
     pub organization_identities: Arc<dyn OrganizationIdentityRepository>,
+    /// Knows what is due to be refreshed.
+    pub refresh_schedule: Arc<dyn RefreshSchedule>,
+    /// Knows which identities die when.
+    pub forecast: Arc<dyn Forecast>,
     /// Keeps the grants that are to be ended.
     pub revocations: Arc<dyn RevocationRepository>,
     /// Moves identities and keeps the journal of it.
@@ -109,6 +113,8 @@ impl Database {
             + AuthProviderRepository
             + AuthIdentityRepository
             + OrganizationIdentityRepository
+            + RefreshSchedule
+            + Forecast
             + RevocationRepository
             + TransferRepository
             + WebhookRepository
@@ -127,6 +133,8 @@ impl Database {
             auth_providers: store.clone(),
             auth_identities: store.clone(),
             organization_identities: store.clone(),
+            refresh_schedule: store.clone(),
+            forecast: store.clone(),
             revocations: store.clone(),
             transfers: store.clone(),
             webhooks: store.clone(),

@@ -32,6 +32,7 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use symbolon_domain::{
     ids::IdentityId,
     ports::{RepositoryError, Sealer},
+    refresh_plan::RefreshPlan,
     secret::SecretHash,
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -68,6 +69,8 @@ mod bulk;
 mod credentials;
 #[path = "queries/events.rs"]
 mod events;
+#[path = "queries/forecast.rs"]
+mod forecast;
 #[path = "queries/identities.rs"]
 mod identities;
 #[path = "queries/identity_providers.rs"]
@@ -78,6 +81,8 @@ mod identity_row;
 mod link_sessions;
 #[path = "queries/organization_identities.rs"]
 mod organization_identities;
+#[path = "queries/refresh_schedule.rs"]
+mod refresh_schedule;
 #[path = "queries/revocations.rs"]
 mod revocations;
 #[path = "queries/sealed_values.rs"]
@@ -280,6 +285,7 @@ pub struct Store {
     turn: AtomicUsize,
     connector: Connector,
     sealer: Arc<dyn Sealer>,
+    plan: RefreshPlan,
     bell: Bell,
     listener: tokio::task::AbortHandle,
 }
@@ -405,7 +411,8 @@ impl Store {
         let bell = Bell::new();
         let listener = tokio::spawn(listen(connector.clone(), bell.clone())).abort_handle();
         let hot = vec![HotConnection::default(), HotConnection::default()];
-        Ok(Self { pool, hot, turn: AtomicUsize::new(0), connector, sealer, bell, listener })
+        let plan = settings.refresh_plan;
+        Ok(Self { pool, hot, turn: AtomicUsize::new(0), connector, sealer, plan, bell, listener })
     }
 
     pub(crate) async fn reader(&self) -> Result<Object<Conn>, RepositoryError> {

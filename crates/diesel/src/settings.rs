@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use symbolon_domain::secret::Secret;
+use symbolon_domain::{refresh_plan::RefreshPlan, secret::Secret};
 
 /// Where the database is.
 #[derive(Clone, Debug)]
@@ -15,6 +15,8 @@ pub struct DatabaseSettings {
     pub tls_root_certificate: Option<PathBuf>,
     /// Longest that a statement may take on PostgreSQL, or wait for a lock on SQLite.
     pub statement_timeout: Duration,
+    /// When credentials are refreshed with nobody asking.
+    pub refresh_plan: RefreshPlan,
 }
 
 impl DatabaseSettings {
@@ -26,6 +28,7 @@ impl DatabaseSettings {
             max_connections: 16,
             tls_root_certificate: None,
             statement_timeout: Duration::from_secs(10),
+            refresh_plan: RefreshPlan::default(),
         }
     }
 }

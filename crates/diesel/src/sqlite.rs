@@ -30,6 +30,7 @@ use futures_util::FutureExt as _;
 use symbolon_domain::{
     ids::IdentityId,
     ports::{RepositoryError, Sealer},
+    refresh_plan::RefreshPlan,
     secret::SecretHash,
 };
 
@@ -64,6 +65,8 @@ mod bulk;
 mod credentials;
 #[path = "queries/events.rs"]
 mod events;
+#[path = "queries/forecast.rs"]
+mod forecast;
 #[path = "queries/identities.rs"]
 mod identities;
 #[path = "queries/identity_providers.rs"]
@@ -74,6 +77,8 @@ mod identity_row;
 mod link_sessions;
 #[path = "queries/organization_identities.rs"]
 mod organization_identities;
+#[path = "queries/refresh_schedule.rs"]
+mod refresh_schedule;
 #[path = "queries/revocations.rs"]
 mod revocations;
 #[path = "queries/sealed_values.rs"]
@@ -185,6 +190,7 @@ pub struct Store {
     hot: Vec<Mutex<SqliteConnection>>,
     turn: AtomicUsize,
     sealer: Arc<dyn Sealer>,
+    plan: RefreshPlan,
     bell: Bell,
 }
 
@@ -220,6 +226,7 @@ impl Store {
             hot,
             turn: AtomicUsize::new(0),
             sealer,
+            plan: settings.refresh_plan,
             bell: Bell::new(),
         })
     }

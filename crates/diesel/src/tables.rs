@@ -45,6 +45,12 @@ macro_rules! tables {
                 failure_class -> Nullable<Text>,
                 failure_detail -> Nullable<Text>,
                 user_slot -> Text,
+                planned_generation -> Nullable<BigInt>,
+                refresh_at -> Nullable<$time>,
+                refresh_claimed_until -> Nullable<$time>,
+                refresh_expires_at -> Nullable<$time>,
+                dies_at -> Nullable<$time>,
+                refreshable -> Bool,
             }
         }
 
@@ -181,6 +187,14 @@ macro_rules! tables {
                 organization_id -> Text,
                 identity_id -> BigInt,
                 date_added -> $time,
+            }
+        }
+
+        diesel::table! {
+            refresh_lanes (idp_id) {
+                idp_id -> BigInt,
+                next_free_at -> $time,
+                paused_until -> Nullable<$time>,
             }
         }
 

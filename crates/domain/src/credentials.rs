@@ -23,6 +23,9 @@ pub struct Credentials {
     pub expires_at: Option<DateTime<Utc>>,
     /// When these credentials were received, UTC.
     pub obtained_at: Option<DateTime<Utc>>,
+    /// When the refresh token stops working unless it is used before, UTC; `None` when unknown.
+    /// Not a part of the [sealed form](Self::to_plain): stores keep it beside it.
+    pub refresh_expires_at: Option<DateTime<Utc>>,
     /// What the provider granted.
     pub scopes: Vec<String>,
     /// Further secret values that came with the account, by name: from an import, for example
@@ -36,8 +39,8 @@ impl Credentials {
     /// `answer` is what the provider sent now, `self` what was there before. A refresh token or an
     /// ID token that was not sent again stays
     /// ([RFC 6749 §6](https://www.rfc-editor.org/rfc/rfc6749#section-6)); so do the scopes when
-    /// the answer names none, and the access token with its times when it brings no other. The
-    /// expiry goes with its access token: an old one says nothing about a new token.
+    /// the answer names none, and the access token with its times when it brings no other. An
+    /// expiry goes with its token: an old one says nothing about a new token.
     #[must_use]
     pub fn renewed_by(self, answer: Self) -> Self {
         let (access_token, expires_at, obtained_at) = if answer.access_token.is_some() {
@@ -45,7 +48,9 @@ impl Credentials {
         } else {
             (self.access_token, self.expires_at, self.obtained_at.or(answer.obtained_at))
         };
+        let kept = if answer.refresh_token.is_none() { self.refresh_expires_at } else { None };
         Self {
+            refresh_expires_at: answer.refresh_expires_at.or(kept),
             refresh_token: answer.refresh_token.or(self.refresh_token),
             id_token: answer.id_token.or(self.id_token),
             token_type: answer.token_type.or(self.token_type),
@@ -166,6 +171,7 @@ impl TryFrom<PlainCredentials> for Credentials {
             token_type: form.token_type,
             expires_at: form.expires_at,
             obtained_at: form.obtained_at,
+            refresh_expires_at: None,
             scopes: form.scopes,
             others: form
                 .others
@@ -212,6 +218,24 @@ mod tests {
         assert_eq!(renewed.refresh_token, Some(Secret::new("r1")));
         assert_eq!(renewed.expires_at, None);
         assert_eq!(renewed.scopes, ["x"]);
+    }
+
+    #[test]
+    fn the_end_of_a_refresh_token_goes_with_it() {
+        let at = |second| DateTime::from_timestamp(second, 0);
+        let old = Credentials {
+            refresh_token: Some(Secret::new("r1")),
+            refresh_expires_at: at(1),
+            ..Credentials::default()
+        };
+        let rotated =
+            Credentials { refresh_token: Some(Secret::new("r2")), ..Credentials::default() };
+        let used_again = Credentials { refresh_expires_at: at(2), ..Credentials::default() };
+        for (answer, expected) in
+            [(Credentials::default(), at(1)), (rotated, None), (used_again, at(2))]
+        {
+            assert_eq!(old.clone().renewed_by(answer).refresh_expires_at, expected);
+        }
     }
 
     #[test]

@@ -134,6 +134,7 @@ pub mod link_session;
 pub mod organization_identity;
 pub mod page;
 pub mod ports;
+pub mod refresh_plan;
 pub mod revocation;
 pub mod secret;
 pub mod services;

@@ -2,12 +2,14 @@
 //! reads goes to the port itself.
 
 mod api_keys;
+mod forecasts;
 mod identities;
 mod key_rotation;
 mod linking;
 mod providers;
 mod return_urls;
 mod revocations;
+mod scheduler;
 mod single_sign_on;
 mod tasks;
 mod tokens;
@@ -15,12 +17,14 @@ mod transfers;
 mod webhooks;
 
 pub use api_keys::*;
+pub use forecasts::*;
 pub use identities::*;
 pub use key_rotation::*;
 pub use linking::*;
 pub use providers::*;
 pub use return_urls::*;
 pub use revocations::*;
+pub use scheduler::*;
 pub use single_sign_on::*;
 pub use tasks::*;
 pub use tokens::*;

@@ -22,7 +22,7 @@
 
 mod connector;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::{Map, Value, json};
 use symbolon_domain::{
@@ -40,6 +40,9 @@ use symbolon_oauth2::{
 use self::connector::GoogleConnector;
 
 const ISSUER: &str = "https://accounts.google.com";
+/// A refresh token that was not used for six months may stop working
+/// ([expiration](https://developers.google.com/identity/protocols/oauth2#expiration)).
+const REFRESH_TOKEN_IDLE: Duration = Duration::from_hours(180 * 24);
 
 const CAPABILITIES: Capabilities =
     Capabilities { refresh: true, revoke: true, sign_in: true, rotation: Rotation::Reusable };
@@ -109,6 +112,7 @@ impl ProviderKind for Google {
             scopes: fields.scopes()?,
             offline_access: false,
             signing_algs: SigningAlg::DEFAULT.to_vec(),
+            refresh_token_idle: Some(REFRESH_TOKEN_IDLE),
             authorization_parameters: parameters,
             capabilities: CAPABILITIES,
         };

@@ -9,6 +9,7 @@ mod authorization;
 mod browser;
 mod error;
 mod events;
+mod forecast;
 mod identities;
 mod limits;
 mod link_sessions;
@@ -33,7 +34,8 @@ use axum::{Router, middleware};
 use symbolon_domain::{
     ports::{Connectors, EventLog},
     services::{
-        ApiKeys, Identities, Linking, Providers, SingleSignOn, Tokens, Transfers, Webhooks,
+        ApiKeys, Forecasts, Identities, Linking, Providers, SingleSignOn, Tokens, Transfers,
+        Webhooks,
     },
 };
 
@@ -62,6 +64,8 @@ pub struct HttpParts {
     pub tokens: Tokens,
     /// What happened.
     pub events: Arc<dyn EventLog>,
+    /// Which identities die when.
+    pub forecasts: Arc<Forecasts>,
     /// Webhook endpoints.
     pub webhooks: Arc<Webhooks>,
     /// The catalog.
@@ -87,6 +91,7 @@ pub fn router(parts: HttpParts) -> Router {
         linking,
         tokens,
         events,
+        forecasts,
         webhooks,
         connectors,
         sentry_rpc,
@@ -122,6 +127,10 @@ pub fn router(parts: HttpParts) -> Router {
             authenticator: authenticator.clone(),
             events,
             identities: Arc::clone(&identities),
+        }))
+        .merge(forecast::router(forecast::ForecastRoutes {
+            authenticator: authenticator.clone(),
+            forecasts,
         }))
         .merge(webhooks::router(webhooks::WebhookRoutes {
             authenticator: authenticator.clone(),

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use symbolon_domain::{identity_provider::Capabilities, secret::Secret};
 use url::form_urlencoded::byte_serialize;
@@ -31,6 +33,8 @@ pub struct Client {
     pub signing_algs: Vec<SigningAlg>,
     /// Sent along in every authorization request.
     pub authorization_parameters: Vec<(String, String)>,
+    /// How long a refresh token works that is not used, where the provider's answers do not say.
+    pub refresh_token_idle: Option<Duration>,
     /// What instances of the type can do.
     pub capabilities: Capabilities,
 }

@@ -1,5 +1,7 @@
 //! Reading the configuration of a provider instance.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value, json};
 use symbolon_domain::{identity_provider::ProviderSecrets, ports::InvalidConfig, secret::Secret};
 
@@ -9,6 +11,9 @@ pub struct Fields<'a> {
     config: &'a Map<String, Value>,
     secrets: &'a ProviderSecrets,
 }
+
+/// Ten years.
+pub const MOST_SECONDS: u64 = 315_360_000;
 
 /// An [`InvalidConfig`].
 pub fn invalid(field: &str, problem: impl Into<String>) -> InvalidConfig {
@@ -80,6 +85,22 @@ impl<'a> Fields<'a> {
                 .collect::<Result<Vec<_>, _>>()
                 .map(Some),
             Some(_) => Err(problem()),
+        }
+    }
+
+    /// A length of time in whole seconds that may be absent: a minute to ten years.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`] when it is there and anything else.
+    pub fn seconds(&self, name: &str) -> Result<Option<Duration>, InvalidConfig> {
+        match self.config.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => value
+                .as_u64()
+                .filter(|it| (60..=MOST_SECONDS).contains(it))
+                .map(|it| Some(Duration::from_secs(it)))
+                .ok_or_else(|| invalid(name, "must be 60 to 315360000 whole seconds")),
         }
     }
 

@@ -175,9 +175,12 @@ impl OpenIdConnector {
         let now = self.engine.clock.now();
         // Bounded by the reading of the answer, so neither step overflows.
         let life = tokens.expires_in.and_then(|it| TimeDelta::from_std(it).ok());
+        let idle = tokens.refresh_expires_in.or(self.client.refresh_token_idle);
+        let idle = idle.and_then(|it| TimeDelta::from_std(it).ok());
         Credentials {
             access_token: Some(tokens.access_token),
             refresh_token: tokens.refresh_token,
+            refresh_expires_at: idle.and_then(|it| now.checked_add_signed(it)),
             id_token: tokens.id_token,
             token_type: tokens.token_type,
             expires_at: life.and_then(|it| now.checked_add_signed(it)),

@@ -11,7 +11,7 @@ use symbolon_domain::{
 use crate::{
     client::{Client, ClientAuthentication},
     config::{
-        CLIENT_SECRETS, Fields, client_id_schema, client_secret_schema, invalid,
+        CLIENT_SECRETS, Fields, MOST_SECONDS, client_id_schema, client_secret_schema, invalid,
         next_client_secret_schema, scopes_schema,
     },
     connector::OpenIdConnector,
@@ -60,8 +60,14 @@ fn client(
     config: &Map<String, Value>,
     secrets: &ProviderSecrets,
 ) -> Result<Client, InvalidConfig> {
-    let known =
-        ["issuer", "client_id", "scopes", "token_endpoint_auth_method", "id_token_signing_algs"];
+    let known = [
+        "issuer",
+        "client_id",
+        "scopes",
+        "token_endpoint_auth_method",
+        "id_token_signing_algs",
+        "refresh_token_idle_seconds",
+    ];
     let fields = Fields::new(config, secrets, &known, &CLIENT_SECRETS)?;
     let issuer = Issuer::new(fields.required("issuer")?, engine.http())
         .map_err(|error| invalid("issuer", error.to_string()))?;
@@ -112,6 +118,7 @@ fn client(
         offline_access: true,
         signing_algs,
         authorization_parameters: Vec::new(),
+        refresh_token_idle: fields.seconds("refresh_token_idle_seconds")?,
         capabilities: CAPABILITIES,
     })
 }
@@ -146,6 +153,11 @@ fn schema() -> Value {
                 "items": {"type": "string", "enum": SigningAlg::ALL.map(SigningAlg::name)},
                 "default": SigningAlg::DEFAULT.map(SigningAlg::name),
                 "description": "How ID tokens may be signed."
+            },
+            "refresh_token_idle_seconds": {
+                "type": "integer", "minimum": 60, "maximum": MOST_SECONDS,
+                "description": "How long a refresh token works that is not used, where the \
+                                provider's token answers do not say so: it is used in time then."
             }
         }
     })

@@ -71,6 +71,10 @@ pub(crate) struct TokenResponse {
     /// How long the access token is good for; `None` when that is not said or makes no sense.
     pub(crate) expires_in: Option<Duration>,
     pub(crate) refresh_token: Option<Secret>,
+    /// How long the refresh token is good for; `None` when that is not said or it does not end.
+    /// No standard names it: [GitHub](https://docs.github.com/en/apps/creating-github-apps/authenticating-with-a-github-app/refreshing-user-access-tokens)
+    /// sends `refresh_token_expires_in`, Keycloak `refresh_expires_in`.
+    pub(crate) refresh_expires_in: Option<Duration>,
     pub(crate) id_token: Option<Secret>,
     /// What was granted; `None` when that is not said: all that was asked for.
     pub(crate) scopes: Option<Vec<String>>,
@@ -212,6 +216,9 @@ impl TokenResponse {
             token_type,
             expires_in: object.get("expires_in").and_then(expires_in),
             refresh_token: secret("refresh_token", "its refresh_token is not a token")?,
+            refresh_expires_in: ["refresh_token_expires_in", "refresh_expires_in"]
+                .into_iter()
+                .find_map(|name| object.get(name).and_then(expires_in)),
             id_token: secret("id_token", "its id_token is not a token")?,
             scopes: object.get("scope").and_then(scopes),
         })

@@ -60,6 +60,13 @@ fn every_bad_value_is_told_with_its_key_and_what_was_expected() {
         ("refresh.margin", "refresh.margin='-5m'", "a length of time"),
         ("refresh.margin", "refresh.margin=-5", "a length of time"),
         ("refresh.ahead", "refresh.ahead='5 apples'", "a length of time"),
+        ("refresh.ahead", "refresh.ahead='0s'", "a length of time from 1s to 1d"),
+        ("refresh.ahead", "refresh.ahead='never'", "\"off\""),
+        (
+            "refresh.per_second_per_provider",
+            "refresh.per_second_per_provider=0",
+            "a whole number from 1",
+        ),
         (
             "refresh.concurrency_per_provider",
             "refresh.concurrency_per_provider=0",
@@ -214,17 +221,22 @@ fn secrets_come_from_files_and_show_themselves_nowhere() {
 }
 
 #[test]
-fn what_this_version_does_nothing_with_is_warned_of_and_checked() {
-    let text = "
-        refresh.ahead = '15m'
-    ";
-    let settings = read(text, &[], &[]).unwrap();
-    assert_eq!(settings.idle_keys, ["refresh.ahead"]);
-    let warnings = settings.warnings();
-    assert_eq!(warnings.len(), 1);
-    let warning = &warnings[0];
-    assert!(warning.starts_with("refresh.ahead") && warning.contains("nothing"), "{warning}");
-    assert_eq!(Settings::default().warnings(), Vec::<String>::new());
+fn tokens_are_refreshed_ahead_of_demand_unless_that_is_off() {
+    let minutes = Duration::from_mins;
+    for (text, ahead) in [
+        ("", Some(minutes(15))),
+        ("refresh.ahead='20m'", Some(minutes(20))),
+        ("refresh.ahead=600", Some(minutes(10))),
+        ("refresh.ahead='off'", None),
+    ] {
+        let settings = read(text, &[], &[]).unwrap();
+        assert_eq!(settings.refresh.ahead, ahead, "{text}");
+        assert_eq!(settings.database.refresh_plan.ahead, ahead, "{text}");
+        assert_eq!(settings.warnings(), Vec::<String>::new(), "{text}");
+    }
+    let warnings = read("refresh.ahead='5m'", &[], &[]).unwrap().warnings();
+    let [warning] = warnings.as_slice() else { panic!("{warnings:?}") };
+    assert!(warning.starts_with("refresh.ahead") && warning.contains("margin"), "{warning}");
 }
 
 #[test]

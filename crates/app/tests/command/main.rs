@@ -1,6 +1,7 @@
 //! The built command as its users meet it: exit status, output, files.
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
+mod ahead;
 mod api_key;
 mod archive;
 mod curl;

@@ -126,15 +126,15 @@ fn spans_of_requests_reach_the_collector_and_hold_no_secret() {
 }
 
 #[test]
-fn what_is_set_and_does_nothing_yet_is_warned_of() {
+fn what_is_allowed_and_hardly_meant_is_warned_of() {
     let place = configured();
     let mut command = place.command(&["serve"]);
-    command.env("SYMBOLON__REFRESH__AHEAD", "15m");
+    command.env("SYMBOLON__REFRESH__AHEAD", "1m");
     let mut service = Running::start(command);
-    service.logs("refresh.ahead is set, and this version of symbolon does nothing with it");
+    service.logs("refresh.ahead is not longer than refresh.margin");
     service.address();
     let log = service.stop();
-    assert_eq!(log.matches("does nothing with it").count(), 1, "{log}");
+    assert_eq!(log.matches("is not longer than").count(), 1, "{log}");
 }
 
 #[test]

@@ -1270,6 +1270,7 @@ impl IdentityRow {
         let identity = Self::kept_identity(record, id);
         let place = identity_row::place(id, identity.idp_id.0, record.generation);
         let credentials = record.credentials.as_ref();
+        let refresh_expires_at = credentials.and_then(|it| it.refresh_expires_at);
         let credentials =
             credentials.map(|it| identity_row::seal(sealer, &place, it)).transpose()?;
         let back_off = record.back_off.as_ref();
@@ -1299,6 +1300,7 @@ impl IdentityRow {
             failures: back_off.map_or(0, |it| i32::try_from(it.failures).unwrap_or(i32::MAX)),
             failure_class: back_off.map(|it| it.class.as_str().to_owned()),
             failure_detail: back_off.map(|it| it.detail.clone()),
+            refresh_expires_at: refresh_expires_at.map(to_microseconds),
         })
     }
 

@@ -114,7 +114,7 @@ impl Row {
     }
 
     fn open(&self, sealer: &dyn Sealer) -> Result<Option<Credentials>, Failure> {
-        open(sealer, &self.place(), self.credentials.as_deref())
+        open(sealer, &self.place(), self.credentials.as_deref(), None)
     }
 
     /// Puts other credentials in place, or none.

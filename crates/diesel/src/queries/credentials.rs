@@ -20,7 +20,9 @@ use super::{
     Conn, Db, Store, events,
     identities::log,
     identity_row::{Shown, invalid, open, place, seal},
-    in_transaction, maybe_now, maybe_now_plus, ring,
+    in_transaction, maybe_now, maybe_now_plus,
+    refresh_schedule::{self, PlanColumns},
+    ring,
     schema::identities,
 };
 use crate::{
@@ -43,6 +45,7 @@ pub(crate) struct Row {
     failures: i32,
     failure_class: Option<String>,
     failure_detail: Option<String>,
+    refresh_expires_at: Option<DateTime<Utc>>,
 }
 
 impl Row {
@@ -63,7 +66,12 @@ impl Row {
             status: parsed(&self.status, IdentityStatus::parse)?,
             invalid: invalid(self.invalid_reason.as_deref(), self.invalid_at)?,
             generation: self.generation,
-            credentials: open(sealer, &place, self.credentials.as_deref())?,
+            credentials: open(
+                sealer,
+                &place,
+                self.credentials.as_deref(),
+                self.refresh_expires_at,
+            )?,
             back_off,
         })
     }
@@ -222,6 +230,7 @@ impl CredentialsRepository for Store {
             };
             let before = Identity::try_from(before)?;
             let sealed = seal(&*self.sealer, &place(id.0, before.idp_id.0, next), credentials)?;
+            let planned = self.plan.of(id, next, Some(credentials));
             let scopes =
                 if credentials.scopes.is_empty() { &before.scopes } else { &credentials.scopes };
             // The row is locked: what was found is what is written.
@@ -247,6 +256,9 @@ impl CredentialsRepository for Store {
                         identities::failure_class.eq(None::<String>),
                         identities::failure_detail.eq(None::<String>),
                     ),
+                    identities::refresh_expires_at
+                        .eq(credentials.refresh_expires_at.map(super::to_microseconds)),
+                    PlanColumns::of(next, &planned),
                 ))
                 .returning(Shown::as_returning())
                 .get_result(conn)
@@ -331,6 +343,7 @@ async fn write_end(
                 ))
                 .execute(conn)
                 .await?;
+            refresh_schedule::put_off(conn, lease, back_off.until).await?;
             let detail = json!({"failure": back_off.class.as_str(), "detail": back_off.detail});
             Ok((EventKind::IdentityRefreshFailed, object(detail)?))
         }
@@ -346,6 +359,7 @@ async fn write_end(
                 ))
                 .execute(conn)
                 .await?;
+            refresh_schedule::plan_nothing(conn, lease).await?;
             let detail = json!({"reason": reason.as_str(), "detail": detail});
             Ok((EventKind::IdentityInvalidated, object(detail)?))
         }

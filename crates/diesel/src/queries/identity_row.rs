@@ -45,6 +45,7 @@ pub(crate) struct Row {
     pub(crate) failure_detail: Option<String>,
     /// Empty, or the same as `external_id`: a user has one row in each slot of a provider.
     pub(crate) user_slot: String,
+    pub(crate) refresh_expires_at: Option<DateTime<Utc>>,
 }
 
 /// The columns that an [`Identity`] shows.
@@ -116,11 +117,13 @@ pub(crate) fn open(
     sealer: &dyn Sealer,
     place: &Place,
     kept: Option<&[u8]>,
+    refresh_expires_at: Option<DateTime<Utc>>,
 ) -> Result<Option<Credentials>, Failure> {
     let Some(kept) = kept else { return Ok(None) };
     let plain = sealer.open(place, kept).map_err(|error| Failure::sealed(place, &error))?;
     let credentials = Credentials::from_plain(&plain);
-    credentials.map(Some).map_err(|error| Failure::unreadable(error.to_string()))
+    let credentials = credentials.map_err(|error| Failure::unreadable(error.to_string()))?;
+    Ok(Some(Credentials { refresh_expires_at, ..credentials }))
 }
 
 impl Row {
@@ -151,6 +154,7 @@ impl Row {
             failures: 0,
             failure_class: None,
             failure_detail: None,
+            refresh_expires_at: None,
         }
     }
 
@@ -175,7 +179,7 @@ impl Row {
 
     pub(crate) fn open(&self, sealer: &dyn Sealer) -> Result<Option<Credentials>, Failure> {
         let place = place(self.id, self.idp_id, self.generation);
-        open(sealer, &place, self.credentials.as_deref())
+        open(sealer, &place, self.credentials.as_deref(), self.refresh_expires_at)
     }
 
     /// Puts other credentials in place, or none. Whoever refreshes the old ones is fenced off:
@@ -194,6 +198,8 @@ impl Row {
         let place = place(self.id, self.idp_id, self.generation);
         self.credentials = credentials.map(|it| seal(sealer, &place, it)).transpose()?;
         self.expires_at = credentials.and_then(|it| it.expires_at).map(super::to_microseconds);
+        self.refresh_expires_at =
+            credentials.and_then(|it| it.refresh_expires_at).map(super::to_microseconds);
         self.unanswered = 0;
         self.retry_at = None;
         self.failures = 0;

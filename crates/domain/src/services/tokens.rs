@@ -1,5 +1,6 @@
 //! Access tokens that work: handed out while they are fresh, refreshed when they are not.
 
+mod circuit;
 mod flight;
 mod freshness;
 mod refresh;
@@ -9,6 +10,7 @@ use std::{sync::Arc, time::Duration};
 use chrono::{DateTime, Utc};
 
 use self::{
+    circuit::Circuits,
     flight::{Flights, Urgency},
     freshness::{Freshness, freshness},
 };
@@ -38,6 +40,7 @@ pub struct Tokens {
     tasks: Tasks,
     settings: Arc<TokenSettings>,
     flights: Flights,
+    circuits: Circuits,
 }
 
 /// What the operator decided about refreshing.
@@ -119,6 +122,7 @@ impl Tokens {
             tasks,
             settings: Arc::new(settings),
             flights,
+            circuits: Circuits::default(),
         }
     }
 
@@ -190,6 +194,16 @@ impl Tokens {
         let stored = self.credentials.find(id).await?.ok_or(Error::NotFound("identity"))?;
         check_valid(&stored)?;
         self.renew(id, stored.generation, Urgency::Forced).await.map(drop)
+    }
+
+    /// Refreshes the credentials of this generation with nobody asking for a token. With others
+    /// in place there is nothing to do, and they count as refreshed.
+    ///
+    /// # Errors
+    ///
+    /// As [`issue`](Self::issue).
+    pub async fn refresh_ahead(&self, id: IdentityId, generation: i64) -> Result<(), Error> {
+        self.renew(id, generation, Urgency::Usual).await.map(drop)
     }
 }
 

@@ -22,6 +22,7 @@ mod link_sessions;
 mod linking;
 mod linking_sessions;
 mod organization_identities;
+mod refresh_schedule;
 mod revocations;
 mod transfers;
 mod webhooks;
@@ -35,7 +36,7 @@ pub use self::{
     api_keys::*, archive::*, auth_identities::*, auth_providers::*, changes::*, credentials::*,
     disconnection::*, event_log::*, identities::*, identity_lists::*, identity_providers::*,
     leases::*, link_sessions::*, linking::*, linking_sessions::*, organization_identities::*,
-    revocations::*, transfers::*, webhooks::*,
+    refresh_schedule::*, revocations::*, transfers::*, webhooks::*,
 };
 use super::{RunningClock, fixtures};
 use crate::{
@@ -45,10 +46,11 @@ use crate::{
     page::PageRequest,
     ports::{
         ApiKeyRepository, Archive, AuthIdentityRepository, AuthProviderRepository, Clock as _,
-        CredentialsRepository, EventFilter, EventLog, IdentityProviderRepository,
+        CredentialsRepository, EventFilter, EventLog, Forecast, IdentityProviderRepository,
         IdentityRepository, Lease, LeaseOutcome, Link, LinkOutcome, LinkSessionRepository,
-        NewIdentityProvider, OrganizationIdentityRepository, RefreshEnd, RevocationRepository,
-        StoredCredentials, TransferRepository, Unlink, UnlinkOutcome, WebhookRepository,
+        NewIdentityProvider, OrganizationIdentityRepository, RefreshEnd, RefreshSchedule,
+        RevocationRepository, StoredCredentials, TransferRepository, Unlink, UnlinkOutcome,
+        WebhookRepository,
     },
 };
 
@@ -60,10 +62,12 @@ pub trait Store:
     + AuthProviderRepository
     + CredentialsRepository
     + EventLog
+    + Forecast
     + IdentityProviderRepository
     + IdentityRepository
     + LinkSessionRepository
     + OrganizationIdentityRepository
+    + RefreshSchedule
     + RevocationRepository
     + TransferRepository
     + WebhookRepository
@@ -78,10 +82,12 @@ impl<T> Store for T where
         + AuthProviderRepository
         + CredentialsRepository
         + EventLog
+        + Forecast
         + IdentityProviderRepository
         + IdentityRepository
         + LinkSessionRepository
         + OrganizationIdentityRepository
+        + RefreshSchedule
         + RevocationRepository
         + TransferRepository
         + WebhookRepository
@@ -148,6 +154,18 @@ impl dyn Store {
     /// The link sessions.
     #[must_use]
     pub fn sessions(&self) -> &dyn LinkSessionRepository {
+        self
+    }
+
+    /// When credentials are refreshed with nobody asking.
+    #[must_use]
+    pub fn refresh_schedule(&self) -> &dyn RefreshSchedule {
+        self
+    }
+
+    /// Which identities die when.
+    #[must_use]
+    pub fn forecast(&self) -> &dyn Forecast {
         self
     }
 
@@ -467,6 +485,20 @@ macro_rules! contract_tests {
             a_provider_is_deleted_with_its_identities_only_when_asked
             the_key_of_a_deleted_provider_is_free
             a_link_that_races_with_a_deletion_leaves_no_orphan
+            // refresh_schedule
+            what_was_linked_is_planned_and_claimed_when_its_time_has_come
+            what_cannot_be_refreshed_is_never_due
+            a_claimed_refresh_is_nobody_elses_until_it_is_given_back_or_runs_out
+            of_racing_claims_one_gets_each_refresh
+            a_commit_plans_the_next_refresh
+            a_failed_refresh_is_due_when_its_back_off_is_over
+            what_has_gone_or_changed_is_not_due
+            no_more_is_claimed_than_the_rate_of_the_instance
+            nothing_is_claimed_at_an_instance_that_is_paused
+            what_may_still_be_in_time_comes_first_and_the_rest_is_not_forgotten
+            organizations_take_turns
+            the_end_of_a_refresh_token_is_kept_and_planned_for
+            a_forecast_knows_who_dies_when_and_why
             // revocations
             an_unlinked_grant_waits_for_its_revocation
             nothing_is_queued_for_an_identity_without_credentials
@@ -587,6 +619,7 @@ mod tests {
             include_str!("contract/linking.rs"),
             include_str!("contract/linking_sessions.rs"),
             include_str!("contract/organization_identities.rs"),
+            include_str!("contract/refresh_schedule.rs"),
             include_str!("contract/revocations.rs"),
             include_str!("contract/transfers.rs"),
             include_str!("contract/webhooks.rs"),

@@ -6,10 +6,12 @@ mod auth_identities;
 mod auth_providers;
 mod credentials;
 mod event_log;
+mod forecast;
 mod identities;
 mod identity_providers;
 mod link_sessions;
 mod organization_identities;
+mod refresh_schedule;
 mod revocations;
 mod transfers;
 mod webhooks;
@@ -25,6 +27,7 @@ use tokio::sync::Notify;
 use self::{
     identities::IdentityRow,
     link_sessions::SessionRow,
+    refresh_schedule::LaneRow,
     revocations::RevocationRow,
     webhooks::{DeliveryRow, EndpointRow},
 };
@@ -42,6 +45,7 @@ use crate::{
     organization_identity::OrganizationIdentity,
     page::{Page, PageRequest},
     ports::Clock,
+    refresh_plan::RefreshPlan,
     secret::SecretHash,
     testing::RunningClock,
     transfer::Transfer,
@@ -56,13 +60,20 @@ pub struct MemoryStore {
     rows: Arc<Mutex<Rows>>,
     /// Rings whenever rows may have changed.
     bell: Notify,
+    plan: RefreshPlan,
 }
 
 impl MemoryStore {
     /// An empty store on this clock.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, rows: Arc::default(), bell: Notify::new() }
+        Self::planning(clock, RefreshPlan::default())
+    }
+
+    /// An empty store that plans refreshes like this.
+    #[must_use]
+    pub fn planning(clock: Arc<dyn Clock>, plan: RefreshPlan) -> Self {
+        Self { clock, rows: Arc::default(), bell: Notify::new(), plan }
     }
 
     /// The rows for reading, and the time.
@@ -105,6 +116,7 @@ struct Rows {
     webhook_deliveries: BTreeMap<WebhookDeliveryId, DeliveryRow>,
     revocations: BTreeMap<RevocationId, RevocationRow>,
     transfers: BTreeMap<TransferId, Transfer>,
+    refresh_lanes: BTreeMap<ProviderId, LaneRow>,
     /// How often an imported account for single sign-on had got credentials.
     auth_generations: BTreeMap<AuthIdentityId, i64>,
 }

@@ -84,7 +84,8 @@ pub(crate) fn write_cursor(after: i64) -> String {
     URL_SAFE_NO_PAD.encode(after.to_be_bytes())
 }
 
-fn read_cursor(text: &str) -> Option<i64> {
+/// Reads it back.
+pub(crate) fn read_cursor(text: &str) -> Option<i64> {
     let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
     let after = i64::from_be_bytes(bytes.try_into().ok()?);
     (after >= 0).then_some(after)

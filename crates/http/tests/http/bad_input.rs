@@ -133,6 +133,11 @@ fn endpoints() -> Vec<(Method, &'static str, Takes)> {
         (Method::DELETE, "/v1/organizations/{org}/identities/{id}", Nothing),
         (
             Method::GET,
+            "/v1/forecast",
+            Query(&[("provider_id", NOT_IDS), ("within", &["0", "-1", "x", "367d", "1w", ""])]),
+        ),
+        (
+            Method::GET,
             "/v1/events",
             Query(&[
                 ("after", &["-1", "01", "x", "9223372036854775808", ""]),

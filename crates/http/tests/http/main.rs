@@ -5,6 +5,7 @@ mod app;
 mod bad_input;
 mod browser;
 mod events;
+mod forecast;
 mod identities;
 mod limits;
 mod link_sessions;

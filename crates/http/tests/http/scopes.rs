@@ -10,7 +10,7 @@ use symbolon_domain::api_key::KeyScope::{
 use crate::app::{Mocks, key_with};
 
 /// Every route under `/v1`, and what its caller must be allowed.
-const ROUTES: [(Method, &str, KeyScope); 52] = [
+const ROUTES: [(Method, &str, KeyScope); 53] = [
     (Method::POST, "/v1/providers", ProvidersWrite),
     (Method::GET, "/v1/providers", ProvidersRead),
     (Method::GET, "/v1/providers/1", ProvidersRead),
@@ -51,6 +51,7 @@ const ROUTES: [(Method, &str, KeyScope); 52] = [
     (Method::GET, "/v1/organizations/o/identities", SsoRead),
     (Method::PUT, "/v1/organizations/o/identities/1", SsoWrite),
     (Method::DELETE, "/v1/organizations/o/identities/1", SsoWrite),
+    (Method::GET, "/v1/forecast", IdentitiesRead),
     (Method::GET, "/v1/events", EventsRead),
     (Method::GET, "/v1/identities/1/explain", EventsRead),
     (Method::POST, "/v1/webhooks", Admin),

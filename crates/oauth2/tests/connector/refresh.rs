@@ -56,6 +56,24 @@ async fn what_was_not_sent_again_is_absent() {
 }
 
 #[tokio::test]
+async fn when_the_refresh_token_ends_is_told_where_the_provider_says_so() {
+    for (answer, lives) in [
+        (json!({}), None),
+        (json!({"refresh_token_expires_in": 15_897_600}), Some(15_897_600)),
+        (json!({"refresh_expires_in": "1800"}), Some(1800)),
+        // Keycloak's word for one that does not end.
+        (json!({"refresh_expires_in": 0}), None),
+        (json!({"refresh_expires_in": "soon"}), None),
+    ] {
+        let provider = Provider::start().await;
+        provider.answer_tokens(&answer);
+        let credentials = provider.refresh().await.unwrap();
+        let life = credentials.refresh_expires_at.map(|it| it - credentials.obtained_at.unwrap());
+        assert_eq!(life.map(|it| it.num_seconds()), lives, "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn a_narrower_scope_is_told() {
     let provider = Provider::start().await;
     provider.answer_tokens(&json!({"scope": "openid"}));

@@ -137,6 +137,8 @@ pub(super) struct CredentialsLine {
     expires_at: Option<DateTime<Utc>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     obtained_at: Option<DateTime<Utc>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    refresh_expires_at: Option<DateTime<Utc>>,
     scopes: Vec<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     others: BTreeMap<String, Zeroizing<String>>,
@@ -519,6 +521,7 @@ impl From<&Credentials> for CredentialsLine {
             token_type: it.token_type.clone(),
             expires_at: it.expires_at,
             obtained_at: it.obtained_at,
+            refresh_expires_at: it.refresh_expires_at,
             scopes: it.scopes.clone(),
             others: exposed_all(&it.others),
         }
@@ -534,6 +537,7 @@ impl From<CredentialsLine> for Credentials {
             token_type: it.token_type,
             expires_at: it.expires_at,
             obtained_at: it.obtained_at,
+            refresh_expires_at: it.refresh_expires_at,
             scopes: it.scopes,
             others: hidden_all(it.others),
         }

@@ -236,6 +236,7 @@ fn credentials(
         token_type,
         expires_at,
         obtained_at: None,
+        refresh_expires_at: None,
         scopes: scopes.to_vec(),
         others,
     })

@@ -1,6 +1,9 @@
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -22,8 +25,27 @@ type Name = (IdentityId, Urgency);
 #[derive(Clone, Debug)]
 pub(super) struct Flights {
     under_way: Arc<Mutex<HashMap<Name, watch::Receiver<Option<Landing>>>>>,
-    bulkheads: Arc<Mutex<HashMap<ProviderId, Arc<Semaphore>>>>,
+    bulkheads: Arc<Mutex<HashMap<ProviderId, Bulkhead>>>,
     per_provider: usize,
+}
+
+/// The places among the calls to one provider, and how many wait for one.
+#[derive(Clone, Debug)]
+struct Bulkhead {
+    places: Arc<Semaphore>,
+    waiting: Arc<AtomicUsize>,
+}
+
+/// So many refreshes may wait for each place among the calls to a provider.
+const QUEUE_PER_PLACE: usize = 256;
+
+/// Somebody who waits for a place.
+struct Waiting(Arc<AtomicUsize>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Whether a refresh waits while a failed one backs off.
@@ -63,14 +85,22 @@ impl Flights {
     }
 
     /// A place among the calls to one provider, so that one that hangs takes no more than its
-    /// share.
+    /// share. `None` at once when too many wait for one already.
     pub(super) async fn permit(&self, provider: ProviderId) -> Option<OwnedSemaphorePermit> {
-        let bulkhead = {
+        let Bulkhead { places, waiting } = {
             let mut bulkheads = self.bulkheads.lock().unwrap_or_else(PoisonError::into_inner);
-            let new = || Arc::new(Semaphore::new(self.per_provider));
-            Arc::clone(bulkheads.entry(provider).or_insert_with(new))
+            let new = || Bulkhead {
+                places: Arc::new(Semaphore::new(self.per_provider)),
+                waiting: Arc::default(),
+            };
+            bulkheads.entry(provider).or_insert_with(new).clone()
         };
-        bulkhead.acquire_owned().await.ok()
+        let before = waiting.fetch_add(1, Ordering::Relaxed);
+        let _waiting = Waiting(waiting);
+        if before >= self.per_provider.saturating_mul(QUEUE_PER_PLACE) {
+            return None;
+        }
+        places.acquire_owned().await.ok()
     }
 }
 
@@ -99,5 +129,31 @@ impl Drop for Pilot {
     fn drop(&mut self) {
         let mut under_way = self.flights.under_way.lock().unwrap_or_else(PoisonError::into_inner);
         under_way.remove(&self.name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn so_many_wait_for_a_place_and_the_next_is_refused_at_once() {
+        let flights = Flights::new(1);
+        let provider = ProviderId(1);
+        let held = flights.permit(provider).await.unwrap();
+        let waiting: Vec<_> = (0..QUEUE_PER_PLACE)
+            .map(|_| {
+                let flights = flights.clone();
+                tokio::spawn(async move { flights.permit(provider).await.map(drop) })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        assert!(flights.permit(provider).await.is_none());
+        assert!(flights.permit(ProviderId(2)).await.is_some(), "it has places of its own");
+        drop(held);
+        for waiting in waiting {
+            assert_eq!(waiting.await.unwrap(), Some(()));
+        }
+        assert!(flights.permit(provider).await.is_some(), "nobody waits any more");
     }
 }

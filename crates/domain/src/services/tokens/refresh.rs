@@ -37,7 +37,7 @@ const LATE_COMMIT: Duration = Duration::from_secs(3);
 /// Between two refreshes of which the first failed; doubled with each failure.
 const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
 /// Longest `Retry-After` of a provider that is taken at its word.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(1);
+pub(super) const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(1);
 
 /// How one holder's part in a refresh ended.
 enum Part {
@@ -150,13 +150,7 @@ impl Tokens {
             }
             self.check_may_try(&stored, urgency)?;
             // Taken before the lease, so that the lease's time does not run while it waits.
-            let permit = timeout(self.settings.lease(), self.flights.permit(stored.provider_id));
-            let Ok(Some(permit)) = permit.await else {
-                return Err(Error::ProviderUnavailable {
-                    detail: "too many refreshes wait for this provider".to_owned(),
-                    retry_after: DEFAULT_RETRY,
-                });
-            };
+            let permit = self.admitted(stored.provider_id, urgency).await?;
             let time = self.settings.lease();
             // Its time runs from when the database took it, which is later than this.
             let until = Instant::now() + time;
@@ -250,7 +244,7 @@ impl Tokens {
             }
             // The one retry is not wasted on a provider that does not answer at all.
             if unanswered == 1
-                && let Err(error) = self.reachable(connector).await
+                && let Err(error) = self.reachable(stored, connector).await
             {
                 return self.fail(&lease, stored, &error, false).await;
             }
@@ -267,16 +261,10 @@ impl Tokens {
             }
             lease.unanswered += 1;
 
-            let error =
-                match timeout(self.settings.call_timeout, connector.refresh(&of.request)).await {
-                    Ok(Ok(answer)) => return self.commit(lease, stored, of, answer).await,
-                    Ok(Err(error)) => error,
-                    Err(_) => ConnectorError::Unavailable {
-                        detail: "it did not answer in time".to_owned(),
-                        retry_after: None,
-                        sent: Sent::Unknown,
-                    },
-                };
+            let error = match self.refresh_once(stored, connector, &of.request).await {
+                Ok(answer) => return self.commit(lease, stored, of, answer).await,
+                Err(error) => error,
+            };
             match &error {
                 ConnectorError::GrantRejected { code } => {
                     return self.rejected(&lease, code, unanswered > 0).await;
@@ -296,15 +284,43 @@ impl Tokens {
         }
     }
 
-    async fn reachable(&self, connector: &dyn Connector) -> Result<(), ConnectorError> {
-        match timeout(self.settings.call_timeout, connector.reachable()).await {
-            Ok(result) => result,
-            Err(_) => Err(ConnectorError::Unavailable {
+    /// The call itself, with its deadline.
+    async fn refresh_once(
+        &self,
+        stored: &StoredCredentials,
+        connector: &dyn Connector,
+        request: &RefreshRequest,
+    ) -> Result<Credentials, ConnectorError> {
+        let answer = timeout(self.settings.call_timeout, connector.refresh(request)).await;
+        let answer = answer.unwrap_or_else(|_| {
+            Err(ConnectorError::Unavailable {
+                detail: "it did not answer in time".to_owned(),
+                retry_after: None,
+                sent: Sent::Unknown,
+            })
+        });
+        self.circuits.note(stored.provider_id, stored.identity_id, &answer);
+        answer
+    }
+
+    async fn reachable(
+        &self,
+        stored: &StoredCredentials,
+        connector: &dyn Connector,
+    ) -> Result<(), ConnectorError> {
+        let answer = timeout(self.settings.call_timeout, connector.reachable()).await;
+        let answer = answer.unwrap_or_else(|_| {
+            Err(ConnectorError::Unavailable {
                 detail: "it does not answer at all".to_owned(),
                 retry_after: None,
                 sent: Sent::No,
-            }),
+            })
+        });
+        // That it answers this says nothing of the call that matters.
+        if answer.is_err() {
+            self.circuits.note(stored.provider_id, stored.identity_id, &answer);
         }
+        answer
     }
 
     /// Keeps new credentials. A commit that fails is tried again, the call never: the tokens are

@@ -4,7 +4,10 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 
-use super::{EndpointRow, IdentityRow, MemoryStore, RevocationRow, Rows, to_microseconds};
+use super::{
+    EndpointRow, IdentityRow, MemoryStore, RevocationRow, Rows, refresh_schedule::ScheduleColumns,
+    to_microseconds,
+};
 use crate::{
     archive::{
         ApiKeyRecord, AuthIdentityRecord, IdentityRecord, ImportOutcome, KEPT_IDS_END,
@@ -117,6 +120,7 @@ impl Rows {
             self.log(NewEvent::of_imported_identity(&settings.actor, &identity), now);
         }
         let row = IdentityRow {
+            schedule: ScheduleColumns::default(),
             credentials: record.credentials.clone(),
             generation: record.generation,
             attempt: record.attempt,

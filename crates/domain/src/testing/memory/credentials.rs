@@ -149,6 +149,7 @@ impl CredentialsRepository for MemoryStore {
             }
             row.make_valid();
             row.identity.version += 1;
+            row.plan(&self.plan);
             let (identity, actor) = (row.identity.clone(), row.holder());
             let kind = EventKind::IdentityRefreshed;
             rows.log(NewEvent::of_identity(kind, &actor, Some(&before), Some(&identity)), now);
@@ -172,11 +173,13 @@ impl CredentialsRepository for MemoryStore {
                             ..back_off.clone()
                         });
                         row.unanswered = lease.unanswered.saturating_sub((*answered).into());
+                        row.put_off(back_off.until);
                         let failure = back_off.class.as_str();
                         let detail = json!({ "failure": failure, "detail": back_off.detail });
                         (EventKind::IdentityRefreshFailed, detail)
                     }
                     RefreshEnd::Invalid { reason, detail } => {
+                        row.plan_nothing();
                         row.identity.status = IdentityStatus::Invalid;
                         row.identity.invalid = Some(Invalid { reason: *reason, at: now });
                         row.identity.version += 1;

@@ -2,7 +2,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde_json::json;
 
-use super::{MemoryStore, Rows, page_of, to_microseconds};
+use super::{MemoryStore, Rows, page_of, refresh_schedule::ScheduleColumns, to_microseconds};
 use crate::{
     credentials::Credentials,
     disconnection::{Disconnection, Guard, WaysIn},
@@ -32,6 +32,7 @@ pub(super) struct IdentityRow {
     pub(super) holder: String,
     pub(super) unanswered: u32,
     pub(super) back_off: Option<BackOff>,
+    pub(super) schedule: ScheduleColumns,
 }
 
 impl IdentityRow {
@@ -172,6 +173,7 @@ impl Rows {
             version: 1,
         };
         let mut row = IdentityRow {
+            schedule: ScheduleColumns::default(),
             identity,
             credentials: None,
             generation: 0,
