@@ -8,7 +8,7 @@ use symbolon_domain::ports::{
     ApiKeyRepository, Archive, AuthIdentityRepository, AuthProviderRepository,
     CredentialsRepository, EventLog, IdentityProviderRepository, IdentityRepository,
     LinkSessionRepository, OrganizationIdentityRepository, RepositoryError, RevocationRepository,
-    Sealer, TransferRepository, WebhookRepository,
+    Sealer, TransferRepository, VendingRepository, WebhookRepository,
 };
 
 use crate::{
@@ -44,6 +44,8 @@ pub struct Database {
     pub revocations: Arc<dyn RevocationRepository>,
     /// Moves identities and keeps the journal of it.
     pub transfers: Arc<dyn TransferRepository>,
+    /// Keeps what is frozen, and is asked before a token is handed out.
+    pub vending: Arc<dyn VendingRepository>,
     /// Keeps webhook endpoints and what is on its way to them.
     pub webhooks: Arc<dyn WebhookRepository>,
     engine: Arc<dyn Engine>,
@@ -109,6 +111,7 @@ impl Database {
             + OrganizationIdentityRepository
             + RevocationRepository
             + TransferRepository
+            + VendingRepository
             + WebhookRepository
             + Engine
             + 'static,
@@ -126,6 +129,7 @@ impl Database {
             organization_identities: store.clone(),
             revocations: store.clone(),
             transfers: store.clone(),
+            vending: store.clone(),
             webhooks: store.clone(),
             engine: store,
         }

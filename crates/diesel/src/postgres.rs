@@ -30,7 +30,7 @@ use diesel_async::{
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use futures_util::{FutureExt as _, StreamExt as _};
 use symbolon_domain::{
-    ids::IdentityId,
+    ids::{ApiKeyId, IdentityId},
     ports::{RepositoryError, Sealer},
     secret::SecretHash,
 };
@@ -82,6 +82,8 @@ mod organization_identities;
 mod revocations;
 #[path = "queries/transfers.rs"]
 mod transfers;
+#[path = "queries/vending.rs"]
+mod vending;
 #[path = "queries/webhooks.rs"]
 mod webhooks;
 
@@ -450,6 +452,16 @@ impl Store {
             .find(id.0)
             .select(credentials::Row::as_select())
             .first(conn))
+    }
+
+    pub(crate) async fn find_vendable_row(
+        &self,
+        id: IdentityId,
+        key: Option<ApiKeyId>,
+    ) -> Result<Option<vending::VendableRow>, RepositoryError> {
+        // No key has this id.
+        let key = key.map_or(0, |it| it.0);
+        hot_read!(self, |conn| vending::vendable!(id.0, key).first(conn))
     }
 
     pub(crate) async fn find_identity(

@@ -28,7 +28,7 @@ use diesel_async::{
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use futures_util::FutureExt as _;
 use symbolon_domain::{
-    ids::IdentityId,
+    ids::{ApiKeyId, IdentityId},
     ports::{RepositoryError, Sealer},
     secret::SecretHash,
 };
@@ -78,6 +78,8 @@ mod organization_identities;
 mod revocations;
 #[path = "queries/transfers.rs"]
 mod transfers;
+#[path = "queries/vending.rs"]
+mod vending;
 #[path = "queries/webhooks.rs"]
 mod webhooks;
 
@@ -258,6 +260,16 @@ impl Store {
         id: IdentityId,
     ) -> Result<Option<credentials::Row>, RepositoryError> {
         hot_read!(self, schema::identities::table.find(id.0).select(credentials::Row::as_select()))
+    }
+
+    pub(crate) async fn find_vendable_row(
+        &self,
+        id: IdentityId,
+        key: Option<ApiKeyId>,
+    ) -> Result<Option<vending::VendableRow>, RepositoryError> {
+        // No key has this id.
+        let key = key.map_or(0, |it| it.0);
+        hot_read!(self, vending::vendable!(id.0, key))
     }
 
     pub(crate) async fn find_identity(

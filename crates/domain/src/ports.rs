@@ -20,6 +20,7 @@ mod repository_error;
 mod revocations;
 mod sealer;
 mod transfers;
+mod vending;
 mod webhooks;
 
 pub use api_keys::*;
@@ -38,4 +39,5 @@ pub use repository_error::*;
 pub use revocations::*;
 pub use sealer::*;
 pub use transfers::*;
+pub use vending::*;
 pub use webhooks::*;

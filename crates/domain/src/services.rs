@@ -11,6 +11,7 @@ mod single_sign_on;
 mod tasks;
 mod tokens;
 mod transfers;
+mod vending;
 mod webhooks;
 
 pub use api_keys::*;
@@ -23,4 +24,5 @@ pub use single_sign_on::*;
 pub use tasks::*;
 pub use tokens::*;
 pub use transfers::*;
+pub use vending::*;
 pub use webhooks::*;

@@ -482,6 +482,10 @@ pub(crate) fn list_query(
             .select(identity_providers::id);
         query = query.filter(identities::idp_id.eq_any(providers));
     }
+    if let Some(providers) = &filter.providers {
+        let providers: Vec<_> = providers.iter().map(|it| it.0).collect();
+        query = query.filter(identities::idp_id.eq_any(providers));
+    }
     if let Some(organization) = &filter.organization_id {
         let of = organization_identities::organization_id.eq(organization.as_str().to_owned());
         let used =

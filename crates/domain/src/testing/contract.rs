@@ -24,6 +24,7 @@ mod linking_sessions;
 mod organization_identities;
 mod revocations;
 mod transfers;
+mod vending;
 mod webhooks;
 
 use std::{sync::Arc, time::Duration};
@@ -35,7 +36,7 @@ pub use self::{
     api_keys::*, archive::*, auth_identities::*, auth_providers::*, changes::*, credentials::*,
     disconnection::*, event_log::*, identities::*, identity_lists::*, identity_providers::*,
     leases::*, link_sessions::*, linking::*, linking_sessions::*, organization_identities::*,
-    revocations::*, transfers::*, webhooks::*,
+    revocations::*, transfers::*, vending::*, webhooks::*,
 };
 use super::{RunningClock, fixtures};
 use crate::{
@@ -48,7 +49,8 @@ use crate::{
         CredentialsRepository, EventFilter, EventLog, IdentityProviderRepository,
         IdentityRepository, Lease, LeaseOutcome, Link, LinkOutcome, LinkSessionRepository,
         NewIdentityProvider, OrganizationIdentityRepository, RefreshEnd, RevocationRepository,
-        StoredCredentials, TransferRepository, Unlink, UnlinkOutcome, WebhookRepository,
+        StoredCredentials, TransferRepository, Unlink, UnlinkOutcome, VendingRepository,
+        WebhookRepository,
     },
 };
 
@@ -66,6 +68,7 @@ pub trait Store:
     + OrganizationIdentityRepository
     + RevocationRepository
     + TransferRepository
+    + VendingRepository
     + WebhookRepository
     + 'static
 {
@@ -84,6 +87,7 @@ impl<T> Store for T where
         + OrganizationIdentityRepository
         + RevocationRepository
         + TransferRepository
+        + VendingRepository
         + WebhookRepository
         + 'static
 {
@@ -160,6 +164,12 @@ impl dyn Store {
     /// The transfers.
     #[must_use]
     pub fn transfers(&self) -> &dyn TransferRepository {
+        self
+    }
+
+    /// What is frozen.
+    #[must_use]
+    pub fn vending(&self) -> &dyn VendingRepository {
         self
     }
 
@@ -521,6 +531,13 @@ macro_rules! contract_tests {
             // changes
             every_change_of_an_identity_tells_before_and_after
             every_change_of_a_provider_or_key_tells_before_and_after
+            // vending
+            what_is_read_to_hand_out_a_token_is_all_of_it
+            each_freeze_stands_against_what_it_names_and_nothing_else
+            a_freeze_is_begun_once_and_lifted_once
+            only_keys_and_providers_that_are_there_are_frozen
+            of_racing_freezes_one_is_on_record
+            freezes_are_listed_in_id_order
             // webhooks
             a_webhook_endpoint_is_found_as_it_was_inserted
             a_webhook_endpoint_is_changed_and_removed

@@ -12,6 +12,7 @@ mod link_sessions;
 mod organization_identities;
 mod revocations;
 mod transfers;
+mod vending;
 mod webhooks;
 
 use std::{
@@ -34,9 +35,10 @@ use crate::{
     auth_provider::AuthProvider,
     credentials::Credentials,
     event::{Event, NewEvent},
+    freeze::Freeze,
     identity_provider::{IdentityProvider, ProviderSecrets},
     ids::{
-        AuthIdentityId, AuthProviderId, EventId, IdentityId, LinkSessionId, OrganizationIdentityId,
+        AuthIdentityId, AuthProviderId, EventId, FreezeId, IdentityId, LinkSessionId, OrganizationIdentityId,
         ProviderId, RevocationId, TransferId, WebhookDeliveryId, WebhookEndpointId,
     },
     organization_identity::OrganizationIdentity,
@@ -105,6 +107,7 @@ struct Rows {
     webhook_deliveries: BTreeMap<WebhookDeliveryId, DeliveryRow>,
     revocations: BTreeMap<RevocationId, RevocationRow>,
     transfers: BTreeMap<TransferId, Transfer>,
+    freezes: BTreeMap<FreezeId, Freeze>,
     /// How often an imported account for single sign-on had got credentials.
     auth_generations: BTreeMap<AuthIdentityId, i64>,
 }
