@@ -140,6 +140,7 @@ impl Database {
             events: database.events,
             revocations: database.revocations,
             transfers: database.transfers,
+            vending: database.vending,
             keys: database.api_keys,
             archive: database.archive,
             auth_providers: database.auth_providers,

@@ -86,6 +86,7 @@ impl Service {
             providers: repositories.providers,
             identities: Arc::clone(&services.identities),
             auth_identities: repositories.auth_identities,
+            vending: repositories.vending,
             credentials: repositories.credentials,
         });
         let render = metrics.clone();
@@ -96,7 +97,7 @@ impl Service {
             single_sign_on: services.single_sign_on,
             transfers: services.transfers,
             linking: services.linking,
-            tokens: services.tokens,
+            vending: services.vending,
             events: repositories.events,
             webhooks: services.webhooks,
             connectors,

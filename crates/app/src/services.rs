@@ -7,12 +7,13 @@ use symbolon_domain::{
         ApiKeyRepository, Archive, AuthIdentityRepository, AuthProviderRepository, Clock,
         Connectors, CredentialsRepository, EventLog, IdentityProviderRepository,
         IdentityRepository, LinkSessionRepository, OrganizationIdentityRepository,
-        RevocationRepository, TransferRepository, WebhookRepository, WebhookSender,
+        RevocationRepository, TransferRepository, VendingRepository, WebhookRepository,
+        WebhookSender,
     },
     services::{
         ApiKeys, Busy, DeliverySettings, Identities, LinkSettings, Linking, Providers, Revocations,
-        SingleSignOn, Tasks, TokenPorts, TokenSettings, Tokens, Transfers, WebhookDispatcher,
-        Webhooks,
+        SingleSignOn, Tasks, TokenPorts, TokenSettings, Tokens, Transfers, Vending,
+        WebhookDispatcher, Webhooks,
     },
 };
 use url::Url;
@@ -29,6 +30,7 @@ pub(crate) struct Repositories {
     pub(crate) events: Arc<dyn EventLog>,
     pub(crate) revocations: Arc<dyn RevocationRepository>,
     pub(crate) transfers: Arc<dyn TransferRepository>,
+    pub(crate) vending: Arc<dyn VendingRepository>,
     pub(crate) keys: Arc<dyn ApiKeyRepository>,
     pub(crate) archive: Arc<dyn Archive>,
     pub(crate) auth_providers: Arc<dyn AuthProviderRepository>,
@@ -40,7 +42,7 @@ pub(crate) struct Repositories {
 /// The rules, ready to be called.
 pub(crate) struct Services {
     pub(crate) linking: Linking,
-    pub(crate) tokens: Tokens,
+    pub(crate) vending: Vending,
     pub(crate) identities: Arc<Identities>,
     pub(crate) single_sign_on: Arc<SingleSignOn>,
     pub(crate) transfers: Arc<Transfers>,
@@ -139,10 +141,15 @@ impl Services {
                 replica,
             },
         );
+        let vending = Vending {
+            vending: Arc::clone(&repositories.vending),
+            organization_identities: Arc::clone(&repositories.organization_identities),
+            tokens,
+        };
         let api_keys = Arc::new(ApiKeys { keys: Arc::clone(&repositories.keys) });
         Self {
             linking,
-            tokens,
+            vending,
             identities,
             single_sign_on,
             transfers,
@@ -251,6 +258,7 @@ mod tests {
             events: store.clone(),
             revocations: store.clone(),
             transfers: store.clone(),
+            vending: store.clone(),
             keys: store.clone(),
             archive: store.clone(),
             auth_providers: store.clone(),
@@ -289,7 +297,7 @@ mod tests {
         let linked = services.identities.link(new, actor).await.unwrap();
         let LinkOutcome::Created(identity) = linked else { panic!("{linked:?}") };
 
-        let issued = services.tokens.issue(identity.id, &TokenNeed::default()).await.unwrap();
+        let issued = services.vending.tokens.issue(identity.id, &TokenNeed::default()).await.unwrap();
 
         assert_eq!(issued.access_token, Secret::new("access-2"));
         let stored = repositories.credentials.find(identity.id).await.unwrap().unwrap();

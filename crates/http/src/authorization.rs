@@ -134,7 +134,8 @@ scopes!(
     Admin,
 );
 
-/// The caller has a good key with this scope.
+/// The caller has a good key with this scope, which is not limited to provider instances, token
+/// scopes or users: see [`Narrow`] for routes that ask about these limits.
 pub(crate) struct Allowed<S> {
     key: Arc<ApiKey>,
     actor: Actor,
@@ -147,6 +148,11 @@ impl<S> Allowed<S> {
         self.actor.clone()
     }
 
+    /// The key.
+    pub(crate) fn key(&self) -> &ApiKey {
+        &self.key
+    }
+
     /// What the key is limited to.
     pub(crate) fn limits(&self) -> &KeyLimits {
         &self.key.limits
@@ -154,6 +160,22 @@ impl<S> Allowed<S> {
 }
 
 impl<S: Scope, T: Send + Sync> FromRequestParts<T> for Allowed<S>
+where
+    Authenticator: FromRef<T>,
+{
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &T) -> Result<Self, ApiError> {
+        let Narrow(allowed) = Narrow::from_request_parts(parts, state).await?;
+        if allowed.key.limits.are_narrow() { Err(ApiError::limited_key()) } else { Ok(allowed) }
+    }
+}
+
+/// The caller has a good key with this scope, whatever it is limited to: what the route answers
+/// and does is within every limit there is.
+pub(crate) struct Narrow<S>(pub(crate) Allowed<S>);
+
+impl<S: Scope, T: Send + Sync> FromRequestParts<T> for Narrow<S>
 where
     Authenticator: FromRef<T>,
 {
@@ -186,7 +208,7 @@ where
             reason: reason(&parts.headers)?,
             ..Actor::api_key(key.id)
         };
-        Ok(Self { key, actor, scope: PhantomData })
+        Ok(Self(Allowed { key, actor, scope: PhantomData }))
     }
 }
 

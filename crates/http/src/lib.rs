@@ -9,6 +9,7 @@ mod authorization;
 mod browser;
 mod error;
 mod events;
+mod freezes;
 mod identities;
 mod limits;
 mod link_sessions;
@@ -33,7 +34,7 @@ use axum::{Router, middleware};
 use symbolon_domain::{
     ports::{Connectors, EventLog},
     services::{
-        ApiKeys, Identities, Linking, Providers, SingleSignOn, Tokens, Transfers, Webhooks,
+        ApiKeys, Identities, Linking, Providers, SingleSignOn, Transfers, Vending, Webhooks,
     },
 };
 
@@ -58,8 +59,8 @@ pub struct HttpParts {
     /// Link sessions. Its settings say where browsers reach us: with `https`, the browser's cookie
     /// is a `__Host-` one.
     pub linking: Linking,
-    /// Access tokens.
-    pub tokens: Tokens,
+    /// Access tokens, and who may be handed them.
+    pub vending: Vending,
     /// What happened.
     pub events: Arc<dyn EventLog>,
     /// Webhook endpoints.
@@ -85,7 +86,7 @@ pub fn router(parts: HttpParts) -> Router {
         single_sign_on,
         transfers,
         linking,
-        tokens,
+        vending,
         events,
         webhooks,
         connectors,
@@ -114,9 +115,12 @@ pub fn router(parts: HttpParts) -> Router {
         }))
         .merge(tokens::router(tokens::TokenRoutes {
             authenticator: authenticator.clone(),
-            sight: sight.clone(),
-            tokens: Arc::new(tokens),
+            vending: vending.clone(),
             identities: Arc::clone(&identities),
+        }))
+        .merge(freezes::router(freezes::FreezeRoutes {
+            authenticator: authenticator.clone(),
+            vending,
         }))
         .merge(events::router(events::EventRoutes {
             authenticator: authenticator.clone(),

@@ -15,7 +15,10 @@ use axum::{
 };
 use serde_json::{Map, Value, json};
 use symbolon_domain::{
-    ports::{AuthIdentityRepository, CredentialsRepository, IdentityProviderRepository},
+    ports::{
+        AuthIdentityRepository, CredentialsRepository, IdentityProviderRepository,
+        VendingRepository,
+    },
     secret::Secret,
     services::Identities,
 };
@@ -40,7 +43,9 @@ pub struct SentryRpc {
     pub identities: Arc<Identities>,
     /// Accounts for organizations' single sign-on.
     pub auth_identities: Arc<dyn AuthIdentityRepository>,
-    /// Opened credentials; asked for nothing unless they are included.
+    /// Opened credentials, unless something is frozen; asked for nothing unless they are included.
+    pub vending: Arc<dyn VendingRepository>,
+    /// What was told before.
     pub credentials: Arc<dyn CredentialsRepository>,
 }
 

@@ -12,6 +12,10 @@ use axum::{
 use serde_json::Value;
 use symbolon_domain::{
     api_key::{ApiKey, KeyScope},
+    event::Actor,
+    freeze::{Freeze, FreezeSubject},
+    ids::{ApiKeyId, FreezeId, IdentityId},
+    page::{Page, PageRequest},
     ports::{
         ApiKeyRepository, AuthIdentityRepository, AuthProviderRepository, Clock, Connectors,
         CredentialsRepository, EventLog, IdentityProviderRepository, IdentityRepository,
@@ -19,13 +23,14 @@ use symbolon_domain::{
         MockAuthProviderRepository, MockConnectors, MockCredentialsRepository, MockEventLog,
         MockIdentityProviderRepository, MockIdentityRepository, MockLinkSessionRepository,
         MockOrganizationIdentityRepository, MockRevocationRepository, MockTransferRepository,
-        MockWebhookRepository, MockWebhookSender, OrganizationIdentityRepository,
-        RevocationRepository, TransferRepository, WebhookRepository, WebhookSender,
+        MockWebhookRepository, MockWebhookSender, OrganizationIdentityRepository, RepositoryError,
+        RevocationRepository, TransferRepository, Vendable, VendingRepository, WebhookRepository,
+        WebhookSender,
     },
     secret::{Secret, SecretHash},
     services::{
         ApiKeys, Identities, LinkSettings, Linking, Providers, ReturnUrls, Revocations,
-        SingleSignOn, Tasks, TokenPorts, TokenSettings, Tokens, Transfers, Webhooks,
+        SingleSignOn, Tasks, TokenPorts, TokenSettings, Tokens, Transfers, Vending, Webhooks,
     },
     testing::{TestClock, fixtures},
 };
@@ -108,6 +113,8 @@ pub(crate) struct Ports {
     pub(crate) transfers: Arc<dyn TransferRepository>,
     pub(crate) webhooks: Arc<dyn WebhookRepository>,
     pub(crate) sender: Arc<dyn WebhookSender>,
+    /// What is frozen; without it nothing is, and the credentials are those of their own port.
+    pub(crate) vending: Option<Arc<dyn VendingRepository>>,
     pub(crate) clock: Arc<dyn Clock>,
     /// The shared secrets of Sentry's RPC, and whether credentials are included.
     pub(crate) sentry_rpc: Option<(&'static [&'static str], bool)>,
@@ -134,6 +141,7 @@ impl Default for Ports {
             transfers: Arc::new(MockTransferRepository::new()),
             webhooks: Arc::new(MockWebhookRepository::new()),
             sender: Arc::new(MockWebhookSender::new()),
+            vending: None,
             clock: Arc::new(TestClock::default()),
             sentry_rpc: None,
             unready: Vec::new(),
@@ -141,6 +149,50 @@ impl Default for Ports {
             metrics: || "# no metrics\n".to_owned(),
             limits: LimitSettings::default(),
         }
+    }
+}
+
+/// Nothing is frozen, and every identity is a user's at a provider instance of the fixtures.
+struct Unfrozen(Arc<dyn CredentialsRepository>);
+
+#[async_trait]
+impl VendingRepository for Unfrozen {
+    async fn find_vendable(
+        &self,
+        id: IdentityId,
+        _: Option<ApiKeyId>,
+    ) -> Result<Option<Vendable>, RepositoryError> {
+        Ok(self.0.find(id).await?.map(|credentials| Vendable {
+            credentials,
+            user_id: fixtures::user("user-1"),
+            provider_type: "oidc".to_owned(),
+            frozen: None,
+        }))
+    }
+
+    async fn freeze(
+        &self,
+        subject: &FreezeSubject,
+        actor: &Actor,
+    ) -> Result<(Freeze, bool), RepositoryError> {
+        let (subject, by) = (subject.clone(), actor.clone());
+        Ok((Freeze { id: FreezeId(1), subject, by, frozen_at: fixtures::NOW }, true))
+    }
+
+    async fn unfreeze(
+        &self,
+        _: &FreezeSubject,
+        _: &Actor,
+    ) -> Result<Option<Freeze>, RepositoryError> {
+        Ok(None)
+    }
+
+    async fn find_freeze_of_key(&self, _: ApiKeyId) -> Result<Option<Freeze>, RepositoryError> {
+        Ok(None)
+    }
+
+    async fn list_freezes(&self, _: PageRequest) -> Result<Page<Freeze>, RepositoryError> {
+        Ok(Page { items: Vec::new(), next: None })
     }
 }
 
@@ -174,12 +226,15 @@ impl Ports {
             revocations,
             clock: self.clock.clone(),
         });
+        let credentials = self.credentials.clone();
+        let vending = self.vending.unwrap_or_else(|| Arc::new(Unfrozen(credentials)));
         let sentry_rpc = self.sentry_rpc.map(|(secrets, include_credentials)| SentryRpc {
             shared_secrets: secrets.iter().map(|it| Secret::new(*it)).collect(),
             include_credentials,
             providers: providers.providers.clone(),
             identities: identities.clone(),
             auth_identities: self.auth_identities.clone(),
+            vending: vending.clone(),
             credentials: self.credentials.clone(),
         });
         let ports = TokenPorts {
@@ -209,6 +264,7 @@ impl Ports {
                 session_ttl: Duration::from_mins(10),
             }),
         };
+        let organization_identities = self.organization_identities.clone();
         App(router(HttpParts {
             api_keys: Arc::new(ApiKeys { keys: self.keys }),
             providers,
@@ -221,7 +277,11 @@ impl Ports {
             identities,
             transfers: Arc::new(Transfers { transfers: self.transfers }),
             linking,
-            tokens: Tokens::new(ports, settings),
+            vending: Vending {
+                vending,
+                organization_identities,
+                tokens: Tokens::new(ports, settings),
+            },
             events: self.events,
             webhooks: Arc::new(Webhooks {
                 webhooks: self.webhooks,
