@@ -141,6 +141,7 @@ impl Database {
             revocations: database.revocations,
             transfers: database.transfers,
             vending: database.vending,
+            ledger: database.ledger,
             keys: database.api_keys,
             archive: database.archive,
             auth_providers: database.auth_providers,

@@ -7,6 +7,7 @@ pub mod commands;
 mod database;
 mod demo;
 pub mod failure;
+mod ledger;
 mod output;
 mod replica;
 mod revoker;

@@ -14,12 +14,14 @@ use tokio::net::TcpListener;
 use crate::{
     database::Database,
     failure::{Failure, sentence},
+    ledger::{forget, write, write_the_rest},
     revoker::revoke,
     server::{answer, bound, finish},
     services::Services,
     settings::{SentryRpcSettings, Settings},
     shutdown::Shutdown,
     sweeper::sweep,
+    system_clock::SystemClock,
     telemetry, webhooks,
 };
 
@@ -86,9 +88,10 @@ impl Service {
             providers: repositories.providers,
             identities: Arc::clone(&services.identities),
             auth_identities: repositories.auth_identities,
-            vending: repositories.vending,
+            vending: services.vending.clone(),
             credentials: repositories.credentials,
         });
+        let ledger = services.vending.ledger.clone();
         let render = metrics.clone();
         let router = symbolon_http::router(HttpParts {
             api_keys: services.api_keys,
@@ -114,9 +117,18 @@ impl Service {
         tokio::spawn(revoke(services.revocations, shutdown.clone()));
         let deliver = webhooks::deliver(services.dispatcher, settings.webhooks, shutdown.clone());
         let delivering = tokio::spawn(deliver);
+        tokio::spawn(forget(
+            repositories.ledger,
+            Arc::new(SystemClock),
+            settings.ledger.retention,
+            shutdown.clone(),
+        ));
+        let writing = tokio::spawn(write(ledger.clone(), shutdown.clone()));
         let answered = answer(listener, router, shutdown).await;
         // Ends with the shutdown; what it has started is finished below.
         let _ = delivering.await;
+        let _ = writing.await;
+        write_the_rest(&ledger).await;
         finish(&services.tasks).await;
         tracing::info!("stopped");
         answered

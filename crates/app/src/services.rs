@@ -6,12 +6,13 @@ use symbolon_domain::{
     ports::{
         ApiKeyRepository, Archive, AuthIdentityRepository, AuthProviderRepository, Clock,
         Connectors, CredentialsRepository, EventLog, IdentityProviderRepository,
-        IdentityRepository, LinkSessionRepository, OrganizationIdentityRepository,
+        IdentityRepository, LedgerRepository, LinkSessionRepository,
+        OrganizationIdentityRepository,
         RevocationRepository, TransferRepository, VendingRepository, WebhookRepository,
         WebhookSender,
     },
     services::{
-        ApiKeys, Busy, DeliverySettings, Identities, LinkSettings, Linking, Providers, Revocations,
+        ApiKeys, Busy, DeliverySettings, Identities, Ledger, LinkSettings, Linking, Providers, Revocations,
         SingleSignOn, Tasks, TokenPorts, TokenSettings, Tokens, Transfers, Vending,
         WebhookDispatcher, Webhooks,
     },
@@ -31,6 +32,7 @@ pub(crate) struct Repositories {
     pub(crate) revocations: Arc<dyn RevocationRepository>,
     pub(crate) transfers: Arc<dyn TransferRepository>,
     pub(crate) vending: Arc<dyn VendingRepository>,
+    pub(crate) ledger: Arc<dyn LedgerRepository>,
     pub(crate) keys: Arc<dyn ApiKeyRepository>,
     pub(crate) archive: Arc<dyn Archive>,
     pub(crate) auth_providers: Arc<dyn AuthProviderRepository>,
@@ -126,6 +128,7 @@ impl Services {
             }),
             busy: Busy::default(),
         };
+        let now = Arc::clone(&clock);
         let tokens = Tokens::new(
             TokenPorts {
                 credentials: Arc::clone(&repositories.credentials),
@@ -145,6 +148,7 @@ impl Services {
             vending: Arc::clone(&repositories.vending),
             organization_identities: Arc::clone(&repositories.organization_identities),
             tokens,
+            ledger: Ledger::new(Arc::clone(&repositories.ledger), now),
         };
         let api_keys = Arc::new(ApiKeys { keys: Arc::clone(&repositories.keys) });
         Self {
@@ -259,6 +263,7 @@ mod tests {
             revocations: store.clone(),
             transfers: store.clone(),
             vending: store.clone(),
+            ledger: store.clone(),
             keys: store.clone(),
             archive: store.clone(),
             auth_providers: store.clone(),

@@ -58,6 +58,8 @@ pub struct Settings {
     pub http_client: HttpClientSettings,
     /// Deliveries of events.
     pub webhooks: WebhookSettings,
+    /// Who was handed which token.
+    pub ledger: LedgerSettings,
     /// Logs and traces.
     pub telemetry: TelemetrySettings,
     /// Sentry's RPC.
@@ -146,6 +148,13 @@ pub struct WebhookSettings {
     /// Most deliveries to one endpoint at a time, in this process.
     pub concurrency: u16,
     /// How long deliveries that arrived are remembered.
+    pub retention: Duration,
+}
+
+/// Section `ledger`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LedgerSettings {
+    /// How long it is remembered who was handed a token, from the last time on.
     pub retention: Duration,
 }
 
@@ -243,6 +252,7 @@ impl Settings {
             refresh: read_refresh(root.section("refresh"), &mut idle_keys),
             http_client: read_http_client(root.section("http_client")),
             webhooks: read_webhooks(root.section("webhooks")),
+            ledger: read_ledger(root.section("ledger")),
             telemetry: read_telemetry(root.section("telemetry")),
             sentry_rpc: read_sentry_rpc(root.section("sentry_rpc")),
             providers: provider::read(&mut root),
@@ -549,6 +559,13 @@ fn read_webhooks(mut section: Section<'_>) -> WebhookSettings {
     };
     section.finish();
     webhooks
+}
+
+fn read_ledger(mut section: Section<'_>) -> LedgerSettings {
+    const DAY: u64 = 24 * 60 * 60;
+    let days = whole(&mut section, "retention_days", 1, 3650).unwrap_or(90);
+    section.finish();
+    LedgerSettings { retention: Duration::from_secs(DAY * days) }
 }
 
 fn read_telemetry(mut section: Section<'_>) -> TelemetrySettings {

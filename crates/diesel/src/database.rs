@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use symbolon_domain::ports::{
     ApiKeyRepository, Archive, AuthIdentityRepository, AuthProviderRepository,
     CredentialsRepository, EventLog, IdentityProviderRepository, IdentityRepository,
-    LinkSessionRepository, OrganizationIdentityRepository, RepositoryError, RevocationRepository,
+    LedgerRepository, LinkSessionRepository, OrganizationIdentityRepository, RepositoryError, RevocationRepository,
     Sealer, TransferRepository, VendingRepository, WebhookRepository,
 };
 
@@ -46,6 +46,8 @@ pub struct Database {
     pub transfers: Arc<dyn TransferRepository>,
     /// Keeps what is frozen, and is asked before a token is handed out.
     pub vending: Arc<dyn VendingRepository>,
+    /// Keeps who was handed which token.
+    pub ledger: Arc<dyn LedgerRepository>,
     /// Keeps webhook endpoints and what is on its way to them.
     pub webhooks: Arc<dyn WebhookRepository>,
     engine: Arc<dyn Engine>,
@@ -102,6 +104,7 @@ impl Database {
         S: IdentityRepository
             + CredentialsRepository
             + IdentityProviderRepository
+            + LedgerRepository
             + LinkSessionRepository
             + EventLog
             + ApiKeyRepository
@@ -130,6 +133,7 @@ impl Database {
             revocations: store.clone(),
             transfers: store.clone(),
             vending: store.clone(),
+            ledger: store.clone(),
             webhooks: store.clone(),
             engine: store,
         }

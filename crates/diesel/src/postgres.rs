@@ -74,6 +74,8 @@ mod identities;
 mod identity_providers;
 #[path = "queries/identity_row.rs"]
 mod identity_row;
+#[path = "queries/ledger.rs"]
+mod ledger;
 #[path = "queries/link_sessions.rs"]
 mod link_sessions;
 #[path = "queries/organization_identities.rs"]

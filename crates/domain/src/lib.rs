@@ -129,6 +129,7 @@ pub mod freeze;
 pub mod identity;
 pub mod identity_provider;
 pub mod ids;
+pub mod ledger;
 pub mod link_evidence;
 pub mod link_session;
 pub mod organization_identity;

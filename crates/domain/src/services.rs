@@ -3,6 +3,7 @@
 
 mod api_keys;
 mod identities;
+mod ledger;
 mod linking;
 mod providers;
 mod return_urls;
@@ -16,6 +17,7 @@ mod webhooks;
 
 pub use api_keys::*;
 pub use identities::*;
+pub use ledger::*;
 pub use linking::*;
 pub use providers::*;
 pub use return_urls::*;

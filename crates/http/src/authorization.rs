@@ -13,10 +13,10 @@ use symbolon_domain::{
     ids::UserId,
     ports::Clock,
     secret::SecretHash,
-    services::ApiKeys,
+    services::{ApiKeys, Recipient},
 };
 
-use crate::{error::ApiError, limits::Limits};
+use crate::{error::ApiError, limits::Limits, telemetry::RequestId};
 
 /// How long a key that was good may still be taken for good: a revocation reaches every replica
 /// within this time.
@@ -139,6 +139,7 @@ scopes!(
 pub(crate) struct Allowed<S> {
     key: Arc<ApiKey>,
     actor: Actor,
+    request_id: Option<RequestId>,
     scope: PhantomData<S>,
 }
 
@@ -146,6 +147,15 @@ impl<S> Allowed<S> {
     /// Whom the event log names.
     pub(crate) fn actor(&self) -> Actor {
         self.actor.clone()
+    }
+
+    /// Who is handed a token.
+    pub(crate) fn recipient(&self) -> Recipient<'_> {
+        Recipient {
+            key: &self.key,
+            acting_user: self.actor.acting_user.as_ref(),
+            request_id: self.request_id.as_ref().map_or("", |it| &it.0),
+        }
     }
 
     /// The key.
@@ -208,7 +218,8 @@ where
             reason: reason(&parts.headers)?,
             ..Actor::api_key(key.id)
         };
-        Ok(Self(Allowed { key, actor, scope: PhantomData }))
+        let request_id = parts.extensions.get().cloned();
+        Ok(Self(Allowed { key, actor, request_id, scope: PhantomData }))
     }
 }
 

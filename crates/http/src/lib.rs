@@ -11,6 +11,7 @@ mod error;
 mod events;
 mod freezes;
 mod identities;
+mod ledger;
 mod limits;
 mod link_sessions;
 mod list;
@@ -118,6 +119,7 @@ pub fn router(parts: HttpParts) -> Router {
             vending: vending.clone(),
             identities: Arc::clone(&identities),
         }))
+        .merge(ledger::router(ledger::LedgerRoutes::new(authenticator.clone(), &vending)))
         .merge(freezes::router(freezes::FreezeRoutes {
             authenticator: authenticator.clone(),
             vending,

@@ -15,12 +15,9 @@ use axum::{
 };
 use serde_json::{Map, Value, json};
 use symbolon_domain::{
-    ports::{
-        AuthIdentityRepository, CredentialsRepository, IdentityProviderRepository,
-        VendingRepository,
-    },
+    ports::{AuthIdentityRepository, CredentialsRepository, IdentityProviderRepository},
     secret::Secret,
-    services::Identities,
+    services::{Identities, Vending},
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -44,7 +41,7 @@ pub struct SentryRpc {
     /// Accounts for organizations' single sign-on.
     pub auth_identities: Arc<dyn AuthIdentityRepository>,
     /// Opened credentials, unless something is frozen; asked for nothing unless they are included.
-    pub vending: Arc<dyn VendingRepository>,
+    pub vending: Vending,
     /// What was told before.
     pub credentials: Arc<dyn CredentialsRepository>,
 }

@@ -130,7 +130,7 @@ async fn issue_token(
     OptionalJsonBody(asked): OptionalJsonBody<TokenRequestBody>,
 ) -> Result<Response, ApiError> {
     let need = need(asked.min_ttl_seconds, asked.scopes)?;
-    let token = routes.vending.issue(IdentityId(id), caller.key(), &need).await?;
+    let token = routes.vending.issue(IdentityId(id), caller.recipient(), &need).await?;
     Ok(respond(&token))
 }
 
@@ -207,7 +207,7 @@ async fn issue_token_by_key(
         Some(Found { others: true, .. }) => return Err(Error::IdentityAmbiguous.into()),
         Some(Found { identity, .. }) => identity.id,
     };
-    let token = routes.vending.issue(id, caller.key(), &need).await?;
+    let token = routes.vending.issue(id, caller.recipient(), &need).await?;
     Ok(respond(&token))
 }
 

@@ -71,6 +71,7 @@ fn every_bad_value_is_told_with_its_key_and_what_was_expected() {
         ("webhooks.max_attempts", "webhooks.max_attempts=0", "a whole number from 1 to 100"),
         ("webhooks.first_retry", "webhooks.first_retry='2h'", "a length of time from 100ms to 1h"),
         ("webhooks.concurrency", "webhooks.concurrency='many'", "a whole number from 1 to 200"),
+        ("ledger.retention_days", "ledger.retention_days=0", "a whole number from 1 to 3650"),
         ("webhooks.retention_days", "webhooks.retention_days=0", "a whole number from 1 to 3650"),
         ("telemetry.log_format", "telemetry.log_format='xml'", "\"text\" or \"json\""),
         ("telemetry.otlp_endpoint", "telemetry.otlp_endpoint='here'", "an http or https address"),

@@ -1,12 +1,13 @@
 use std::sync::Arc;
 
-use super::{IssuedToken, Rejected, TokenNeed, Tokens};
+use super::{IssuedToken, Ledger, Rejected, TokenNeed, Tokens};
 use crate::{
     Error,
     api_key::{ApiKey, KeyLimits},
-    event::Actor,
+    credentials::Credentials,
+    event::{Actor, Who},
     freeze::{Freeze, FreezeSubject},
-    ids::IdentityId,
+    ids::{IdentityId, OrganizationId, UserId},
     page::PageRequest,
     ports::{
         OrganizationIdentityFilter, OrganizationIdentityRepository, RepositoryError, Vendable,
@@ -24,6 +25,19 @@ pub struct Vending {
     pub organization_identities: Arc<dyn OrganizationIdentityRepository>,
     /// Tokens that work.
     pub tokens: Tokens,
+    /// Who was handed which.
+    pub ledger: Ledger,
+}
+
+/// Who is handed a token.
+#[derive(Clone, Copy, Debug)]
+pub struct Recipient<'a> {
+    /// With this key.
+    pub key: &'a ApiKey,
+    /// On behalf of this user, in the caller's words.
+    pub acting_user: Option<&'a UserId>,
+    /// In this request, as the log names it.
+    pub request_id: &'a str,
 }
 
 impl Vending {
@@ -40,20 +54,23 @@ impl Vending {
     pub async fn issue(
         &self,
         id: IdentityId,
-        to: &ApiKey,
+        to: Recipient<'_>,
         need: &TokenNeed,
     ) -> Result<IssuedToken, Error> {
-        let excess = to.limits.excess(&need.scopes);
+        let Recipient { key, acting_user, request_id } = to;
+        let excess = key.limits.excess(&need.scopes);
         if !excess.is_empty() {
             return Err(beyond("the API key may not be handed tokens for", &excess));
         }
-        let read = self.read(id, to).await?;
+        let read = self.read(id, key).await?;
         let (token, generation) = self.tokens.issue_stored(&read.credentials, need).await?;
         if generation != read.credentials.generation {
             // A refresh takes its time, and much may have changed meanwhile.
-            self.read(id, to).await?;
+            self.read(id, key).await?;
         }
-        check_scopes(&to.limits, &token.scopes)?;
+        check_scopes(&key.limits, &token.scopes)?;
+        let of = (read.credentials.provider_id, &read.user_id);
+        self.ledger.note(&token, of, (Who::ApiKey(key.id), acting_user), request_id).await?;
         Ok(token)
     }
 
@@ -96,6 +113,30 @@ impl Vending {
             .increment(1);
         tracing::info!(identity = %id, key = %by.id, outcome = told, "an access token was reported as rejected");
         outcome
+    }
+
+    /// The credentials as they are, for a Sentry deployment that is told them; `None` where there
+    /// are none or something is frozen.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Repository`].
+    pub async fn open_for_sentry(&self, id: IdentityId) -> Result<Option<Credentials>, Error> {
+        let read = self.vending.find_vendable(id, None).await?;
+        let Some(read) = read.filter(|it| it.frozen.is_none()) else { return Ok(None) };
+        let Some(credentials) = read.credentials.credentials else { return Ok(None) };
+        if let Some(access_token) = credentials.access_token.clone() {
+            let token = IssuedToken {
+                identity_id: id,
+                access_token,
+                token_type: String::new(),
+                expires_at: None,
+                scopes: Vec::new(),
+            };
+            let of = (read.credentials.provider_id, &read.user_id);
+            self.ledger.note(&token, of, (Who::Sentry, None), "").await?;
+        }
+        Ok(Some(credentials))
     }
 
     /// Stops handing out, at once and on every replica; true with it when it was not frozen before.
@@ -148,7 +189,7 @@ impl Vending {
     async fn is_used_by_any(
         &self,
         id: IdentityId,
-        organizations: &[crate::ids::OrganizationId],
+        organizations: &[OrganizationId],
     ) -> Result<bool, RepositoryError> {
         for organization in organizations {
             let filter = OrganizationIdentityFilter {

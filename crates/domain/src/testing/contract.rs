@@ -18,6 +18,7 @@ mod identities;
 mod identity_lists;
 mod identity_providers;
 mod leases;
+mod ledger;
 mod link_sessions;
 mod linking;
 mod linking_sessions;
@@ -35,7 +36,7 @@ use self::link_sessions::{claim, live_session, pending_link, sign_in, status, us
 pub use self::{
     api_keys::*, archive::*, auth_identities::*, auth_providers::*, changes::*, credentials::*,
     disconnection::*, event_log::*, identities::*, identity_lists::*, identity_providers::*,
-    leases::*, link_sessions::*, linking::*, linking_sessions::*, organization_identities::*,
+    leases::*, ledger::*, link_sessions::*, linking::*, linking_sessions::*, organization_identities::*,
     revocations::*, transfers::*, vending::*, webhooks::*,
 };
 use super::{RunningClock, fixtures};
@@ -47,7 +48,7 @@ use crate::{
     ports::{
         ApiKeyRepository, Archive, AuthIdentityRepository, AuthProviderRepository, Clock as _,
         CredentialsRepository, EventFilter, EventLog, IdentityProviderRepository,
-        IdentityRepository, Lease, LeaseOutcome, Link, LinkOutcome, LinkSessionRepository,
+        IdentityRepository, Lease, LeaseOutcome, LedgerRepository, Link, LinkOutcome, LinkSessionRepository,
         NewIdentityProvider, OrganizationIdentityRepository, RefreshEnd, RevocationRepository,
         StoredCredentials, TransferRepository, Unlink, UnlinkOutcome, VendingRepository,
         WebhookRepository,
@@ -64,6 +65,7 @@ pub trait Store:
     + EventLog
     + IdentityProviderRepository
     + IdentityRepository
+    + LedgerRepository
     + LinkSessionRepository
     + OrganizationIdentityRepository
     + RevocationRepository
@@ -83,6 +85,7 @@ impl<T> Store for T where
         + EventLog
         + IdentityProviderRepository
         + IdentityRepository
+        + LedgerRepository
         + LinkSessionRepository
         + OrganizationIdentityRepository
         + RevocationRepository
@@ -164,6 +167,12 @@ impl dyn Store {
     /// The transfers.
     #[must_use]
     pub fn transfers(&self) -> &dyn TransferRepository {
+        self
+    }
+
+    /// Who was handed which token.
+    #[must_use]
+    pub fn ledger(&self) -> &dyn LedgerRepository {
         self
     }
 
@@ -531,6 +540,11 @@ macro_rules! contract_tests {
             // changes
             every_change_of_an_identity_tells_before_and_after
             every_change_of_a_provider_or_key_tells_before_and_after
+            // ledger
+            the_salt_of_the_ledger_is_made_once
+            hand_outs_are_found_by_identity_and_by_token
+            hand_outs_to_one_recipient_add_up
+            old_hand_outs_are_forgotten
             // vending
             what_is_read_to_hand_out_a_token_is_all_of_it
             each_freeze_stands_against_what_it_names_and_nothing_else

@@ -8,6 +8,7 @@ mod credentials;
 mod event_log;
 mod identities;
 mod identity_providers;
+mod ledger;
 mod link_sessions;
 mod organization_identities;
 mod revocations;
@@ -38,13 +39,14 @@ use crate::{
     freeze::Freeze,
     identity_provider::{IdentityProvider, ProviderSecrets},
     ids::{
-        AuthIdentityId, AuthProviderId, EventId, FreezeId, IdentityId, LinkSessionId, OrganizationIdentityId,
+        AuthIdentityId, AuthProviderId, EventId, FreezeId, IdentityId, LedgerEntryId, LinkSessionId, OrganizationIdentityId,
         ProviderId, RevocationId, TransferId, WebhookDeliveryId, WebhookEndpointId,
     },
+    ledger::LedgerEntry,
     organization_identity::OrganizationIdentity,
     page::{Page, PageRequest},
     ports::Clock,
-    secret::SecretHash,
+    secret::{Secret, SecretHash},
     testing::RunningClock,
     transfer::Transfer,
 };
@@ -108,6 +110,8 @@ struct Rows {
     revocations: BTreeMap<RevocationId, RevocationRow>,
     transfers: BTreeMap<TransferId, Transfer>,
     freezes: BTreeMap<FreezeId, Freeze>,
+    ledger: BTreeMap<LedgerEntryId, LedgerEntry>,
+    ledger_salt: Option<Secret>,
     /// How often an imported account for single sign-on had got credentials.
     auth_generations: BTreeMap<AuthIdentityId, i64>,
 }

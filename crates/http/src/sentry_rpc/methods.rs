@@ -232,11 +232,9 @@ impl SentryRpc {
     async fn show(&self, identity: Identity) -> Result<RpcIdentity, ApiError> {
         let mut data = identity.data;
         if self.include_credentials {
-            let read = self.vending.find_vendable(identity.id, None).await?;
             // What is frozen is told of without its tokens: Sentry's form knows no refusal of one
             // row in a list.
-            let handed = read.filter(|it| it.frozen.is_none());
-            if let Some(credentials) = handed.and_then(|it| it.credentials.credentials) {
+            if let Some(credentials) = self.vending.open_for_sentry(identity.id).await? {
                 data.extend(told(&credentials));
             }
         }

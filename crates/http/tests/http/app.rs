@@ -19,7 +19,7 @@ use symbolon_domain::{
     ports::{
         ApiKeyRepository, AuthIdentityRepository, AuthProviderRepository, Clock, Connectors,
         CredentialsRepository, EventLog, IdentityProviderRepository, IdentityRepository,
-        LinkSessionRepository, MockApiKeyRepository, MockAuthIdentityRepository,
+        LedgerRepository, LinkSessionRepository, MockApiKeyRepository, MockAuthIdentityRepository,
         MockAuthProviderRepository, MockConnectors, MockCredentialsRepository, MockEventLog,
         MockIdentityProviderRepository, MockIdentityRepository, MockLinkSessionRepository,
         MockOrganizationIdentityRepository, MockRevocationRepository, MockTransferRepository,
@@ -29,10 +29,10 @@ use symbolon_domain::{
     },
     secret::{Secret, SecretHash},
     services::{
-        ApiKeys, Identities, LinkSettings, Linking, Providers, ReturnUrls, Revocations,
+        ApiKeys, Identities, Ledger, LinkSettings, Linking, Providers, ReturnUrls, Revocations,
         SingleSignOn, Tasks, TokenPorts, TokenSettings, Tokens, Transfers, Vending, Webhooks,
     },
-    testing::{TestClock, fixtures},
+    testing::{MemoryStore, TestClock, fixtures},
 };
 use symbolon_http::{HttpParts, LimitSettings, Readiness, SentryRpc, Unready, router};
 use tower::ServiceExt as _;
@@ -113,6 +113,7 @@ pub(crate) struct Ports {
     pub(crate) transfers: Arc<dyn TransferRepository>,
     pub(crate) webhooks: Arc<dyn WebhookRepository>,
     pub(crate) sender: Arc<dyn WebhookSender>,
+    pub(crate) ledger: Arc<dyn LedgerRepository>,
     /// What is frozen; without it nothing is, and the credentials are those of their own port.
     pub(crate) vending: Option<Arc<dyn VendingRepository>>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -141,6 +142,7 @@ impl Default for Ports {
             transfers: Arc::new(MockTransferRepository::new()),
             webhooks: Arc::new(MockWebhookRepository::new()),
             sender: Arc::new(MockWebhookSender::new()),
+            ledger: Arc::new(MemoryStore::default()),
             vending: None,
             clock: Arc::new(TestClock::default()),
             sentry_rpc: None,
@@ -228,17 +230,8 @@ impl Ports {
         });
         let credentials = self.credentials.clone();
         let vending = self.vending.unwrap_or_else(|| Arc::new(Unfrozen(credentials)));
-        let sentry_rpc = self.sentry_rpc.map(|(secrets, include_credentials)| SentryRpc {
-            shared_secrets: secrets.iter().map(|it| Secret::new(*it)).collect(),
-            include_credentials,
-            providers: providers.providers.clone(),
-            identities: identities.clone(),
-            auth_identities: self.auth_identities.clone(),
-            vending: vending.clone(),
-            credentials: self.credentials.clone(),
-        });
         let ports = TokenPorts {
-            credentials: self.credentials,
+            credentials: self.credentials.clone(),
             providers: providers.clone(),
             identities: identities.clone(),
             clock: self.clock.clone(),
@@ -250,6 +243,22 @@ impl Ports {
             concurrency_per_provider: 16,
             replica: "replica-1".into(),
         };
+        let tokens = Tokens::new(ports, settings);
+        let vending = Vending {
+            vending,
+            organization_identities: self.organization_identities.clone(),
+            tokens,
+            ledger: Ledger::new(self.ledger, self.clock.clone()),
+        };
+        let sentry_rpc = self.sentry_rpc.map(|(secrets, include_credentials)| SentryRpc {
+            shared_secrets: secrets.iter().map(|it| Secret::new(*it)).collect(),
+            include_credentials,
+            providers: providers.providers.clone(),
+            identities: identities.clone(),
+            auth_identities: self.auth_identities.clone(),
+            vending: vending.clone(),
+            credentials: self.credentials.clone(),
+        });
         let linking = Linking {
             sessions: self.sessions,
             identities: self.identities,
@@ -264,7 +273,6 @@ impl Ports {
                 session_ttl: Duration::from_mins(10),
             }),
         };
-        let organization_identities = self.organization_identities.clone();
         App(router(HttpParts {
             api_keys: Arc::new(ApiKeys { keys: self.keys }),
             providers,
@@ -277,11 +285,7 @@ impl Ports {
             identities,
             transfers: Arc::new(Transfers { transfers: self.transfers }),
             linking,
-            vending: Vending {
-                vending,
-                organization_identities,
-                tokens: Tokens::new(ports, settings),
-            },
+            vending,
             events: self.events,
             webhooks: Arc::new(Webhooks {
                 webhooks: self.webhooks,

@@ -84,6 +84,11 @@ fn endpoints() -> Vec<(Method, &'static str, Takes)> {
             Json(|| json!({"access_token_sha256": "00".repeat(32)})),
         ),
         (Method::GET, "/v1/freezes", Query(&[])),
+        (
+            Method::GET,
+            "/v1/ledger",
+            Query(&[("identity_id", NOT_IDS), ("token_sha256", &["", "x", "00"])]),
+        ),
         (Method::POST, "/v1/freezes", Json(|| json!({"kind": "key", "id": 1}))),
         (Method::DELETE, "/v1/freezes/{kind}/{id}", Nothing),
         (Method::POST, "/v1/identities/{id}/refresh", MaybeBody),

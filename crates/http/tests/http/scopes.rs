@@ -10,7 +10,7 @@ use symbolon_domain::api_key::KeyScope::{
 use crate::app::{Mocks, key_with};
 
 /// Every route under `/v1`, and what its caller must be allowed.
-const ROUTES: [(Method, &str, KeyScope); 56] = [
+const ROUTES: [(Method, &str, KeyScope); 57] = [
     (Method::POST, "/v1/providers", ProvidersWrite),
     (Method::GET, "/v1/providers", ProvidersRead),
     (Method::GET, "/v1/providers/1", ProvidersRead),
@@ -56,6 +56,7 @@ const ROUTES: [(Method, &str, KeyScope); 56] = [
     (Method::PUT, "/v1/organizations/o/identities/1", SsoWrite),
     (Method::DELETE, "/v1/organizations/o/identities/1", SsoWrite),
     (Method::GET, "/v1/events", EventsRead),
+    (Method::GET, "/v1/ledger", EventsRead),
     (Method::GET, "/v1/identities/1/explain", EventsRead),
     (Method::POST, "/v1/webhooks", Admin),
     (Method::GET, "/v1/webhooks", EventsRead),
