@@ -7,5 +7,6 @@ mod linking;
 mod providers;
 mod refresh;
 mod revocations;
+mod vending;
 mod webhooks;
 mod world;

@@ -18,5 +18,6 @@ mod sentry_rpc;
 mod single_sign_on;
 mod tokens;
 mod transfers;
+mod vending;
 mod webhooks;
 mod whole_way;
