@@ -11,7 +11,9 @@ use symbolon_domain::{event::Actor, ports::Connectors};
 use symbolon_http::{HttpParts, LimitSettings, Readiness, SentryRpc, Unready};
 use tokio::net::TcpListener;
 
+use symbolon_oauth2::TrustedIssuers;
 use crate::{
+    catalog::http_client,
     database::Database,
     failure::{Failure, sentence},
     ledger::{forget, write, write_the_rest},
@@ -81,6 +83,12 @@ impl Service {
         let Self { parts, services } = self;
         let ServiceParts { settings, database, connectors, listener, metrics, .. } = parts;
         let repositories = database.repositories();
+        let issuers = settings.token_exchange.issuers.clone();
+        let http = http_client(&settings.http_client)?;
+        let subject_tokens = TrustedIssuers::new(http, Arc::new(SystemClock), issuers);
+        let subject_tokens = subject_tokens.map_err(|problem| {
+            Failure::Argument(format!("token_exchange.issuers: {problem}"))
+        })?;
         let SentryRpcSettings { shared_secrets, include_credentials } = settings.sentry_rpc;
         let sentry_rpc = (!shared_secrets.is_empty()).then(|| SentryRpc {
             shared_secrets,
@@ -101,6 +109,7 @@ impl Service {
             transfers: services.transfers,
             linking: services.linking,
             vending: services.vending,
+            subject_tokens: Arc::new(subject_tokens),
             events: repositories.events,
             webhooks: services.webhooks,
             connectors,

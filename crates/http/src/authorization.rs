@@ -44,8 +44,34 @@ impl Authenticator {
         Self(Arc::new(Inner { keys, clock, good, limits }))
     }
 
-    async fn authenticate(&self, headers: &HeaderMap) -> Result<Arc<ApiKey>, Error> {
-        let secret = bearer(headers).ok_or(Error::Unauthenticated)?;
+    /// The good key with this secret, unless it or its caller's address asks too often.
+    pub(crate) async fn admit(
+        &self,
+        parts: &Parts,
+        secret: Option<&str>,
+    ) -> Result<Arc<ApiKey>, ApiError> {
+        let limits = &self.0.limits;
+        let key = match self.authenticate(secret).await {
+            Err(Error::Unauthenticated) => {
+                return Err(match limits.failed(parts) {
+                    Ok(()) => Error::Unauthenticated.into(),
+                    Err(wait) => ApiError::rate_limited(
+                        "too many requests without a valid key came from this address",
+                        wait,
+                    ),
+                });
+            }
+            key => key?,
+        };
+        tracing::Span::current().record("key", key.id.0);
+        limits
+            .admit(key.id)
+            .map_err(|wait| ApiError::rate_limited("this key asks too often", wait))?;
+        Ok(key)
+    }
+
+    async fn authenticate(&self, secret: Option<&str>) -> Result<Arc<ApiKey>, Error> {
+        let secret = secret.ok_or(Error::Unauthenticated)?;
         let hash = SecretHash::of(secret);
         let now = self.0.clock.now();
         if let Some((key, read_at)) = self.0.good.get(&hash).await {
@@ -63,7 +89,7 @@ impl Authenticator {
 
 /// The token of `Authorization: Bearer …`
 /// ([RFC 6750 §2.1](https://www.rfc-editor.org/rfc/rfc6750#section-2.1)), if there is exactly one.
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let (value, None) = (values.next()?, values.next()) else { return None };
     let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
@@ -77,7 +103,7 @@ pub(crate) const REASON: &str = "Symbolon-Reason";
 /// Most characters of a reason.
 const LONGEST_REASON: usize = 500;
 
-fn acting_user(headers: &HeaderMap) -> Result<Option<UserId>, ApiError> {
+pub(crate) fn acting_user(headers: &HeaderMap) -> Result<Option<UserId>, ApiError> {
     let user = text(headers, ACTING_USER)?.map(UserId::new).transpose();
     user.map_err(|problem| ApiError::invalid(ACTING_USER, problem))
 }
@@ -193,23 +219,7 @@ where
 
     async fn from_request_parts(parts: &mut Parts, state: &T) -> Result<Self, ApiError> {
         let authenticator = Authenticator::from_ref(state);
-        let limits = &authenticator.0.limits;
-        let key = match authenticator.authenticate(&parts.headers).await {
-            Err(Error::Unauthenticated) => {
-                return Err(match limits.failed(parts) {
-                    Ok(()) => Error::Unauthenticated.into(),
-                    Err(wait) => ApiError::rate_limited(
-                        "too many requests without a valid key came from this address",
-                        wait,
-                    ),
-                });
-            }
-            key => key?,
-        };
-        tracing::Span::current().record("key", key.id.0);
-        limits
-            .admit(key.id)
-            .map_err(|wait| ApiError::rate_limited("this key asks too often", wait))?;
+        let key = authenticator.admit(parts, bearer(&parts.headers)).await?;
         if !key.allows(S::SCOPE) {
             return Err(Error::Forbidden { scope: S::SCOPE.as_str() }.into());
         }

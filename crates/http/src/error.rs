@@ -134,6 +134,21 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", detail)
     }
 
+    /// The status.
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The documented word.
+    pub(crate) fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// What to do.
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
+    }
+
     /// Whether it says that there is no such thing.
     pub(crate) fn is_not_found(&self) -> bool {
         self.status == StatusCode::NOT_FOUND

@@ -25,6 +25,7 @@ mod sentry_rpc;
 mod sight;
 mod single_sign_on;
 mod telemetry;
+mod token_exchange;
 mod tokens;
 mod transfers;
 mod webhooks;
@@ -33,7 +34,7 @@ use std::sync::Arc;
 
 use axum::{Router, middleware};
 use symbolon_domain::{
-    ports::{Connectors, EventLog},
+    ports::{Connectors, EventLog, SubjectTokens},
     services::{
         ApiKeys, Identities, Linking, Providers, SingleSignOn, Transfers, Vending, Webhooks,
     },
@@ -62,6 +63,8 @@ pub struct HttpParts {
     pub linking: Linking,
     /// Access tokens, and who may be handed them.
     pub vending: Vending,
+    /// Whose JWTs may be exchanged for tokens.
+    pub subject_tokens: Arc<dyn SubjectTokens>,
     /// What happened.
     pub events: Arc<dyn EventLog>,
     /// Webhook endpoints.
@@ -88,6 +91,7 @@ pub fn router(parts: HttpParts) -> Router {
         transfers,
         linking,
         vending,
+        subject_tokens,
         events,
         webhooks,
         connectors,
@@ -118,6 +122,14 @@ pub fn router(parts: HttpParts) -> Router {
             authenticator: authenticator.clone(),
             vending: vending.clone(),
             identities: Arc::clone(&identities),
+        }))
+        .merge(token_exchange::router(token_exchange::TokenExchangeRoutes {
+            authenticator: authenticator.clone(),
+            vending: vending.clone(),
+            identities: Arc::clone(&identities),
+            subject_tokens,
+            clock: Arc::clone(&linking.clock),
+            public_url: linking.settings.public_url.clone(),
         }))
         .merge(ledger::router(ledger::LedgerRoutes::new(authenticator.clone(), &vending)))
         .merge(freezes::router(freezes::FreezeRoutes {

@@ -22,6 +22,7 @@ mod profile;
 mod registry;
 mod signing_alg;
 mod token_answer;
+mod trusted_issuers;
 mod webhooks;
 
 use symbolon_domain::ports::ConnectorError;
@@ -33,6 +34,7 @@ pub use self::{
     metadata::{InvalidIssuer, Issuer},
     registry::{ProviderKind, Registry},
     signing_alg::SigningAlg,
+    trusted_issuers::{TrustedIssuer, TrustedIssuers},
     webhooks::StandardWebhooks,
 };
 

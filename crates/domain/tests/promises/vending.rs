@@ -143,7 +143,7 @@ async fn a_freeze_that_comes_during_a_refresh_refuses_what_came_of_it() {
     let world = World::new().await;
     let id = world.identity().await;
     world.expire();
-    world.provider.fail_next([RefreshFault::Slow(Duration::from_millis(300))]);
+    world.provider.fail_next([RefreshFault::Delay(Duration::from_millis(300))]);
     let frozen = vending(&world);
     let asked = tokio::spawn(async move {
         frozen.issue(id, to(&fixtures::api_key()), &TokenNeed::default()).await

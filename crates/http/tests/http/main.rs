@@ -17,6 +17,7 @@ mod scopes;
 mod sentry_rpc;
 mod single_sign_on;
 mod tokens;
+mod token_exchange;
 mod transfers;
 mod vending;
 mod webhooks;
