@@ -11,7 +11,6 @@ use symbolon_domain::{event::Actor, ports::Connectors};
 use symbolon_http::{HttpParts, LimitSettings, Readiness, SentryRpc, Unready};
 use tokio::net::TcpListener;
 
-use symbolon_oauth2::TrustedIssuers;
 use crate::{
     catalog::http_client,
     database::Database,
@@ -26,6 +25,7 @@ use crate::{
     system_clock::SystemClock,
     telemetry, webhooks,
 };
+use symbolon_oauth2::TrustedIssuers;
 
 /// What a service is made of.
 pub(crate) struct ServiceParts {
@@ -86,9 +86,8 @@ impl Service {
         let issuers = settings.token_exchange.issuers.clone();
         let http = http_client(&settings.http_client)?;
         let subject_tokens = TrustedIssuers::new(http, Arc::new(SystemClock), issuers);
-        let subject_tokens = subject_tokens.map_err(|problem| {
-            Failure::Argument(format!("token_exchange.issuers: {problem}"))
-        })?;
+        let subject_tokens = subject_tokens
+            .map_err(|problem| Failure::Argument(format!("token_exchange.issuers: {problem}")))?;
         let SentryRpcSettings { shared_secrets, include_credentials } = settings.sentry_rpc;
         let sentry_rpc = (!shared_secrets.is_empty()).then(|| SentryRpc {
             shared_secrets,

@@ -7,13 +7,12 @@ use symbolon_domain::{
         ApiKeyRepository, Archive, AuthIdentityRepository, AuthProviderRepository, Clock,
         Connectors, CredentialsRepository, EventLog, IdentityProviderRepository,
         IdentityRepository, LedgerRepository, LinkSessionRepository,
-        OrganizationIdentityRepository,
-        RevocationRepository, TransferRepository, VendingRepository, WebhookRepository,
-        WebhookSender,
+        OrganizationIdentityRepository, RevocationRepository, TransferRepository,
+        VendingRepository, WebhookRepository, WebhookSender,
     },
     services::{
-        ApiKeys, Busy, DeliverySettings, Identities, Ledger, LinkSettings, Linking, Providers, Revocations,
-        SingleSignOn, Tasks, TokenPorts, TokenSettings, Tokens, Transfers, Vending,
+        ApiKeys, Busy, DeliverySettings, Identities, Ledger, LinkSettings, Linking, Providers,
+        Revocations, SingleSignOn, Tasks, TokenPorts, TokenSettings, Tokens, Transfers, Vending,
         WebhookDispatcher, Webhooks,
     },
 };
@@ -302,7 +301,8 @@ mod tests {
         let linked = services.identities.link(new, actor).await.unwrap();
         let LinkOutcome::Created(identity) = linked else { panic!("{linked:?}") };
 
-        let issued = services.vending.tokens.issue(identity.id, &TokenNeed::default()).await.unwrap();
+        let issued =
+            services.vending.tokens.issue(identity.id, &TokenNeed::default()).await.unwrap();
 
         assert_eq!(issued.access_token, Secret::new("access-2"));
         let stored = repositories.credentials.find(identity.id).await.unwrap().unwrap();

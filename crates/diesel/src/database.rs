@@ -7,8 +7,8 @@ use chrono::{DateTime, Utc};
 use symbolon_domain::ports::{
     ApiKeyRepository, Archive, AuthIdentityRepository, AuthProviderRepository,
     CredentialsRepository, EventLog, IdentityProviderRepository, IdentityRepository,
-    LedgerRepository, LinkSessionRepository, OrganizationIdentityRepository, RepositoryError, RevocationRepository,
-    Sealer, TransferRepository, VendingRepository, WebhookRepository,
+    LedgerRepository, LinkSessionRepository, OrganizationIdentityRepository, RepositoryError,
+    RevocationRepository, Sealer, TransferRepository, VendingRepository, WebhookRepository,
 };
 
 use crate::{

@@ -211,8 +211,9 @@ impl From<Error> for ApiError {
             }
         };
         let retry_after = match &error {
-            Error::ProviderUnavailable { retry_after, .. }
-            | Error::TooSoon { retry_after, .. } => Some(*retry_after),
+            Error::ProviderUnavailable { retry_after, .. } | Error::TooSoon { retry_after, .. } => {
+                Some(*retry_after)
+            }
             _ => None,
         };
         Self { retry_after, ..Self::new(status, code, error.to_string()) }

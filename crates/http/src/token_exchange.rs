@@ -195,9 +195,7 @@ async fn exchange(routes: &TokenExchangeRoutes, request: Request) -> Result<Issu
     }
     let limited = key.limits.provider_types.clone();
     let provider_types = match (provider_types, limited) {
-        (Some(own), Some(limit)) => {
-            Some(own.into_iter().filter(|it| limit.contains(it)).collect())
-        }
+        (Some(own), Some(limit)) => Some(own.into_iter().filter(|it| limit.contains(it)).collect()),
         (one, other) => one.or(other),
     };
     let (provider_id, provider_type) = match target {
@@ -283,13 +281,13 @@ impl Form {
         }
         let user_id = text("user_id")?.map(UserId::new).transpose();
         let external_id = text("external_id")?.map(ExternalId::new).transpose();
-        let identity_id = match text("identity_id")? {
-            None => None,
-            Some(text) => Some(IdentityId(
-                row_id(&text)
-                    .ok_or_else(|| ApiError::invalid("identity_id", "must be a positive integer"))?,
-            )),
-        };
+        let identity_id =
+            match text("identity_id")? {
+                None => None,
+                Some(text) => Some(IdentityId(row_id(&text).ok_or_else(|| {
+                    ApiError::invalid("identity_id", "must be a positive integer")
+                })?)),
+            };
         Ok(Self {
             grant_type: text("grant_type")?,
             subject_token: text("subject_token")?.map(Secret::new),

@@ -97,8 +97,7 @@ macro_rules! of {
 }
 
 async fn find(conn: &mut Conn, subject: &FreezeSubject) -> Result<Option<Freeze>, Failure> {
-    let row: Option<Row> =
-        of!(subject).select(Row::as_select()).first(conn).await.optional()?;
+    let row: Option<Row> = of!(subject).select(Row::as_select()).first(conn).await.optional()?;
     row.map(Freeze::try_from).transpose()
 }
 

@@ -205,7 +205,10 @@ pub(super) fn event_row_id(place: i64) -> Option<i64> {
 
 /// Adds to entries of the ledger, one after the other: prepared once, that is faster here than one
 /// statement for all. Times are texts that sort as the times do.
-pub(super) async fn add_to_ledger(conn: &mut Conn, rows: Vec<super::ledger::NewRow>) -> QueryResult<()> {
+pub(super) async fn add_to_ledger(
+    conn: &mut Conn,
+    rows: Vec<super::ledger::NewRow>,
+) -> QueryResult<()> {
     use diesel::{dsl::sql, sql_types::TimestamptzSqlite, upsert::excluded};
 
     use super::schema::ledger;

@@ -37,6 +37,8 @@ pub struct Ledger(Arc<Inner>);
 struct Inner {
     ledger: Arc<dyn LedgerRepository>,
     clock: Arc<dyn Clock>,
+    /// Most hand-outs that are remembered.
+    room: usize,
     salt: OnceCell<Secret>,
     notes: Mutex<HashMap<HandOut, Note>>,
     /// One writes at a time, so that whoever waited finds it written.
@@ -75,9 +77,14 @@ impl Ledger {
     /// A ledger with nothing to write.
     #[must_use]
     pub fn new(ledger: Arc<dyn LedgerRepository>, clock: Arc<dyn Clock>) -> Self {
+        Self::with_room(REMEMBERED, ledger, clock)
+    }
+
+    fn with_room(room: usize, ledger: Arc<dyn LedgerRepository>, clock: Arc<dyn Clock>) -> Self {
         Self(Arc::new(Inner {
             ledger,
             clock,
+            room,
             salt: OnceCell::new(),
             notes: Mutex::default(),
             writing: Turn::new(()),
@@ -197,7 +204,7 @@ impl Ledger {
     }
 
     fn is_full(&self) -> bool {
-        self.notes().len() >= REMEMBERED
+        self.notes().len() >= self.0.room
     }
 
     fn notes(&self) -> MutexGuard<'_, HashMap<HandOut, Note>> {
@@ -324,11 +331,11 @@ mod tests {
     async fn what_could_not_be_written_is_written_later_and_a_full_memory_hands_nothing_out() {
         let clock = Arc::new(TestClock::default());
         let store = Arc::new(Breakable(MemoryStore::new(clock.clone()), AtomicBool::new(true)));
-        let ledger = Ledger::new(store.clone(), clock);
+        let ledger = Ledger::with_room(3, store.clone(), clock);
         note(&ledger, "a", 1).await.unwrap();
         ledger.write_due().await.unwrap_err();
         note(&ledger, "a", 1).await.unwrap();
-        for nth in 0..REMEMBERED - 1 {
+        for nth in 0..2 {
             note(&ledger, &format!("token {nth}"), 2).await.unwrap();
         }
         let refused = note(&ledger, "one more", 3).await;

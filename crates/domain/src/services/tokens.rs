@@ -189,9 +189,7 @@ impl Tokens {
                 ) => issued(stored),
                 Err(error) => Err(error),
             },
-            Freshness::Dead => {
-                issued(&*self.renew(id, stored.generation, Urgency::Usual).await?)
-            }
+            Freshness::Dead => issued(&*self.renew(id, stored.generation, Urgency::Usual).await?),
         }
     }
 

@@ -36,8 +36,8 @@ use self::link_sessions::{claim, live_session, pending_link, sign_in, status, us
 pub use self::{
     api_keys::*, archive::*, auth_identities::*, auth_providers::*, changes::*, credentials::*,
     disconnection::*, event_log::*, identities::*, identity_lists::*, identity_providers::*,
-    leases::*, ledger::*, link_sessions::*, linking::*, linking_sessions::*, organization_identities::*,
-    revocations::*, transfers::*, vending::*, webhooks::*,
+    leases::*, ledger::*, link_sessions::*, linking::*, linking_sessions::*,
+    organization_identities::*, revocations::*, transfers::*, vending::*, webhooks::*,
 };
 use super::{RunningClock, fixtures};
 use crate::{
@@ -48,10 +48,10 @@ use crate::{
     ports::{
         ApiKeyRepository, Archive, AuthIdentityRepository, AuthProviderRepository, Clock as _,
         CredentialsRepository, EventFilter, EventLog, IdentityProviderRepository,
-        IdentityRepository, Lease, LeaseOutcome, LedgerRepository, Link, LinkOutcome, LinkSessionRepository,
-        NewIdentityProvider, OrganizationIdentityRepository, RefreshEnd, RevocationRepository,
-        StoredCredentials, TransferRepository, Unlink, UnlinkOutcome, VendingRepository,
-        WebhookRepository,
+        IdentityRepository, Lease, LeaseOutcome, LedgerRepository, Link, LinkOutcome,
+        LinkSessionRepository, NewIdentityProvider, OrganizationIdentityRepository, RefreshEnd,
+        RevocationRepository, StoredCredentials, TransferRepository, Unlink, UnlinkOutcome,
+        VendingRepository, WebhookRepository,
     },
 };
 
@@ -595,12 +595,14 @@ mod tests {
             include_str!("contract/identity_lists.rs"),
             include_str!("contract/identity_providers.rs"),
             include_str!("contract/leases.rs"),
+            include_str!("contract/ledger.rs"),
             include_str!("contract/link_sessions.rs"),
             include_str!("contract/linking.rs"),
             include_str!("contract/linking_sessions.rs"),
             include_str!("contract/organization_identities.rs"),
             include_str!("contract/revocations.rs"),
             include_str!("contract/transfers.rs"),
+            include_str!("contract/vending.rs"),
             include_str!("contract/webhooks.rs"),
         ];
         assert_eq!(ports.len(), list.lines().filter(|it| it.starts_with("mod ")).count() - 1);

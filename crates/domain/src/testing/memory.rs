@@ -39,8 +39,9 @@ use crate::{
     freeze::Freeze,
     identity_provider::{IdentityProvider, ProviderSecrets},
     ids::{
-        AuthIdentityId, AuthProviderId, EventId, FreezeId, IdentityId, LedgerEntryId, LinkSessionId, OrganizationIdentityId,
-        ProviderId, RevocationId, TransferId, WebhookDeliveryId, WebhookEndpointId,
+        AuthIdentityId, AuthProviderId, EventId, FreezeId, IdentityId, LedgerEntryId,
+        LinkSessionId, OrganizationIdentityId, ProviderId, RevocationId, TransferId,
+        WebhookDeliveryId, WebhookEndpointId,
     },
     ledger::LedgerEntry,
     organization_identity::OrganizationIdentity,

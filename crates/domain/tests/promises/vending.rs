@@ -143,14 +143,13 @@ async fn a_freeze_that_comes_during_a_refresh_refuses_what_came_of_it() {
     let world = World::new().await;
     let id = world.identity().await;
     world.expire();
-    world.provider.fail_next([RefreshFault::Delay(Duration::from_millis(300))]);
+    world.provider.fail_next([RefreshFault::Delay(Duration::from_secs(1))]);
     let frozen = vending(&world);
     let asked = tokio::spawn(async move {
         frozen.issue(id, to(&fixtures::api_key()), &TokenNeed::default()).await
     });
-    while world.provider.refreshes() == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    // On this one thread the other task runs until it waits for the provider.
+    tokio::time::sleep(Duration::from_millis(50)).await;
     let organization = fixtures::organization("acme");
     world.store.attach(&organization, id, &Actor::OPERATOR).await.unwrap();
     let subject = FreezeSubject::Organization(organization);
@@ -170,10 +169,17 @@ async fn what_is_handed_out_is_noted_and_what_is_refused_is_not() {
     let user = fixtures::user("eve");
     let eve = Recipient { acting_user: Some(&user), ..to(&key) };
     let token = vending.issue(id, eve, &TokenNeed::default()).await.unwrap().access_token;
-    vending.issue(id, to(&limited(KeyLimits {
-        users: Some(vec![UserPattern::new("nobody").unwrap()]),
-        ..KeyLimits::NONE
-    })), &TokenNeed::default()).await.unwrap_err();
+    vending
+        .issue(
+            id,
+            to(&limited(KeyLimits {
+                users: Some(vec![UserPattern::new("nobody").unwrap()]),
+                ..KeyLimits::NONE
+            })),
+            &TokenNeed::default(),
+        )
+        .await
+        .unwrap_err();
     let page = PageRequest::default();
     let found = vending.ledger.list(Some(id), Some(&token.hash()), page).await.unwrap().items;
     let [entry] = found.as_slice() else { panic!("{found:?}") };

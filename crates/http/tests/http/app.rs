@@ -23,10 +23,9 @@ use symbolon_domain::{
         MockAuthProviderRepository, MockConnectors, MockCredentialsRepository, MockEventLog,
         MockIdentityProviderRepository, MockIdentityRepository, MockLinkSessionRepository,
         MockOrganizationIdentityRepository, MockRevocationRepository, MockSubjectTokens,
-        MockTransferRepository,
-        MockWebhookRepository, MockWebhookSender, OrganizationIdentityRepository, RepositoryError,
-        RevocationRepository, SubjectTokens, TransferRepository, Vendable, VendingRepository, WebhookRepository,
-        WebhookSender,
+        MockTransferRepository, MockWebhookRepository, MockWebhookSender,
+        OrganizationIdentityRepository, RepositoryError, RevocationRepository, SubjectTokens,
+        TransferRepository, Vendable, VendingRepository, WebhookRepository, WebhookSender,
     },
     secret::{Secret, SecretHash},
     services::{

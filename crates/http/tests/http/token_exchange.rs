@@ -87,7 +87,8 @@ impl World {
                 "data": {"access_token": token, "expires": 4_000_000_000_i64},
                 "scopes": ["read", "write"],
             });
-            let post = request("POST".parse().unwrap(), "/v1/identities", admin.expose(), Some(body));
+            let post =
+                request("POST".parse().unwrap(), "/v1/identities", admin.expose(), Some(body));
             assert_eq!(world.app.send(post).await.status, 201);
         }
         world
@@ -155,8 +156,12 @@ async fn an_api_key_is_exchanged_for_the_token_of_the_user_that_it_names() {
         assert_eq!(answer.json()["access_token"], "token-2", "{target:?}");
     }
     // The client may authenticate besides, with the same key.
-    let fields =
-        [("subject_token", world.key.expose()), ("subject_token_type", KEY_TYPE), ("user_id", "ada"), ("audience", "oidc")];
+    let fields = [
+        ("subject_token", world.key.expose()),
+        ("subject_token_type", KEY_TYPE),
+        ("user_id", "ada"),
+        ("audience", "oidc"),
+    ];
     assert_eq!(world.send(world.bearer(), &fields).await.status, 200);
     let other = Some("Bearer sym_other".to_owned());
     refused(&world.send(other, &fields).await, 400, "invalid_request");
@@ -185,7 +190,8 @@ async fn a_jwt_is_exchanged_for_the_token_of_the_user_that_it_proves() {
     assert_eq!(users, kept.iter().map(|it| Some(it.hand_out.user_id.clone())).collect::<Vec<_>>());
     assert_eq!(kept.len(), 2);
 
-    let detail = refused(&world.with_jwt("forged", &[("audience", "oidc")]).await, 400, "invalid_request");
+    let detail =
+        refused(&world.with_jwt("forged", &[("audience", "oidc")]).await, 400, "invalid_request");
     assert!(detail.starts_with("subject_token: "), "{detail}");
     let mixed = [("audience", "oidc"), ("user_id", "bob")];
     refused(&world.with_jwt("jwt-of-ada", &mixed).await, 400, "invalid_request");
@@ -230,7 +236,10 @@ async fn what_makes_no_sense_is_refused_with_the_code_of_the_standard() {
         (vec![ada, ("audience", "github")], "invalid_target"),
         (vec![ada, ("audience", "999999")], "invalid_target"),
         (vec![ada, ("resource", "https://api.example/")], "invalid_target"),
-        (vec![ada, oidc, ("resource", "https://symbolon.example/v1/providers/1")], "invalid_target"),
+        (
+            vec![ada, oidc, ("resource", "https://symbolon.example/v1/providers/1")],
+            "invalid_target",
+        ),
         (vec![("user_id", "nobody"), oidc], "invalid_target"),
         (vec![ada, oidc, ("scope", "read calendar")], "invalid_scope"),
         (vec![ada, oidc, ("scope", "\"")], "invalid_scope"),

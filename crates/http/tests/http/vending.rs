@@ -50,14 +50,8 @@ impl World {
             clock: Arc::new(RunningClock),
             ..Ports::default()
         };
-        let mut world = Self {
-            app: app.app(),
-            store,
-            admin,
-            ada: 0,
-            provider: one,
-            other_provider: other,
-        };
+        let mut world =
+            Self { app: app.app(), store, admin, ada: 0, provider: one, other_provider: other };
         world.ada = world.link(one, "ada", "token-1").await;
         world
     }
@@ -99,11 +93,7 @@ impl World {
     }
 }
 
-async fn key(
-    store: &Arc<MemoryStore>,
-    scopes: &[KeyScope],
-    limits: KeyLimits,
-) -> (ApiKey, Secret) {
+async fn key(store: &Arc<MemoryStore>, scopes: &[KeyScope], limits: KeyLimits) -> (ApiKey, Secret) {
     let keys = ApiKeys { keys: store.clone() };
     keys.create_limited("k", scopes, &limits, &Actor::OPERATOR).await.unwrap()
 }
@@ -305,5 +295,8 @@ async fn a_report_of_a_rejected_token_says_what_became_of_it() {
     let wait: u64 = answer.header("retry-after").parse().unwrap();
     assert!((1..=30).contains(&wait), "{wait}");
     let missing = json!({"access_token_sha256": sha256("x")});
-    world.post(&key, "/v1/identities/999999/report-rejected", missing).await.problem(404, "not_found");
+    world
+        .post(&key, "/v1/identities/999999/report-rejected", missing)
+        .await
+        .problem(404, "not_found");
 }

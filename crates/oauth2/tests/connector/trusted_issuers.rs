@@ -136,7 +136,9 @@ async fn what_does_not_prove_a_user_to_us_is_refused() {
     // Signed by somebody else.
     let stranger = TestKey::ec();
     let header = json!({"alg": "ES256", "kid": "k1"});
-    assert!(refused(&issuers, &Secret::new(stranger.sign(&header, &good))).await.contains("signature"));
+    assert!(
+        refused(&issuers, &Secret::new(stranger.sign(&header, &good))).await.contains("signature")
+    );
 }
 
 #[tokio::test]

@@ -15,7 +15,11 @@ use crate::{
 
 async fn insert(store: &Arc<dyn Store>, name: &str) -> ApiKey {
     let hash = SecretHash::of(name);
-    store.api_keys().insert(name, KeyScope::ALL, &KeyLimits::NONE, &hash, &Actor::OPERATOR).await.unwrap()
+    store
+        .api_keys()
+        .insert(name, KeyScope::ALL, &KeyLimits::NONE, &hash, &Actor::OPERATOR)
+        .await
+        .unwrap()
 }
 
 /// An API key is found by the hash of its secret, with its scopes and limits, and told of.
@@ -56,21 +60,24 @@ pub async fn an_api_key_is_found_by_its_hash(store: &Arc<dyn Store>) {
 
 /// A hash is taken once, also in a race; names may be alike.
 pub async fn the_hash_of_an_api_key_is_taken_once(store: &Arc<dyn Store>) {
-    let results =
-        race(16, |_| {
-            let store = store.clone();
-            let hash = SecretHash::of("one");
-            async move {
-                store.api_keys().insert("n", &[KeyScope::Admin], &KeyLimits::NONE, &hash, &ACTOR).await
-            }
-        })
-        .await;
+    let results = race(16, |_| {
+        let store = store.clone();
+        let hash = SecretHash::of("one");
+        async move {
+            store.api_keys().insert("n", &[KeyScope::Admin], &KeyLimits::NONE, &hash, &ACTOR).await
+        }
+    })
+    .await;
     let kept = results.iter().filter(|it| it.is_ok()).count();
     let refused = results.iter().filter(|it| matches!(it, Err(RepositoryError::Conflict))).count();
     assert_eq!((kept, refused), (1, 15), "{results:?}");
     assert_eq!(kinds(store).await, [EventKind::ApiKeyCreated]);
 
-    store.api_keys().insert("n", &[], &KeyLimits::NONE, &SecretHash::of("two"), &ACTOR).await.unwrap();
+    store
+        .api_keys()
+        .insert("n", &[], &KeyLimits::NONE, &SecretHash::of("two"), &ACTOR)
+        .await
+        .unwrap();
     assert_eq!(store.api_keys().list(ALL).await.unwrap().items.len(), 2);
 }
 

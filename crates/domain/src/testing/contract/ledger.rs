@@ -90,7 +90,9 @@ pub async fn hand_outs_to_one_recipient_add_up(store: &Arc<dyn Store>) {
     let of = || hand_out("a", 1, 1, None);
     let (earlier, later) = (tally(2, 10), tally(3, 20));
     store.ledger().record(&[(of(), later.clone())]).await.unwrap();
-    store.ledger().record(&[(of(), earlier.clone()), (hand_out("b", 1, 1, None), tally(1, 0))])
+    store
+        .ledger()
+        .record(&[(of(), earlier.clone()), (hand_out("b", 1, 1, None), tally(1, 0))])
         .await
         .unwrap();
     let found = list(store, LedgerFilter { token: Some(mark("a")), ..Default::default() }).await;
@@ -100,7 +102,8 @@ pub async fn hand_outs_to_one_recipient_add_up(store: &Arc<dyn Store>) {
 
     let racing = race(8, |_| {
         let store = Arc::clone(store);
-        let both = [(hand_out("c", 1, 1, None), tally(1, 0)), (hand_out("d", 1, 1, None), tally(1, 0))];
+        let both =
+            [(hand_out("c", 1, 1, None), tally(1, 0)), (hand_out("d", 1, 1, None), tally(1, 0))];
         async move { store.ledger().record(&both).await.unwrap() }
     });
     racing.await;
@@ -112,9 +115,8 @@ pub async fn hand_outs_to_one_recipient_add_up(store: &Arc<dyn Store>) {
 
 /// Entries that are old enough are forgotten, so many at a time, and no other.
 pub async fn old_hand_outs_are_forgotten(store: &Arc<dyn Store>) {
-    let rows: Vec<_> = (0..5)
-        .map(|nth| (hand_out(&format!("{nth}"), 1, 1, None), tally(1, nth * 100)))
-        .collect();
+    let rows: Vec<_> =
+        (0..5).map(|nth| (hand_out(&format!("{nth}"), 1, 1, None), tally(1, nth * 100))).collect();
     store.ledger().record(&rows).await.unwrap();
     let before = now() + TimeDelta::seconds(250);
     assert_eq!(store.ledger().forget(before, 2).await.unwrap(), 2);

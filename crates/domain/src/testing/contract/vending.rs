@@ -76,8 +76,7 @@ pub async fn each_freeze_stands_against_what_it_names_and_nothing_else(store: &A
     for (subject, expected) in cases {
         let begun = freeze(store, &subject).await;
         let mut found = [false; 4];
-        let asked =
-            [(one, Some(first)), (one, Some(second)), (one, None), (other, Some(first))];
+        let asked = [(one, Some(first)), (one, Some(second)), (one, None), (other, Some(first))];
         for (found, (identity, key)) in found.iter_mut().zip(asked) {
             let frozen = vendable(store, identity, key).await.frozen;
             *found = frozen.is_some();

@@ -24,9 +24,7 @@ impl LedgerRepository for MemoryStore {
                     last_at: to_microseconds(tally.last_at),
                     ..tally.clone()
                 };
-                if let Some(entry) =
-                    rows.ledger.values_mut().find(|it| it.hand_out == *hand_out)
-                {
+                if let Some(entry) = rows.ledger.values_mut().find(|it| it.hand_out == *hand_out) {
                     let there = &mut entry.tally;
                     there.times += tally.times;
                     there.first_at = there.first_at.min(tally.first_at);

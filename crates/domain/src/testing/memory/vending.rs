@@ -69,8 +69,7 @@ impl VendingRepository for MemoryStore {
                 return Ok((there.clone(), false));
             }
             let id = FreezeId(rows.next_id());
-            let freeze =
-                Freeze { id, subject: subject.clone(), by: actor.clone(), frozen_at: now };
+            let freeze = Freeze { id, subject: subject.clone(), by: actor.clone(), frozen_at: now };
             rows.freezes.insert(id, freeze.clone());
             rows.log(freeze.begun(), now);
             Ok((freeze, true))
