@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use symbolon_domain::{api_key::KeyScope, services::ApiKeys};
 
@@ -83,6 +83,32 @@ database.auto_migrate = true.")]
     /// Create, list and revoke the API keys of calling services
     #[command(subcommand, arg_required_else_help = true)]
     ApiKey(ApiKeyCommand),
+    /// Stop handing out tokens to a key, of a provider's accounts or of an organization's identities
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        long_about = "\
+Stop handing out tokens: at once and on every replica, until `symbolon unfreeze`. Who did it, when
+and why is on record, and whoever asks for a token is told.
+
+A frozen key is handed no token; it can do whatever else it may. Of a frozen provider no account's
+token is handed out, and of a frozen organization no token of an identity that it uses, whoever
+asks. Tokens that were handed out before work until they expire. They are kept fresh meanwhile, so
+that nobody has to link again afterwards.",
+        after_help = "\
+Examples:
+  symbolon freeze key 3 --reason 'found in a public repository'
+  symbolon freeze provider 1
+  symbolon freeze organization acme
+  symbolon freeze list
+  symbolon unfreeze key 3"
+    )]
+    Freeze(FreezeCommand),
+    /// Hand out tokens again
+    #[command(after_help = "\
+Example:
+  symbolon unfreeze key 3      what is frozen is in `symbolon freeze list`")]
+    Unfreeze(UnfreezeArgs),
     /// Make and inspect the keys that seal secrets at rest
     #[command(subcommand, arg_required_else_help = true)]
     Keyring(KeyringCommand),
@@ -179,6 +205,7 @@ Examples:
   symbolon api-key create --name my-product --scope link:write --scope tokens:read
   symbolon api-key create --name ci --scope admin --json | jq -r .secret
   symbolon api-key create --name acme --scope sso:write --organization acme --provider-type oidc
+  symbolon api-key create --name sync --scope tokens:read --provider 1 --token-scope repo --user 'acme:*'
 
 Scopes: identities:read, identities:write, tokens:read, link:write, providers:read, providers:write,
 sso:read, sso:write, events:read, and admin, which is all of them.")]
@@ -222,9 +249,91 @@ pub struct CreateApiKeyArgs {
     /// several, and not at all for every one
     #[arg(long = "provider-type", value_name = "TYPE", num_args = 1)]
     pub provider_types: Vec<String>,
+    /// A provider instance whose identities are there for it, by id; give it several times for
+    /// several. A key with this, --token-scope or --user is good for handing out tokens, reading
+    /// identities and linking only
+    #[arg(
+        long = "provider",
+        value_name = "ID",
+        num_args = 1,
+        value_parser = clap::value_parser!(i64).range(1..)
+    )]
+    pub providers: Vec<i64>,
+    /// A scope that tokens may have which are handed to it; give it several times for several. A
+    /// token with any other scope, or none on record, is not handed to it
+    #[arg(long = "token-scope", value_name = "SCOPE", num_args = 1)]
+    pub token_scopes: Vec<String>,
+    /// A user whose identities are there for it, or a prefix of user ids with a star behind it;
+    /// give it several times for several
+    #[arg(long = "user", value_name = "ID|PREFIX*", num_args = 1)]
+    pub users: Vec<String>,
     /// How the key is printed.
     #[command(flatten)]
     pub output: OutputArgs,
+}
+
+/// `freeze …`.
+#[derive(Debug, Subcommand)]
+pub enum FreezeCommand {
+    /// Hand out no token to an API key
+    Key(FreezeArgs),
+    /// Hand out no token of a provider instance's accounts
+    Provider(FreezeArgs),
+    /// Hand out no token of the identities that an organization uses
+    Organization(FreezeArgs),
+    /// List what is frozen
+    List(OutputArgs),
+}
+
+/// `freeze key|provider|organization`.
+#[derive(Debug, Args)]
+pub struct FreezeArgs {
+    /// Which one
+    pub id: String,
+    /// Why, for the record and for whoever asks for a token: 1 to 500 characters
+    #[arg(long, value_name = "TEXT", value_parser = reason)]
+    pub reason: Option<String>,
+    /// How the freeze is printed.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `unfreeze`.
+#[derive(Debug, Args)]
+pub struct UnfreezeArgs {
+    /// What is frozen
+    pub kind: FreezeKind,
+    /// Which one
+    pub id: String,
+    /// Why, for the record: 1 to 500 characters
+    #[arg(long, value_name = "TEXT", value_parser = reason)]
+    pub reason: Option<String>,
+    /// How the freeze is printed that was lifted.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// What can be frozen.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum FreezeKind {
+    /// An API key
+    Key,
+    /// A provider instance
+    Provider,
+    /// An organization of the product's
+    Organization,
+}
+
+impl FreezeKind {
+    /// The kind as the domain names it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Key => "key",
+            Self::Provider => "provider",
+            Self::Organization => "organization",
+        }
+    }
 }
 
 /// `keyring …`.
@@ -408,6 +517,15 @@ fn key_scope(text: &str) -> Result<KeyScope, String> {
         let known: Vec<_> = KeyScope::ALL.iter().map(|it| it.as_str()).collect();
         format!("expected one of {}", known.join(", "))
     })
+}
+
+fn reason(text: &str) -> Result<String, String> {
+    let length = text.chars().count();
+    if (1..=500).contains(&length) && !text.chars().any(char::is_control) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be 1 to 500 characters and hold no control character".to_owned())
+    }
 }
 
 fn key_name(text: &str) -> Result<String, String> {

@@ -3,6 +3,7 @@
 mod api_key;
 mod doctor;
 mod export;
+mod freeze;
 mod import;
 mod keyring;
 mod migrate;
@@ -35,6 +36,8 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Serve => block_on(serve::run(config)),
         Command::Migrate(arguments) => block_on(migrate::run(&arguments, config)),
         Command::ApiKey(command) => block_on(api_key::run(&command, config)),
+        Command::Freeze(command) => block_on(freeze::freeze(&command, config)),
+        Command::Unfreeze(arguments) => block_on(freeze::unfreeze(&arguments, config)),
         Command::Keyring(command) => block_on(keyring::run(&command, config)),
         Command::Doctor(output) => block_on(doctor::run(output, config)),
         Command::Import(command) => block_on(import::run(&command, config)),

@@ -150,6 +150,8 @@ impl Database {
             forecast: database.forecast,
             revocations: database.revocations,
             transfers: database.transfers,
+            vending: database.vending,
+            ledger: database.ledger,
             keys: database.api_keys,
             archive: database.archive,
             auth_providers: database.auth_providers,

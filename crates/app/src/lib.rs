@@ -8,6 +8,7 @@ mod database;
 mod demo;
 pub mod failure;
 mod key_follower;
+mod ledger;
 mod output;
 mod progress;
 mod refresher;

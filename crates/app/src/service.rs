@@ -12,8 +12,10 @@ use symbolon_http::{HttpParts, LimitSettings, Readiness, SentryRpc, Unready};
 use tokio::net::TcpListener;
 
 use crate::{
+    catalog::http_client,
     database::Database,
     failure::{Failure, sentence},
+    ledger::{forget, write, write_the_rest},
     refresher::refresh_ahead,
     revoker::revoke,
     server::{answer, bound, finish},
@@ -21,8 +23,10 @@ use crate::{
     settings::{SentryRpcSettings, Settings},
     shutdown::Shutdown,
     sweeper::sweep,
+    system_clock::SystemClock,
     telemetry, webhooks,
 };
+use symbolon_oauth2::TrustedIssuers;
 
 /// What a service is made of.
 pub(crate) struct ServiceParts {
@@ -80,6 +84,11 @@ impl Service {
         let Self { parts, services } = self;
         let ServiceParts { settings, database, connectors, listener, metrics, .. } = parts;
         let repositories = database.repositories();
+        let issuers = settings.token_exchange.issuers.clone();
+        let http = http_client(&settings.http_client)?;
+        let subject_tokens = TrustedIssuers::new(http, Arc::new(SystemClock), issuers);
+        let subject_tokens = subject_tokens
+            .map_err(|problem| Failure::Argument(format!("token_exchange.issuers: {problem}")))?;
         let SentryRpcSettings { shared_secrets, include_credentials } = settings.sentry_rpc;
         let sentry_rpc = (!shared_secrets.is_empty()).then(|| SentryRpc {
             shared_secrets,
@@ -87,8 +96,10 @@ impl Service {
             providers: repositories.providers,
             identities: Arc::clone(&services.identities),
             auth_identities: repositories.auth_identities,
+            vending: services.vending.clone(),
             credentials: repositories.credentials,
         });
+        let ledger = services.vending.ledger.clone();
         let render = metrics.clone();
         let router = symbolon_http::router(HttpParts {
             api_keys: services.api_keys,
@@ -97,7 +108,8 @@ impl Service {
             single_sign_on: services.single_sign_on,
             transfers: services.transfers,
             linking: services.linking,
-            tokens: services.tokens,
+            vending: services.vending,
+            subject_tokens: Arc::new(subject_tokens),
             events: repositories.events,
             forecasts: services.forecasts,
             webhooks: services.webhooks,
@@ -116,10 +128,19 @@ impl Service {
         let deliver = webhooks::deliver(services.dispatcher, settings.webhooks, shutdown.clone());
         let delivering = tokio::spawn(deliver);
         let scheduling = tokio::spawn(refresh_ahead(services.scheduler, shutdown.clone()));
+        tokio::spawn(forget(
+            repositories.ledger,
+            Arc::new(SystemClock),
+            settings.ledger.retention,
+            shutdown.clone(),
+        ));
+        let writing = tokio::spawn(write(ledger.clone(), shutdown.clone()));
         let answered = answer(listener, router, shutdown).await;
         // Ends with the shutdown; what it has started is finished below.
         let _ = delivering.await;
         let _ = scheduling.await;
+        let _ = writing.await;
+        write_the_rest(&ledger).await;
         finish(&services.tasks).await;
         tracing::info!("stopped");
         answered

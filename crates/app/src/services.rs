@@ -6,13 +6,14 @@ use symbolon_domain::{
     ports::{
         ApiKeyRepository, Archive, AuthIdentityRepository, AuthProviderRepository, Clock,
         Connectors, CredentialsRepository, EventLog, Forecast, IdentityProviderRepository,
-        IdentityRepository, LinkSessionRepository, OrganizationIdentityRepository, RefreshSchedule,
-        RevocationRepository, TransferRepository, WebhookRepository, WebhookSender,
+        IdentityRepository, LedgerRepository, LinkSessionRepository,
+        OrganizationIdentityRepository, RefreshSchedule, RevocationRepository, TransferRepository,
+        VendingRepository, WebhookRepository, WebhookSender,
     },
     services::{
-        ApiKeys, Busy, DeliverySettings, Forecasts, Identities, LinkSettings, Linking, Providers,
-        Revocations, Scheduler, SchedulerSettings, SingleSignOn, Tasks, TokenPorts, TokenSettings,
-        Tokens, Transfers, WebhookDispatcher, Webhooks,
+        ApiKeys, Busy, DeliverySettings, Forecasts, Identities, Ledger, LinkSettings, Linking,
+        Providers, Revocations, Scheduler, SchedulerSettings, SingleSignOn, Tasks, TokenPorts,
+        TokenSettings, Tokens, Transfers, Vending, WebhookDispatcher, Webhooks,
     },
 };
 use url::Url;
@@ -31,6 +32,8 @@ pub(crate) struct Repositories {
     pub(crate) forecast: Arc<dyn Forecast>,
     pub(crate) revocations: Arc<dyn RevocationRepository>,
     pub(crate) transfers: Arc<dyn TransferRepository>,
+    pub(crate) vending: Arc<dyn VendingRepository>,
+    pub(crate) ledger: Arc<dyn LedgerRepository>,
     pub(crate) keys: Arc<dyn ApiKeyRepository>,
     pub(crate) archive: Arc<dyn Archive>,
     pub(crate) auth_providers: Arc<dyn AuthProviderRepository>,
@@ -42,7 +45,7 @@ pub(crate) struct Repositories {
 /// The rules, ready to be called.
 pub(crate) struct Services {
     pub(crate) linking: Linking,
-    pub(crate) tokens: Tokens,
+    pub(crate) vending: Vending,
     pub(crate) scheduler: Scheduler,
     pub(crate) forecasts: Arc<Forecasts>,
     pub(crate) identities: Arc<Identities>,
@@ -151,11 +154,20 @@ impl Services {
             tasks.clone(),
             scheduler_settings(settings),
         );
-        let forecasts = Arc::new(Forecasts { forecast: Arc::clone(&repositories.forecast), clock });
+        let forecasts = Arc::new(Forecasts {
+            forecast: Arc::clone(&repositories.forecast),
+            clock: Arc::clone(&clock),
+        });
+        let vending = Vending {
+            vending: Arc::clone(&repositories.vending),
+            organization_identities: Arc::clone(&repositories.organization_identities),
+            tokens,
+            ledger: Ledger::new(Arc::clone(&repositories.ledger), clock),
+        };
         let api_keys = Arc::new(ApiKeys { keys: Arc::clone(&repositories.keys) });
         Self {
             linking,
-            tokens,
+            vending,
             scheduler,
             forecasts,
             identities,
@@ -284,6 +296,8 @@ mod tests {
             forecast: store.clone(),
             revocations: store.clone(),
             transfers: store.clone(),
+            vending: store.clone(),
+            ledger: store.clone(),
             keys: store.clone(),
             archive: store.clone(),
             auth_providers: store.clone(),
@@ -335,7 +349,7 @@ mod tests {
         let config = json!({"issuer": provider.uri(), "client_id": "client"});
         let identity = expired_identity(&services, config).await;
 
-        let issued = services.tokens.issue(identity, &TokenNeed::default()).await.unwrap();
+        let issued = services.vending.tokens.issue(identity, &TokenNeed::default()).await.unwrap();
 
         assert_eq!(issued.access_token, Secret::new("access-2"));
         let stored = CredentialsRepository::find(&*store, identity).await.unwrap().unwrap();

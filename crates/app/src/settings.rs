@@ -17,9 +17,10 @@ use std::{
     time::Duration,
 };
 
-use config::{Config, Environment, File, FileFormat, Map, Value};
+use config::{Config, Environment, File, FileFormat, Map, Value, ValueKind};
 use symbolon_domain::{refresh_plan::RefreshPlan, secret::Secret, services::ReturnUrls};
 use symbolon_keyring::{KeyCommand, KeyFile, KeyService, KeyVariable};
+use symbolon_oauth2::{SigningAlg, TrustedIssuer};
 use url::Url;
 
 pub use symbolon_http::Network;
@@ -59,10 +60,14 @@ pub struct Settings {
     pub http_client: HttpClientSettings,
     /// Deliveries of events.
     pub webhooks: WebhookSettings,
+    /// Who was handed which token.
+    pub ledger: LedgerSettings,
     /// Logs and traces.
     pub telemetry: TelemetrySettings,
     /// Sentry's RPC.
     pub sentry_rpc: SentryRpcSettings,
+    /// Whose tokens may be exchanged for others.
+    pub token_exchange: TokenExchangeSettings,
     /// Providers declared in the file.
     pub providers: Vec<ProviderSettings>,
 }
@@ -177,6 +182,13 @@ pub struct WebhookSettings {
     pub retention: Duration,
 }
 
+/// Section `ledger`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LedgerSettings {
+    /// How long it is remembered who was handed a token, from the last time on.
+    pub retention: Duration,
+}
+
 /// Section `telemetry`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TelemetrySettings {
@@ -202,6 +214,13 @@ pub struct SentryRpcSettings {
     pub shared_secrets: Vec<Secret>,
     /// Whether opened credentials are answered inside `data`.
     pub include_credentials: bool,
+}
+
+/// Section `token_exchange`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TokenExchangeSettings {
+    /// Issuers whose JWTs say who a user is.
+    pub issuers: Vec<TrustedIssuer>,
 }
 
 /// A key that a command cannot do without, though it has no default.
@@ -270,8 +289,10 @@ impl Settings {
             refresh: read_refresh(root.section("refresh")),
             http_client: read_http_client(root.section("http_client")),
             webhooks: read_webhooks(root.section("webhooks")),
+            ledger: read_ledger(root.section("ledger")),
             telemetry: read_telemetry(root.section("telemetry")),
             sentry_rpc: read_sentry_rpc(root.section("sentry_rpc")),
+            token_exchange: read_token_exchange(root.section("token_exchange")),
             providers: provider::read(&mut root),
         };
         root.finish();
@@ -619,6 +640,13 @@ fn read_webhooks(mut section: Section<'_>) -> WebhookSettings {
     webhooks
 }
 
+fn read_ledger(mut section: Section<'_>) -> LedgerSettings {
+    const DAY: u64 = 24 * 60 * 60;
+    let days = whole(&mut section, "retention_days", 1, 3650).unwrap_or(90);
+    section.finish();
+    LedgerSettings { retention: Duration::from_secs(DAY * days) }
+}
+
 fn read_telemetry(mut section: Section<'_>) -> TelemetrySettings {
     let otlp_endpoint = section.value(
         "otlp_endpoint",
@@ -642,6 +670,67 @@ fn read_sentry_rpc(mut section: Section<'_>) -> SentryRpcSettings {
     };
     section.finish();
     sentry_rpc
+}
+
+fn read_token_exchange(mut section: Section<'_>) -> TokenExchangeSettings {
+    let expected = "a list of tables, [[token_exchange.issuers]]";
+    let list = section.value("issuers", expected, |it| match it.kind {
+        ValueKind::Array(items) => Some(items),
+        _ => None,
+    });
+    let mut issuers: Vec<TrustedIssuer> = Vec::new();
+    for (index, item) in list.unwrap_or_default().into_iter().enumerate() {
+        let path = format!("token_exchange.issuers[{index}]");
+        let Some(table) = section.item(path.clone(), item) else { continue };
+        let Some(issuer) = read_issuer(table) else { continue };
+        if issuers.iter().any(|it| it.issuer == issuer.issuer) {
+            section.mistake(&path, "another entry of the list is the same issuer");
+        }
+        issuers.push(issuer);
+    }
+    section.finish();
+    TokenExchangeSettings { issuers }
+}
+
+/// `None` when there is no telling which issuer is meant, or for whom its tokens are; that is
+/// noted.
+fn read_issuer(mut table: Section<'_>) -> Option<TrustedIssuer> {
+    const ISSUER: &str = "an http or https address without query and fragment";
+    const AUDIENCE: &str = "a text: what the `aud` of its tokens must have in it";
+    const ALGORITHMS: &str = "a list of signing algorithms, for example [\"RS256\", \"ES256\"]";
+    for (key, expected) in [("issuer", ISSUER), ("audience", AUDIENCE)] {
+        if !table.is_set(key) {
+            table.mistake(key, format!("is missing; expected {expected}"));
+        }
+    }
+    // Compared character by character: not normalized as an address would be.
+    let issuer = table.value("issuer", ISSUER, |it| {
+        let text = text(it)?;
+        web_address(&text).map(|_| text)
+    });
+    let audience = table.value("audience", AUDIENCE, |it| text(it).filter(|it| !it.is_empty()));
+    let jwks_uri = table.value("jwks_uri", "an http or https address", |it| {
+        let url = Url::parse(&text(it)?).ok()?;
+        matches!(url.scheme(), "http" | "https").then_some(url)
+    });
+    let algorithms = table.value("algorithms", ALGORITHMS, |it| {
+        let names = texts(it)?;
+        let known: Option<Vec<_>> = names.iter().map(|it| SigningAlg::parse(it)).collect();
+        known.filter(|it| !it.is_empty())
+    });
+    let user_claim =
+        table.value("user_claim", "the name of a claim", |it| text(it).filter(|it| !it.is_empty()));
+    let provider_types =
+        table.value("provider_types", "a list of provider types, for example [\"github\"]", texts);
+    table.finish();
+    Some(TrustedIssuer {
+        issuer: issuer?,
+        audience: audience?,
+        jwks_uri,
+        algorithms: algorithms.unwrap_or_else(|| SigningAlg::DEFAULT.to_vec()),
+        user_claim: user_claim.unwrap_or_else(|| "sub".to_owned()),
+        provider_types,
+    })
 }
 
 /// A length of time between two bounds, which are written as in the file.

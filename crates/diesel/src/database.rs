@@ -7,8 +7,9 @@ use chrono::{DateTime, Utc};
 use symbolon_domain::ports::{
     ApiKeyRepository, Archive, AuthIdentityRepository, AuthProviderRepository,
     CredentialsRepository, EventLog, Forecast, IdentityProviderRepository, IdentityRepository,
-    LinkSessionRepository, OrganizationIdentityRepository, RefreshSchedule, RepositoryError,
-    RevocationRepository, SealedValues, Sealer, TransferRepository, WebhookRepository,
+    LedgerRepository, LinkSessionRepository, OrganizationIdentityRepository, RefreshSchedule,
+    RepositoryError, RevocationRepository, SealedValues, Sealer, TransferRepository,
+    VendingRepository, WebhookRepository,
 };
 
 use crate::{
@@ -48,6 +49,10 @@ pub struct Database {
     pub revocations: Arc<dyn RevocationRepository>,
     /// Moves identities and keeps the journal of it.
     pub transfers: Arc<dyn TransferRepository>,
+    /// Keeps what is frozen, and is asked before a token is handed out.
+    pub vending: Arc<dyn VendingRepository>,
+    /// Keeps who was handed which token.
+    pub ledger: Arc<dyn LedgerRepository>,
     /// Keeps webhook endpoints and what is on its way to them.
     pub webhooks: Arc<dyn WebhookRepository>,
     /// Everything that is sealed, as a whole.
@@ -106,6 +111,7 @@ impl Database {
         S: IdentityRepository
             + CredentialsRepository
             + IdentityProviderRepository
+            + LedgerRepository
             + LinkSessionRepository
             + EventLog
             + ApiKeyRepository
@@ -117,6 +123,7 @@ impl Database {
             + Forecast
             + RevocationRepository
             + TransferRepository
+            + VendingRepository
             + WebhookRepository
             + SealedValues
             + Engine
@@ -137,6 +144,8 @@ impl Database {
             forecast: store.clone(),
             revocations: store.clone(),
             transfers: store.clone(),
+            vending: store.clone(),
+            ledger: store.clone(),
             webhooks: store.clone(),
             sealed_values: store.clone(),
             engine: store,

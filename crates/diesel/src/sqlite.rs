@@ -28,7 +28,7 @@ use diesel_async::{
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use futures_util::FutureExt as _;
 use symbolon_domain::{
-    ids::IdentityId,
+    ids::{ApiKeyId, IdentityId},
     ports::{RepositoryError, Sealer},
     refresh_plan::RefreshPlan,
     secret::SecretHash,
@@ -73,6 +73,8 @@ mod identities;
 mod identity_providers;
 #[path = "queries/identity_row.rs"]
 mod identity_row;
+#[path = "queries/ledger.rs"]
+mod ledger;
 #[path = "queries/link_sessions.rs"]
 mod link_sessions;
 #[path = "queries/organization_identities.rs"]
@@ -85,6 +87,8 @@ mod revocations;
 mod sealed_values;
 #[path = "queries/transfers.rs"]
 mod transfers;
+#[path = "queries/vending.rs"]
+mod vending;
 #[path = "queries/webhooks.rs"]
 mod webhooks;
 
@@ -267,6 +271,16 @@ impl Store {
         id: IdentityId,
     ) -> Result<Option<credentials::Row>, RepositoryError> {
         hot_read!(self, schema::identities::table.find(id.0).select(credentials::Row::as_select()))
+    }
+
+    pub(crate) async fn find_vendable_row(
+        &self,
+        id: IdentityId,
+        key: Option<ApiKeyId>,
+    ) -> Result<Option<vending::VendableRow>, RepositoryError> {
+        // No key has this id.
+        let key = key.map_or(0, |it| it.0);
+        hot_read!(self, vending::vendable!(id.0, key))
     }
 
     pub(crate) async fn find_identity(

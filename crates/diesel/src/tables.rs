@@ -145,6 +145,9 @@ macro_rules! tables {
                 revoked_at -> Nullable<$time>,
                 organizations -> Nullable<$json>,
                 provider_types -> Nullable<$json>,
+                providers -> Nullable<$json>,
+                token_scopes -> Nullable<$json>,
+                users -> Nullable<$json>,
             }
         }
 
@@ -233,10 +236,49 @@ macro_rules! tables {
             }
         }
 
+        diesel::table! {
+            freezes (id) {
+                id -> BigInt,
+                api_key_id -> Nullable<BigInt>,
+                provider_id -> Nullable<BigInt>,
+                organization_id -> Nullable<Text>,
+                actor -> Text,
+                acting_user -> Nullable<Text>,
+                reason -> Nullable<Text>,
+                frozen_at -> $time,
+            }
+        }
+
+        diesel::table! {
+            ledger (id) {
+                id -> BigInt,
+                token_hash -> Binary,
+                identity_id -> BigInt,
+                provider_id -> BigInt,
+                user_id -> Text,
+                actor -> Text,
+                acting_user -> Text,
+                times -> BigInt,
+                first_at -> $time,
+                last_at -> $time,
+                request_id -> Text,
+            }
+        }
+
+        diesel::table! {
+            ledger_salt (id) {
+                id -> BigInt,
+                sealed -> Binary,
+                generation -> BigInt,
+            }
+        }
+
         diesel::joinable!(identities -> identity_providers (idp_id));
         diesel::allow_tables_to_appear_in_same_query!(identities, identity_providers);
         diesel::allow_tables_to_appear_in_same_query!(webhook_deliveries, webhook_endpoints);
         diesel::allow_tables_to_appear_in_same_query!(identities, organization_identities);
         diesel::allow_tables_to_appear_in_same_query!(auth_identities, auth_providers);
+        diesel::allow_tables_to_appear_in_same_query!(identities, freezes);
+        diesel::allow_tables_to_appear_in_same_query!(organization_identities, freezes);
     };
 }

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     identity::text_form,
-    ids::{ApiKeyId, OrganizationId},
+    ids::{ApiKeyId, InvalidId, OrganizationId, ProviderId, UserId},
 };
 
 /// A key of a calling service. Its secret is known only to the caller; we keep the hash.
@@ -33,6 +33,11 @@ impl ApiKey {
         Map::from_iter([
             ("name".to_owned(), json!(self.name)),
             ("scopes".to_owned(), json!(scopes)),
+            ("organizations".to_owned(), json!(self.limits.organization_texts())),
+            ("provider_types".to_owned(), json!(self.limits.provider_types)),
+            ("providers".to_owned(), json!(self.limits.provider_numbers())),
+            ("token_scopes".to_owned(), json!(self.limits.token_scopes)),
+            ("users".to_owned(), json!(self.limits.user_texts())),
             ("revoked_at".to_owned(), json!(self.revoked_at)),
         ])
     }
@@ -47,14 +52,103 @@ impl ApiKey {
 /// What a key is limited to, whatever its scopes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyLimits {
-    /// The organizations whose single sign-on it may see and change; `None` for all.
+    /// The organizations whose single sign-on it may see and change, and of whose identities it is
+    /// handed tokens; `None` for all.
     pub organizations: Option<Vec<OrganizationId>>,
     /// The types whose provider instances, and their identities, are there for it; `None` for
     /// all.
     pub provider_types: Option<Vec<String>>,
+    /// The provider instances that are there for it; `None` for all.
+    pub providers: Option<Vec<ProviderId>>,
+    /// The most that a token may open which is handed to it, and that it may ask users for; `None`
+    /// for everything. It is handed no token whose scopes are not on record.
+    pub token_scopes: Option<Vec<String>>,
+    /// The users whose identities are there for it; `None` for all.
+    pub users: Option<Vec<UserPattern>>,
+}
+
+/// One user, or all whose id begins alike.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserPattern(String);
+
+impl UserPattern {
+    /// Reads `user-7`, which is that user, or `tenant-1:*`, which is every user whose id begins
+    /// with `tenant-1:`.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidId`] for what no user's id can be or begin with.
+    pub fn new(text: impl Into<String>) -> Result<Self, InvalidId> {
+        let text = text.into();
+        // A prefix has at least one character: `*` alone would be no limit.
+        UserId::new(text.strip_suffix('*').unwrap_or(&text))?;
+        Ok(Self(text))
+    }
+
+    /// The pattern as it was given.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether this user is meant.
+    #[must_use]
+    pub fn matches(&self, user: &UserId) -> bool {
+        match self.0.strip_suffix('*') {
+            Some(prefix) => user.as_str().starts_with(prefix),
+            None => user.as_str() == self.0,
+        }
+    }
 }
 
 impl KeyLimits {
+    /// No limits.
+    pub const NONE: Self = Self {
+        organizations: None,
+        provider_types: None,
+        providers: None,
+        token_scopes: None,
+        users: None,
+    };
+
+    /// Whether it is limited to some provider instances, token scopes or users: then it is for
+    /// handing out tokens and for linking, and for nothing that does not ask about these limits.
+    #[must_use]
+    pub const fn are_narrow(&self) -> bool {
+        self.providers.is_some() || self.token_scopes.is_some() || self.users.is_some()
+    }
+
+    /// Whether this instance, of this type, is there for it.
+    #[must_use]
+    pub fn allow_provider(&self, id: ProviderId, provider_type: &str) -> bool {
+        self.allow_type(provider_type) && self.providers.as_ref().is_none_or(|it| it.contains(&id))
+    }
+
+    /// Whether this user's identities are there for it.
+    #[must_use]
+    pub fn allow_user(&self, user: &UserId) -> bool {
+        self.users.as_ref().is_none_or(|all| all.iter().any(|it| it.matches(user)))
+    }
+
+    /// Those of the scopes that go beyond what a token for it may open.
+    #[must_use]
+    pub fn excess<'a>(&self, scopes: &'a [String]) -> Vec<&'a str> {
+        let Some(most) = &self.token_scopes else { return Vec::new() };
+        scopes.iter().filter(|it| !most.contains(it)).map(String::as_str).collect()
+    }
+
+    /// The users as they are stored and sent.
+    #[must_use]
+    pub fn user_texts(&self) -> Option<Vec<&str>> {
+        Some(self.users.as_ref()?.iter().map(UserPattern::as_str).collect())
+    }
+
+    /// The provider instances as they are stored and sent.
+    #[must_use]
+    pub fn provider_numbers(&self) -> Option<Vec<i64>> {
+        Some(self.providers.as_ref()?.iter().map(|it| it.0).collect())
+    }
+
     /// Whether it may deal with this organization.
     #[must_use]
     pub fn allow_organization(&self, organization: &OrganizationId) -> bool {
@@ -111,3 +205,33 @@ text_form!(KeyScope:
     EventsRead = "events:read",
     Admin = "admin",
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::fixtures::user;
+
+    #[test]
+    fn a_pattern_means_one_user_or_all_that_begin_alike() {
+        let one = UserPattern::new("user-7").unwrap();
+        assert!(one.matches(&user("user-7")));
+        assert!(!one.matches(&user("user-70")) && !one.matches(&user("USER-7")));
+        let tenant = UserPattern::new("tenant-1:*").unwrap();
+        assert!(tenant.matches(&user("tenant-1:ada")) && tenant.matches(&user("tenant-1:")));
+        assert!(!tenant.matches(&user("tenant-10:ada")) && !tenant.matches(&user("tenant-1")));
+        // Within a prefix a star is a star.
+        assert!(!UserPattern::new("a*b*").unwrap().matches(&user("axb")));
+        for nobody in ["", "*", "a\nb"] {
+            assert!(UserPattern::new(nobody).is_err(), "{nobody:?}");
+        }
+    }
+
+    #[test]
+    fn what_goes_beyond_the_scopes_of_a_key_is_named() {
+        let limits =
+            KeyLimits { token_scopes: Some(vec!["read".into(), "user".into()]), ..KeyLimits::NONE };
+        assert_eq!(limits.excess(&["user".into()]), [""; 0]);
+        assert_eq!(limits.excess(&["read".into(), "write".into()]), ["write"]);
+        assert_eq!(KeyLimits::NONE.excess(&["write".into()]), [""; 0]);
+    }
+}

@@ -164,7 +164,9 @@ impl Record {
                 actor(&it.queued.actor) || it.queued.last_error.as_ref().is_some_and(text)
             }
             Self::ApiKey(it) => {
-                text(&it.key.name) || it.key.limits.provider_types.iter().flatten().any(text)
+                text(&it.key.name)
+                    || it.key.limits.provider_types.iter().flatten().any(text)
+                    || it.key.limits.token_scopes.iter().flatten().any(text)
             }
             Self::Event(it) => {
                 actor(&it.actor)

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::{
     disconnection::Disconnection,
+    freeze::Freeze,
     identity::InvalidReason,
     ports::{ConnectorError, InvalidConfig, RepositoryError},
 };
@@ -32,6 +33,20 @@ pub enum Error {
     Forbidden {
         /// The scope that would allow it.
         scope: &'static str,
+    },
+    /// The operator: what was asked for is frozen, and no token is handed out until that is lifted.
+    #[error("{}", frozen(.0))]
+    Frozen(Box<Freeze>),
+    /// The caller: the key may not have what the token opens.
+    #[error("{0}")]
+    BeyondLimits(String),
+    /// The caller: the same was asked for just now.
+    #[error("{detail}")]
+    TooSoon {
+        /// What happened, and what to look at.
+        detail: String,
+        /// When it may be asked for again.
+        retry_after: Duration,
     },
     /// The caller: the key is limited to other organizations.
     #[error("the API key is limited to other organizations")]
@@ -114,6 +129,13 @@ impl Error {
     pub fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::InvalidRequest { field: field.into(), problem: problem.into() }
     }
+}
+
+/// What is frozen, since when, by whom and why: whoever reads it knows whom to ask.
+fn frozen(freeze: &Freeze) -> String {
+    let since = freeze.frozen_at.format("%Y-%m-%dT%H:%M:%SZ");
+    let why = freeze.by.reason.as_ref().map(|it| format!(", because: {it}")).unwrap_or_default();
+    format!("{} is frozen since {since} by {}{why}", freeze.subject, freeze.by.who)
 }
 
 impl From<InvalidConfig> for Error {

@@ -347,6 +347,18 @@ pub enum EventKind {
     ApiKeyCreated,
     /// An API key was revoked.
     ApiKeyRevoked,
+    /// Nothing is handed out to an API key any more.
+    ApiKeyFrozen,
+    /// It is again.
+    ApiKeyUnfrozen,
+    /// No token of a provider instance's accounts is handed out any more.
+    ProviderFrozen,
+    /// They are again.
+    ProviderUnfrozen,
+    /// No token of an identity that an organization uses is handed out any more.
+    OrganizationFrozen,
+    /// They are again.
+    OrganizationUnfrozen,
     /// Identities were moved to another user; `detail` has the journal's id and what it moved.
     TransferDone,
     /// A transfer was undone.
@@ -396,6 +408,12 @@ text_form!(EventKind:
     LinkSessionFailed = "link_session.failed",
     ApiKeyCreated = "api_key.created",
     ApiKeyRevoked = "api_key.revoked",
+    ApiKeyFrozen = "api_key.frozen",
+    ApiKeyUnfrozen = "api_key.unfrozen",
+    ProviderFrozen = "provider.frozen",
+    ProviderUnfrozen = "provider.unfrozen",
+    OrganizationFrozen = "organization.frozen",
+    OrganizationUnfrozen = "organization.unfrozen",
     TransferDone = "transfer.done",
     TransferUndone = "transfer.undone",
     WebhookEndpointCreated = "webhook_endpoint.created",

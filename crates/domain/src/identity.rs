@@ -86,7 +86,8 @@ pub enum InvalidReason {
     /// The provider refused the refresh token (`invalid_grant`,
     /// [RFC 6749 §5.2](https://www.rfc-editor.org/rfc/rfc6749#section-5.2)).
     GrantRejected,
-    /// The access token has expired and there is no refresh token.
+    /// The access token has expired, or the provider refused it before its time, and there is no
+    /// refresh token.
     NoRefreshToken,
     /// A refresh token was sent, no answer came, and the one careful retry did not settle it.
     RotationInDoubt,
@@ -145,6 +146,8 @@ pub struct IdentityFilter {
     pub provider_type: Option<String>,
     /// Identities at provider instances of any of these types: what the caller is limited to.
     pub provider_types: Option<Vec<String>>,
+    /// Identities at any of these provider instances: what the caller is limited to.
+    pub providers: Option<Vec<ProviderId>>,
     /// Identities that this organization uses.
     pub organization_id: Option<OrganizationId>,
     /// Identities in this state.
@@ -157,13 +160,14 @@ pub struct IdentityFilter {
 impl IdentityFilter {
     /// Whether nothing narrows the result, so that every identity would be meant.
     ///
-    /// `exclude_matching_external_ids` and `provider_types` alone do not narrow it.
+    /// `exclude_matching_external_ids`, `provider_types` and `providers` alone do not narrow it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self
             == Self {
                 exclude_matching_external_ids: self.exclude_matching_external_ids,
                 provider_types: self.provider_types.clone(),
+                providers: self.providers.clone(),
                 ..Self::default()
             }
     }

@@ -39,6 +39,10 @@ row_id! {
     AuthIdentityId;
     /// Names an [`OrganizationIdentity`](crate::organization_identity::OrganizationIdentity).
     OrganizationIdentityId;
+    /// Names a [`LedgerEntry`](crate::ledger::LedgerEntry).
+    LedgerEntryId;
+    /// Names a [`Freeze`](crate::freeze::Freeze).
+    FreezeId;
     /// Names a [`WebhookEndpoint`](crate::webhook::WebhookEndpoint).
     WebhookEndpointId;
     /// Names a [`WebhookDelivery`](crate::webhook::WebhookDelivery).

@@ -3,7 +3,7 @@
 //! your own adapters, or take Symbolon's.
 //!
 //! - **Entities**: [`identity`], [`identity_provider`], [`credentials`], [`link_session`],
-//!   [`transfer`], [`revocation`], [`event`], [`api_key`]; for single sign-on [`auth_provider`],
+//!   [`transfer`], [`revocation`], [`event`], [`api_key`], [`freeze`]; for single sign-on [`auth_provider`],
 //!   [`auth_identity`], [`organization_identity`]. What must hold lives in the types of their
 //!   fields.
 //! - **[`ports`]**: one small trait for each need. One method is one transaction, and every
@@ -126,9 +126,11 @@ pub mod credentials;
 pub mod disconnection;
 pub mod error;
 pub mod event;
+pub mod freeze;
 pub mod identity;
 pub mod identity_provider;
 pub mod ids;
+pub mod ledger;
 pub mod link_evidence;
 pub mod link_session;
 pub mod organization_identity;

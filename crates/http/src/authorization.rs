@@ -13,10 +13,10 @@ use symbolon_domain::{
     ids::UserId,
     ports::Clock,
     secret::SecretHash,
-    services::ApiKeys,
+    services::{ApiKeys, Recipient},
 };
 
-use crate::{error::ApiError, limits::Limits};
+use crate::{error::ApiError, limits::Limits, telemetry::RequestId};
 
 /// How long a key that was good may still be taken for good: a revocation reaches every replica
 /// within this time.
@@ -44,8 +44,34 @@ impl Authenticator {
         Self(Arc::new(Inner { keys, clock, good, limits }))
     }
 
-    async fn authenticate(&self, headers: &HeaderMap) -> Result<Arc<ApiKey>, Error> {
-        let secret = bearer(headers).ok_or(Error::Unauthenticated)?;
+    /// The good key with this secret, unless it or its caller's address asks too often.
+    pub(crate) async fn admit(
+        &self,
+        parts: &Parts,
+        secret: Option<&str>,
+    ) -> Result<Arc<ApiKey>, ApiError> {
+        let limits = &self.0.limits;
+        let key = match self.authenticate(secret).await {
+            Err(Error::Unauthenticated) => {
+                return Err(match limits.failed(parts) {
+                    Ok(()) => Error::Unauthenticated.into(),
+                    Err(wait) => ApiError::rate_limited(
+                        "too many requests without a valid key came from this address",
+                        wait,
+                    ),
+                });
+            }
+            key => key?,
+        };
+        tracing::Span::current().record("key", key.id.0);
+        limits
+            .admit(key.id)
+            .map_err(|wait| ApiError::rate_limited("this key asks too often", wait))?;
+        Ok(key)
+    }
+
+    async fn authenticate(&self, secret: Option<&str>) -> Result<Arc<ApiKey>, Error> {
+        let secret = secret.ok_or(Error::Unauthenticated)?;
         let hash = SecretHash::of(secret);
         let now = self.0.clock.now();
         if let Some((key, read_at)) = self.0.good.get(&hash).await {
@@ -63,7 +89,7 @@ impl Authenticator {
 
 /// The token of `Authorization: Bearer …`
 /// ([RFC 6750 §2.1](https://www.rfc-editor.org/rfc/rfc6750#section-2.1)), if there is exactly one.
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let (value, None) = (values.next()?, values.next()) else { return None };
     let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
@@ -77,7 +103,7 @@ pub(crate) const REASON: &str = "Symbolon-Reason";
 /// Most characters of a reason.
 const LONGEST_REASON: usize = 500;
 
-fn acting_user(headers: &HeaderMap) -> Result<Option<UserId>, ApiError> {
+pub(crate) fn acting_user(headers: &HeaderMap) -> Result<Option<UserId>, ApiError> {
     let user = text(headers, ACTING_USER)?.map(UserId::new).transpose();
     user.map_err(|problem| ApiError::invalid(ACTING_USER, problem))
 }
@@ -134,10 +160,12 @@ scopes!(
     Admin,
 );
 
-/// The caller has a good key with this scope.
+/// The caller has a good key with this scope, which is not limited to provider instances, token
+/// scopes or users: see [`Narrow`] for routes that ask about these limits.
 pub(crate) struct Allowed<S> {
     key: Arc<ApiKey>,
     actor: Actor,
+    request_id: Option<RequestId>,
     scope: PhantomData<S>,
 }
 
@@ -145,6 +173,20 @@ impl<S> Allowed<S> {
     /// Whom the event log names.
     pub(crate) fn actor(&self) -> Actor {
         self.actor.clone()
+    }
+
+    /// Who is handed a token.
+    pub(crate) fn recipient(&self) -> Recipient<'_> {
+        Recipient {
+            key: &self.key,
+            acting_user: self.actor.acting_user.as_ref(),
+            request_id: self.request_id.as_ref().map_or("", |it| &it.0),
+        }
+    }
+
+    /// The key.
+    pub(crate) fn key(&self) -> &ApiKey {
+        &self.key
     }
 
     /// What the key is limited to.
@@ -160,24 +202,24 @@ where
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &T) -> Result<Self, ApiError> {
+        let Narrow(allowed) = Narrow::from_request_parts(parts, state).await?;
+        if allowed.key.limits.are_narrow() { Err(ApiError::limited_key()) } else { Ok(allowed) }
+    }
+}
+
+/// The caller has a good key with this scope, whatever it is limited to: what the route answers
+/// and does is within every limit there is.
+pub(crate) struct Narrow<S>(pub(crate) Allowed<S>);
+
+impl<S: Scope, T: Send + Sync> FromRequestParts<T> for Narrow<S>
+where
+    Authenticator: FromRef<T>,
+{
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &T) -> Result<Self, ApiError> {
         let authenticator = Authenticator::from_ref(state);
-        let limits = &authenticator.0.limits;
-        let key = match authenticator.authenticate(&parts.headers).await {
-            Err(Error::Unauthenticated) => {
-                return Err(match limits.failed(parts) {
-                    Ok(()) => Error::Unauthenticated.into(),
-                    Err(wait) => ApiError::rate_limited(
-                        "too many requests without a valid key came from this address",
-                        wait,
-                    ),
-                });
-            }
-            key => key?,
-        };
-        tracing::Span::current().record("key", key.id.0);
-        limits
-            .admit(key.id)
-            .map_err(|wait| ApiError::rate_limited("this key asks too often", wait))?;
+        let key = authenticator.admit(parts, bearer(&parts.headers)).await?;
         if !key.allows(S::SCOPE) {
             return Err(Error::Forbidden { scope: S::SCOPE.as_str() }.into());
         }
@@ -186,7 +228,8 @@ where
             reason: reason(&parts.headers)?,
             ..Actor::api_key(key.id)
         };
-        Ok(Self { key, actor, scope: PhantomData })
+        let request_id = parts.extensions.get().cloned();
+        Ok(Self(Allowed { key, actor, request_id, scope: PhantomData }))
     }
 }
 

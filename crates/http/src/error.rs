@@ -103,8 +103,9 @@ impl ApiError {
 
     /// A key that is limited asks for what concerns everybody.
     pub(crate) fn limited_key() -> Self {
-        let detail = "the API key is limited to organizations or provider types, and this concerns \
-                      all of them; use a key without limits";
+        let detail = "the API key is limited (to organizations, provider types, provider instances, \
+                      token scopes or users), and this concerns more than that; use a key without \
+                      such limits";
         Self::new(StatusCode::FORBIDDEN, "forbidden", detail)
     }
 
@@ -143,6 +144,21 @@ impl ApiError {
         }
     }
 
+    /// The status.
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The documented word.
+    pub(crate) fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// What to do.
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
+    }
+
     /// How long to wait before the next try, in whole seconds, at least one.
     pub(crate) fn retry_after_seconds(&self) -> Option<u64> {
         let wait = self.retry_after?;
@@ -176,6 +192,9 @@ impl From<Error> for ApiError {
             Error::Forbidden { .. } | Error::OtherOrganization => {
                 (StatusCode::FORBIDDEN, "forbidden")
             }
+            Error::BeyondLimits(_) => (StatusCode::FORBIDDEN, "forbidden"),
+            Error::Frozen(_) => (StatusCode::FORBIDDEN, "frozen"),
+            Error::TooSoon { .. } => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
             Error::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
             Error::AlreadyExists(_) => (StatusCode::CONFLICT, "already_exists"),
             Error::ProviderInUse(_) => (StatusCode::CONFLICT, "provider_in_use"),
@@ -200,7 +219,9 @@ impl From<Error> for ApiError {
             }
         };
         let retry_after = match &error {
-            Error::ProviderUnavailable { retry_after, .. } => Some(*retry_after),
+            Error::ProviderUnavailable { retry_after, .. } | Error::TooSoon { retry_after, .. } => {
+                Some(*retry_after)
+            }
             _ => None,
         };
         Self { retry_after, ..Self::new(status, code, error.to_string()) }

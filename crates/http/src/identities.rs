@@ -21,7 +21,7 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    authorization::{Allowed, Authenticator, IdentitiesRead, IdentitiesWrite},
+    authorization::{Allowed, Authenticator, IdentitiesRead, IdentitiesWrite, Narrow},
     error::ApiError,
     list::ListBody,
     request::{Id, JsonBody, ProductId, QueryString, check_scopes, etag, if_match, is_known},
@@ -87,7 +87,7 @@ pub(crate) struct IdentityBody {
 #[derive(Serialize, ToSchema)]
 #[schema(as = Invalid)]
 struct InvalidBody {
-    /// `grant_rejected`, `no_refresh_token` or `rotation_in_doubt`.
+    /// `grant_rejected`, `no_refresh_token` or `rotation_in_doubt`, or `imported`.
     #[schema(example = "grant_rejected")]
     reason: &'static str,
     /// Since when.
@@ -151,7 +151,7 @@ const MOST_EXTERNAL_IDS: usize = 1000;
 )]
 async fn list_identities(
     State(routes): State<IdentityRoutes>,
-    caller: Allowed<IdentitiesRead>,
+    Narrow(caller): Narrow<IdentitiesRead>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<ListBody<IdentityBody>>, ApiError> {
     let mut query = QueryString::parse(query.as_deref());
@@ -169,10 +169,22 @@ async fn list_identities(
         })?,
         exclude_matching_external_ids: query.flag("exclude_matching_external_ids", false)?,
         provider_types: caller.limits().provider_types.clone(),
+        providers: caller.limits().providers.clone(),
         organization_id: None,
     };
     let page = query.page()?;
     query.end()?;
+    match &filter.user_id {
+        None if caller.limits().users.is_some() => {
+            let problem = "must be there, as the API key is limited to users";
+            return Err(ApiError::invalid("user_id", problem));
+        }
+        // Another's identities are not there for it.
+        Some(user) if !caller.limits().allow_user(user) => {
+            return Ok(Json(ListBody::whole(Vec::new())));
+        }
+        _ => {}
+    }
     let page = routes.identities.list(&filter, page).await?;
     Ok(Json(ListBody::of(page, Into::into)))
 }
@@ -207,7 +219,7 @@ fn external_ids(text: &str) -> Result<Vec<ExternalId>, String> {
 )]
 async fn get_identity(
     State(routes): State<IdentityRoutes>,
-    caller: Allowed<IdentitiesRead>,
+    Narrow(caller): Narrow<IdentitiesRead>,
     Id(id): Id,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {

@@ -10,7 +10,9 @@ mod browser;
 mod error;
 mod events;
 mod forecast;
+mod freezes;
 mod identities;
+mod ledger;
 mod limits;
 mod link_sessions;
 mod list;
@@ -24,6 +26,7 @@ mod sentry_rpc;
 mod sight;
 mod single_sign_on;
 mod telemetry;
+mod token_exchange;
 mod tokens;
 mod transfers;
 mod webhooks;
@@ -32,9 +35,9 @@ use std::sync::Arc;
 
 use axum::{Router, middleware};
 use symbolon_domain::{
-    ports::{Connectors, EventLog},
+    ports::{Connectors, EventLog, SubjectTokens},
     services::{
-        ApiKeys, Forecasts, Identities, Linking, Providers, SingleSignOn, Tokens, Transfers,
+        ApiKeys, Forecasts, Identities, Linking, Providers, SingleSignOn, Transfers, Vending,
         Webhooks,
     },
 };
@@ -60,8 +63,10 @@ pub struct HttpParts {
     /// Link sessions. Its settings say where browsers reach us: with `https`, the browser's cookie
     /// is a `__Host-` one.
     pub linking: Linking,
-    /// Access tokens.
-    pub tokens: Tokens,
+    /// Access tokens, and who may be handed them.
+    pub vending: Vending,
+    /// Whose JWTs may be exchanged for tokens.
+    pub subject_tokens: Arc<dyn SubjectTokens>,
     /// What happened.
     pub events: Arc<dyn EventLog>,
     /// Which identities die when.
@@ -89,7 +94,8 @@ pub fn router(parts: HttpParts) -> Router {
         single_sign_on,
         transfers,
         linking,
-        tokens,
+        vending,
+        subject_tokens,
         events,
         forecasts,
         webhooks,
@@ -119,9 +125,21 @@ pub fn router(parts: HttpParts) -> Router {
         }))
         .merge(tokens::router(tokens::TokenRoutes {
             authenticator: authenticator.clone(),
-            sight: sight.clone(),
-            tokens: Arc::new(tokens),
+            vending: vending.clone(),
             identities: Arc::clone(&identities),
+        }))
+        .merge(token_exchange::router(token_exchange::TokenExchangeRoutes {
+            authenticator: authenticator.clone(),
+            vending: vending.clone(),
+            identities: Arc::clone(&identities),
+            subject_tokens,
+            clock: Arc::clone(&linking.clock),
+            public_url: linking.settings.public_url.clone(),
+        }))
+        .merge(ledger::router(ledger::LedgerRoutes::new(authenticator.clone(), &vending)))
+        .merge(freezes::router(freezes::FreezeRoutes {
+            authenticator: authenticator.clone(),
+            vending,
         }))
         .merge(events::router(events::EventRoutes {
             authenticator: authenticator.clone(),

@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    authorization::{Allowed, Authenticator, LinkWrite},
+    authorization::{Allowed, Authenticator, LinkWrite, Narrow},
     error::ApiError,
     request::{Id, JsonBody, ProductId, check_scopes},
     sight::Sight,
@@ -111,7 +111,7 @@ struct StartedLinkSessionBody {
 )]
 async fn start_link_session(
     State(routes): State<LinkSessionRoutes>,
-    caller: Allowed<LinkWrite>,
+    Narrow(caller): Narrow<LinkWrite>,
     JsonBody(new): JsonBody<NewLinkSessionBody>,
 ) -> Result<Response, ApiError> {
     check_scopes(&new.scopes)?;
@@ -163,12 +163,32 @@ async fn check_limits(
     {
         return Err(Error::OtherOrganization.into());
     }
-    if limits.provider_types.is_none() {
+    match &start.user_id {
+        None if limits.users.is_some() => {
+            let problem = "must be there, as the API key is limited to users";
+            return Err(ApiError::invalid("user_id", problem));
+        }
+        Some(user) if !limits.allow_user(user) => {
+            return Err(Error::BeyondLimits("the API key is limited to other users".into()).into());
+        }
+        _ => {}
+    }
+    if limits.token_scopes.is_some() && start.scopes.is_empty() {
+        // Without any, those that the provider is configured with are asked for.
+        let problem = "must be there, as the API key is limited to token scopes";
+        return Err(ApiError::invalid("scopes", problem));
+    }
+    let excess = limits.excess(&start.scopes);
+    if !excess.is_empty() {
+        let detail = format!("the API key may not ask users for {}", excess.join(", "));
+        return Err(Error::BeyondLimits(detail).into());
+    }
+    if limits.provider_types.is_none() && limits.providers.is_none() {
         return Ok(());
     }
     let Some(provider) = start.provider_id else {
         // The hosted page would offer every provider.
-        let problem = "must be there, as the API key is limited to provider types";
+        let problem = "must be there, as the API key is limited to providers";
         return Err(ApiError::invalid("provider_id", problem));
     };
     if routes.sight.sees_provider(limits, provider).await? {
@@ -192,7 +212,11 @@ async fn check_seen(
     }
     if let Some(provider) = session.provider_id {
         routes.sight.check_provider(caller.limits(), provider, "link session").await?;
-    } else if caller.limits().provider_types.is_some() {
+    } else if caller.limits().provider_types.is_some() || caller.limits().providers.is_some() {
+        return Err(Error::NotFound("link session").into());
+    }
+    let theirs = session.user_id.as_ref().map(|it| caller.limits().allow_user(it));
+    if !theirs.unwrap_or(caller.limits().users.is_none()) {
         return Err(Error::NotFound("link session").into());
     }
     Ok(session)
@@ -242,7 +266,7 @@ impl From<LinkSession> for LinkSessionBody {
 )]
 async fn get_link_session(
     State(routes): State<LinkSessionRoutes>,
-    caller: Allowed<LinkWrite>,
+    Narrow(caller): Narrow<LinkWrite>,
     Id(id): Id,
 ) -> Result<Json<LinkSessionBody>, ApiError> {
     let session = routes.linking.sessions.find(LinkSessionId(id)).await?;
@@ -310,7 +334,7 @@ impl From<Completed> for CompletedBody {
 )]
 async fn complete_link_session(
     State(routes): State<LinkSessionRoutes>,
-    caller: Allowed<LinkWrite>,
+    Narrow(caller): Narrow<LinkWrite>,
     Id(id): Id,
     JsonBody(completion): JsonBody<CompletionBody>,
 ) -> Result<Json<CompletedBody>, ApiError> {

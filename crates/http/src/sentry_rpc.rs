@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use symbolon_domain::{
     ports::{AuthIdentityRepository, CredentialsRepository, IdentityProviderRepository},
     secret::Secret,
-    services::Identities,
+    services::{Identities, Vending},
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -40,7 +40,9 @@ pub struct SentryRpc {
     pub identities: Arc<Identities>,
     /// Accounts for organizations' single sign-on.
     pub auth_identities: Arc<dyn AuthIdentityRepository>,
-    /// Opened credentials; asked for nothing unless they are included.
+    /// Opened credentials, unless something is frozen; asked for nothing unless they are included.
+    pub vending: Vending,
+    /// What was told before.
     pub credentials: Arc<dyn CredentialsRepository>,
 }
 

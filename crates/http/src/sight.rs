@@ -1,4 +1,5 @@
-//! What a key sees that is limited to provider types. For one that is not, nothing is asked.
+//! What a key sees that is limited to provider types, provider instances or users. For one that is
+//! not, nothing is asked.
 
 use std::sync::Arc;
 
@@ -27,11 +28,11 @@ impl Sight {
         limits: &KeyLimits,
         id: ProviderId,
     ) -> Result<bool, ApiError> {
-        if limits.provider_types.is_none() {
+        if limits.provider_types.is_none() && limits.providers.is_none() {
             return Ok(true);
         }
         let found = self.providers.providers.find(id).await?;
-        Ok(found.is_none_or(|it| limits.allow_type(&it.provider_type)))
+        Ok(found.is_none_or(|it| limits.allow_provider(id, &it.provider_type)))
     }
 
     /// Refuses what hangs on a provider instance of another type, as if it were not there.
@@ -48,16 +49,21 @@ impl Sight {
         }
     }
 
-    /// Refuses an identity at a provider instance of another type, as if it were not there.
+    /// Refuses an identity at another provider instance or of another user, as if it were not
+    /// there.
     pub(crate) async fn check_identity(
         &self,
         limits: &KeyLimits,
         id: IdentityId,
     ) -> Result<(), ApiError> {
-        if limits.provider_types.is_none() {
+        let anybodys = limits.users.is_none();
+        if anybodys && limits.provider_types.is_none() && limits.providers.is_none() {
             return Ok(());
         }
         let identity = self.identities.find(id).await?.ok_or(Error::NotFound("identity"))?;
+        if !limits.allow_user(&identity.user_id) {
+            return Err(Error::NotFound("identity").into());
+        }
         self.check_provider(limits, identity.idp_id, "identity").await
     }
 }

@@ -1,6 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
+    Json,
     extract::{FromRef, State},
     http::{HeaderValue, header},
     response::{IntoResponse, Response},
@@ -11,25 +12,24 @@ use symbolon_domain::{
     Error,
     identity::IdentityFilter,
     ids::{ExternalId, IdentityId, ProviderId, UserId},
-    services::{Found, Identities, IssuedToken, TokenNeed, Tokens},
+    secret::SecretHash,
+    services::{Found, Identities, IssuedToken, Rejected, TokenNeed, Vending},
 };
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    authorization::{Allowed, Authenticator, TokensRead},
+    authorization::{Authenticator, Narrow, TokensRead},
     error::ApiError,
     identities::{self, IdentityBody},
     request::{Id, JsonBody, OptionalJsonBody, ProductId, check_scopes},
-    sight::Sight,
 };
 
 /// What the routes that hand out tokens need.
 #[derive(Clone, FromRef)]
 pub(crate) struct TokenRoutes {
     pub(crate) authenticator: Authenticator,
-    pub(crate) sight: Sight,
-    pub(crate) tokens: Arc<Tokens>,
+    pub(crate) vending: Vending,
     pub(crate) identities: Arc<Identities>,
 }
 
@@ -38,6 +38,7 @@ pub(crate) fn router(state: TokenRoutes) -> OpenApiRouter {
         .routes(routes!(issue_token))
         .routes(routes!(issue_token_by_key))
         .routes(routes!(refresh_identity))
+        .routes(routes!(report_rejected))
         .with_state(state)
 }
 
@@ -113,6 +114,9 @@ struct TokenRequestBody {
     request_body(content = Option<TokenRequestBody>, description = "May be left out"),
     responses(
         (status = 200, description = "A token", body = TokenBody),
+        (status = 403, description = "`forbidden`: the key may not have it; `frozen`: nothing is \
+            handed out to the key, of the provider instance or of an organization that uses the \
+            identity"),
         (status = 404, description = "`not_found`"),
         (status = 409, description = "`identity_not_valid`: the user must link again"),
         (status = 502, description = "`provider_misconfigured`: the operator must act"),
@@ -121,13 +125,12 @@ struct TokenRequestBody {
 )]
 async fn issue_token(
     State(routes): State<TokenRoutes>,
-    caller: Allowed<TokensRead>,
+    Narrow(caller): Narrow<TokensRead>,
     Id(id): Id,
     OptionalJsonBody(asked): OptionalJsonBody<TokenRequestBody>,
 ) -> Result<Response, ApiError> {
     let need = need(asked.min_ttl_seconds, asked.scopes)?;
-    routes.sight.check_identity(caller.limits(), IdentityId(id)).await?;
-    let token = routes.tokens.issue(IdentityId(id), &need).await?;
+    let token = routes.vending.issue(IdentityId(id), caller.recipient(), &need).await?;
     Ok(respond(&token))
 }
 
@@ -165,6 +168,9 @@ struct TokenByKeyBody {
     request_body = TokenByKeyBody,
     responses(
         (status = 200, description = "A token", body = TokenBody),
+        (status = 403, description = "`forbidden`: the key may not have it; `frozen`: nothing is \
+            handed out to the key, of the provider instance or of an organization that uses the \
+            identity"),
         (status = 404, description = "`not_found`: the user has no such identity"),
         (status = 409, description = "`identity_not_valid`: the user must link again; \
             `identity_ambiguous`: several match, choose by `identity_id`, or by `provider_id` and \
@@ -175,7 +181,7 @@ struct TokenByKeyBody {
 )]
 async fn issue_token_by_key(
     State(routes): State<TokenRoutes>,
-    caller: Allowed<TokensRead>,
+    Narrow(caller): Narrow<TokensRead>,
     JsonBody(asked): JsonBody<TokenByKeyBody>,
 ) -> Result<Response, ApiError> {
     let need = need(asked.min_ttl_seconds, asked.scopes)?;
@@ -193,6 +199,7 @@ async fn issue_token_by_key(
         provider_id: provider_id.map(ProviderId),
         provider_type,
         provider_types: caller.limits().provider_types.clone(),
+        providers: caller.limits().providers.clone(),
         ..IdentityFilter::default()
     };
     let id = match routes.identities.first(&filter).await? {
@@ -200,7 +207,7 @@ async fn issue_token_by_key(
         Some(Found { others: true, .. }) => return Err(Error::IdentityAmbiguous.into()),
         Some(Found { identity, .. }) => identity.id,
     };
-    let token = routes.tokens.issue(id, &need).await?;
+    let token = routes.vending.issue(id, caller.recipient(), &need).await?;
     Ok(respond(&token))
 }
 
@@ -217,6 +224,9 @@ struct NothingBody {}
     params(("id" = i64, Path, minimum = 1)),
     responses(
         (status = 200, description = "Refreshed", body = IdentityBody, headers(("ETag" = String))),
+        (status = 403, description = "`forbidden`: the key may not have it; `frozen`: nothing is \
+            handed out to the key, of the provider instance or of an organization that uses the \
+            identity"),
         (status = 404, description = "`not_found`"),
         (status = 409, description = "`identity_not_valid`: the user must link again"),
         (status = 502, description = "`provider_misconfigured`: the operator must act"),
@@ -225,12 +235,76 @@ struct NothingBody {}
 )]
 async fn refresh_identity(
     State(routes): State<TokenRoutes>,
-    caller: Allowed<TokensRead>,
+    Narrow(caller): Narrow<TokensRead>,
     Id(id): Id,
     OptionalJsonBody(NothingBody {}): OptionalJsonBody<NothingBody>,
 ) -> Result<Response, ApiError> {
-    routes.sight.check_identity(caller.limits(), IdentityId(id)).await?;
-    routes.tokens.refresh(IdentityId(id)).await?;
+    routes.vending.refresh(IdentityId(id), caller.key()).await?;
     let identity = routes.identities.identities.find(IdentityId(id)).await?;
     Ok(identities::respond(identity.ok_or(Error::NotFound("identity"))?))
+}
+
+/// An access token that a provider refused.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = RejectedToken)]
+struct RejectedTokenBody {
+    /// The SHA-256 of the token, as 64 hexadecimal digits: the token itself is not sent about.
+    #[schema(example = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824")]
+    access_token_sha256: String,
+}
+
+/// What became of an access token that a provider refused.
+#[derive(Serialize, ToSchema)]
+#[schema(as = RejectedTokenOutcome)]
+struct RejectedOutcomeBody {
+    /// `replaced`: a new one is there; `already_replaced`: the one that was refused is not what is
+    /// handed out. In both cases ask for a token again.
+    #[schema(example = "replaced")]
+    outcome: &'static str,
+    /// The identity as it is now.
+    identity: IdentityBody,
+}
+
+/// Tells that a provider refused an access token before its time. If it is the one that would be
+/// handed out, it is replaced with the refresh token, once; if that is refused, or there is none,
+/// the identity becomes invalid.
+#[utoipa::path(
+    post,
+    path = "/v1/identities/{id}/report-rejected",
+    tag = "tokens",
+    params(("id" = i64, Path, minimum = 1)),
+    request_body = RejectedTokenBody,
+    responses(
+        (status = 200, description = "There is another token", body = RejectedOutcomeBody),
+        (status = 403, description = "`forbidden`; `frozen`"),
+        (status = 404, description = "`not_found`"),
+        (status = 409, description = "`identity_not_valid`: the user must link again, from now on"),
+        (status = 429, description = "`rate_limited`: the token was obtained moments ago",
+            headers(("Retry-After" = u64))),
+        (status = 502, description = "`provider_misconfigured`: the operator must act"),
+        (status = 503, description = "`provider_unavailable`", headers(("Retry-After" = u64))),
+    ),
+)]
+async fn report_rejected(
+    State(routes): State<TokenRoutes>,
+    Narrow(caller): Narrow<TokensRead>,
+    Id(id): Id,
+    JsonBody(reported): JsonBody<RejectedTokenBody>,
+) -> Result<Response, ApiError> {
+    let token = sha256("access_token_sha256", &reported.access_token_sha256)?;
+    let outcome: Rejected =
+        routes.vending.report_rejected(IdentityId(id), caller.key(), &token).await?;
+    let identity = routes.identities.identities.find(IdentityId(id)).await?;
+    let identity = identity.ok_or(Error::NotFound("identity"))?;
+    Ok(Json(RejectedOutcomeBody { outcome: outcome.as_str(), identity: identity.into() })
+        .into_response())
+}
+
+/// A SHA-256 in hexadecimal.
+pub(crate) fn sha256(field: &str, text: &str) -> Result<SecretHash, ApiError> {
+    let mut hash = [0; 32];
+    hex::decode_to_slice(text, &mut hash)
+        .map_err(|_| ApiError::invalid(field, "must be 64 hexadecimal digits"))?;
+    Ok(SecretHash(hash))
 }

@@ -125,7 +125,10 @@ pub(crate) fn subject(claims: &Map<String, Value>) -> Result<&str, Failed> {
 }
 
 /// A claim in seconds since 1970, as an integer or, as some providers have it, with a fraction.
-fn time(claims: &Map<String, Value>, name: &str) -> Result<Option<DateTime<Utc>>, Failed> {
+pub(crate) fn time(
+    claims: &Map<String, Value>,
+    name: &str,
+) -> Result<Option<DateTime<Utc>>, Failed> {
     let Some(value) = claims.get(name) else { return Ok(None) };
     #[expect(clippy::cast_possible_truncation, reason = "a cast from float saturates")]
     let seconds = value.as_i64().or_else(|| value.as_f64().map(|it| it as i64));

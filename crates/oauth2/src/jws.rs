@@ -41,6 +41,15 @@ impl<'a> Jws<'a> {
     /// What could make us take a key from the token itself or fetch one from where it says, or
     /// change what is signed, is refused: `jwk`, `jku`, `x5u`, `crit`, `b64`.
     pub(crate) fn parse(token: &'a str, allowed: &[SigningAlg]) -> Result<Self, Malformed> {
+        Self::parse_as(token, allowed, &[])
+    }
+
+    /// The same, where a token may also be typed as one of these, in small letters.
+    pub(crate) fn parse_as(
+        token: &'a str,
+        allowed: &[SigningAlg],
+        types: &[&str],
+    ) -> Result<Self, Malformed> {
         if token.len() > LONGEST {
             return Err(Malformed("it is too long"));
         }
@@ -63,7 +72,7 @@ impl<'a> Jws<'a> {
         // (RFC 8725 §3.11).
         match header.get("typ") {
             None => {}
-            Some(Value::String(typ)) if !typ.to_ascii_lowercase().ends_with("+jwt") => {}
+            Some(Value::String(typ)) if is_meant(&typ.to_ascii_lowercase(), types) => {}
             Some(_) => return Err(Malformed("its type is that of another token")),
         }
         let kid = match header.get("kid") {
@@ -99,6 +108,11 @@ impl<'a> Jws<'a> {
     pub(crate) fn unverified_claims(&self) -> Option<Map<String, Value>> {
         decode(self.payload)
     }
+}
+
+/// Whether a type says no more than JWT, or one of these.
+fn is_meant(typ: &str, types: &[&str]) -> bool {
+    !typ.ends_with("+jwt") || types.contains(&typ)
 }
 
 fn decode(part: &str) -> Option<Map<String, Value>> {

@@ -23,6 +23,7 @@ mod profile;
 mod registry;
 mod signing_alg;
 mod token_answer;
+mod trusted_issuers;
 mod webhooks;
 
 use symbolon_domain::ports::ConnectorError;
@@ -34,6 +35,7 @@ pub use self::{
     metadata::{InvalidIssuer, Issuer},
     registry::{ProviderKind, Registry},
     signing_alg::SigningAlg,
+    trusted_issuers::{TrustedIssuer, TrustedIssuers},
     webhooks::StandardWebhooks,
 };
 

@@ -3,9 +3,9 @@ use std::path::Path;
 use serde_json::{Value, json};
 use symbolon_domain::{
     Error,
-    api_key::{ApiKey, KeyLimits, KeyScope},
+    api_key::{ApiKey, KeyLimits, KeyScope, UserPattern},
     event::Actor,
-    ids::{ApiKeyId, OrganizationId},
+    ids::{ApiKeyId, OrganizationId, ProviderId},
     page::PageRequest,
     ports::ApiKeyRepository,
     services::ApiKeys,
@@ -86,7 +86,18 @@ fn limits(arguments: &CreateApiKeyArgs) -> Result<KeyLimits, Failure> {
     let organizations = organizations
         .transpose()
         .map_err(|problem| Failure::Argument(format!("--organization {problem}")))?;
-    Ok(KeyLimits { organizations, provider_types: some(&arguments.provider_types) })
+    let users = some(&arguments.users)
+        .map(|texts| texts.into_iter().map(UserPattern::new).collect::<Result<Vec<_>, _>>());
+    let users =
+        users.transpose().map_err(|problem| Failure::Argument(format!("--user {problem}")))?;
+    let providers: Vec<_> = arguments.providers.iter().copied().map(ProviderId).collect();
+    Ok(KeyLimits {
+        organizations,
+        provider_types: some(&arguments.provider_types),
+        providers: (!providers.is_empty()).then_some(providers),
+        token_scopes: some(&arguments.token_scopes),
+        users,
+    })
 }
 
 async fn list(keys: &dyn ApiKeyRepository, output: OutputArgs) -> Result<(), Failure> {
@@ -134,7 +145,11 @@ fn limit_texts(limits: &KeyLimits) -> String {
     let organizations = limits.organization_texts().unwrap_or_default();
     let organizations = organizations.into_iter().map(|it| format!("organization={it}"));
     let types = limits.provider_types.iter().flatten().map(|it| format!("provider-type={it}"));
-    let texts: Vec<_> = organizations.chain(types).collect();
+    let providers = limits.providers.iter().flatten().map(|it| format!("provider={it}"));
+    let scopes = limits.token_scopes.iter().flatten().map(|it| format!("token-scope={it}"));
+    let users = limits.users.iter().flatten().map(|it| format!("user={}", it.as_str()));
+    let texts: Vec<_> =
+        organizations.chain(types).chain(providers).chain(scopes).chain(users).collect();
     if texts.is_empty() { "-".to_owned() } else { texts.join(" ") }
 }
 
@@ -145,6 +160,9 @@ fn form(key: &ApiKey) -> Value {
         "scopes": scope_texts(key),
         "organizations": key.limits.organization_texts(),
         "provider_types": key.limits.provider_types,
+        "providers": key.limits.provider_numbers(),
+        "token_scopes": key.limits.token_scopes,
+        "users": key.limits.user_texts(),
         "created_at": key.created_at,
         "revoked_at": key.revoked_at,
     })

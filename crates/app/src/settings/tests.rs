@@ -85,6 +85,30 @@ fn every_bad_value_is_told_with_its_key_and_what_was_expected() {
         ("webhooks.max_attempts", "webhooks.max_attempts=0", "a whole number from 1 to 100"),
         ("webhooks.first_retry", "webhooks.first_retry='2h'", "a length of time from 100ms to 1h"),
         ("webhooks.concurrency", "webhooks.concurrency='many'", "a whole number from 1 to 200"),
+        ("ledger.retention_days", "ledger.retention_days=0", "a whole number from 1 to 3650"),
+        ("token_exchange.issuers", "token_exchange.issuers='x'", "a list of tables"),
+        (
+            "token_exchange.issuers[0].audience",
+            "[[token_exchange.issuers]]\nissuer='https://a.example'",
+            "is missing; expected a text",
+        ),
+        (
+            "token_exchange.issuers[0].issuer",
+            "[[token_exchange.issuers]]\nissuer='a.example'\naudience='us'",
+            "an http or https address",
+        ),
+        (
+            "token_exchange.issuers[0].algorithms",
+            "[[token_exchange.issuers]]\nissuer='https://a.example'\naudience='us'\n\
+             algorithms=['none']",
+            "a list of signing algorithms",
+        ),
+        (
+            "token_exchange.issuers[1]",
+            "[[token_exchange.issuers]]\nissuer='https://a.example'\naudience='us'\n\
+             [[token_exchange.issuers]]\nissuer='https://a.example'\naudience='them'",
+            "the same issuer",
+        ),
         ("webhooks.retention_days", "webhooks.retention_days=0", "a whole number from 1 to 3650"),
         ("telemetry.log_format", "telemetry.log_format='xml'", "\"text\" or \"json\""),
         ("telemetry.otlp_endpoint", "telemetry.otlp_endpoint='here'", "an http or https address"),
@@ -288,6 +312,26 @@ fn the_public_url_is_where_the_service_listens_unless_set() {
     assert_eq!(settings.public_url(bound("0.0.0.0:81")).as_str(), "http://localhost:81/");
     let set = read("server.public_url='https://a.example/sub'", &[], &[]).unwrap();
     assert_eq!(set.public_url(bound("127.0.0.1:81")).as_str(), "https://a.example/sub");
+}
+
+#[test]
+fn an_issuer_is_trusted_as_the_file_says() {
+    let settings = read(
+        "[[token_exchange.issuers]]\nissuer='https://a.example/x/'\naudience='us'\n\
+         user_claim='uid'\nprovider_types=['github']",
+        &[],
+        &[],
+    );
+    let issuers = settings.unwrap().token_exchange.issuers;
+    let expected = TrustedIssuer {
+        issuer: "https://a.example/x/".to_owned(),
+        audience: "us".to_owned(),
+        jwks_uri: None,
+        algorithms: SigningAlg::DEFAULT.to_vec(),
+        user_claim: "uid".to_owned(),
+        provider_types: Some(vec!["github".to_owned()]),
+    };
+    assert_eq!(issuers, [expected]);
 }
 
 const EXAMPLE: &str = include_str!("../../../../symbolon.example.toml");

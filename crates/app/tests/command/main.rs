@@ -7,6 +7,7 @@ mod archive;
 mod curl;
 mod demo;
 mod doctor;
+mod freeze;
 mod keyring;
 mod migrate;
 mod running;

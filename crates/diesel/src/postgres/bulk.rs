@@ -174,3 +174,30 @@ pub(super) async fn write_resealed(
         .execute(conn)
         .await
 }
+
+/// Adds to entries of the ledger, in one statement.
+pub(super) async fn add_to_ledger(
+    conn: &mut Conn,
+    rows: Vec<super::ledger::NewRow>,
+) -> QueryResult<()> {
+    use diesel::{dsl::sql, sql_types::Timestamptz, upsert::excluded};
+
+    use super::schema::ledger;
+
+    diesel::insert_into(ledger::table)
+        .values(rows)
+        .on_conflict((ledger::token_hash, ledger::identity_id, ledger::actor, ledger::acting_user))
+        .do_update()
+        .set((
+            ledger::times.eq(ledger::times + excluded(ledger::times)),
+            ledger::first_at.eq(sql::<Timestamptz>("LEAST(ledger.first_at, excluded.first_at)")),
+            ledger::last_at.eq(sql::<Timestamptz>("GREATEST(ledger.last_at, excluded.last_at)")),
+            ledger::request_id.eq(sql::<Text>(
+                "CASE WHEN excluded.last_at >= ledger.last_at THEN excluded.request_id \
+                 ELSE ledger.request_id END",
+            )),
+        ))
+        .execute(conn)
+        .await
+        .map(drop)
+}

@@ -4,9 +4,9 @@ use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use serde_json::{Value, json};
 use symbolon_domain::{
-    api_key::{ApiKey, KeyLimits, KeyScope},
+    api_key::{ApiKey, KeyLimits, KeyScope, UserPattern},
     event::{Actor, EventKind, NewEvent},
-    ids::ApiKeyId,
+    ids::{ApiKeyId, ProviderId},
     page::{Page, PageRequest},
     ports::{ApiKeyRepository, RepositoryError},
     secret::SecretHash,
@@ -28,6 +28,9 @@ pub(crate) struct Row {
     revoked_at: Option<DateTime<Utc>>,
     organizations: Option<Value>,
     provider_types: Option<Value>,
+    providers: Option<Value>,
+    token_scopes: Option<Value>,
+    users: Option<Value>,
 }
 
 /// A whole row, of an import.
@@ -42,6 +45,9 @@ pub(crate) struct KeptRow {
     revoked_at: Option<DateTime<Utc>>,
     organizations: Option<Value>,
     provider_types: Option<Value>,
+    providers: Option<Value>,
+    token_scopes: Option<Value>,
+    users: Option<Value>,
 }
 
 impl KeptRow {
@@ -56,6 +62,9 @@ impl KeptRow {
             revoked_at: key.revoked_at.map(super::to_microseconds),
             organizations: key.limits.organization_texts().map(|it| json!(it)),
             provider_types: key.limits.provider_types.as_ref().map(|it| json!(it)),
+            providers: key.limits.provider_numbers().map(|it| json!(it)),
+            token_scopes: key.limits.token_scopes.as_ref().map(|it| json!(it)),
+            users: key.limits.user_texts().map(|it| json!(it)),
         }
     }
 }
@@ -81,10 +90,28 @@ impl TryFrom<Row> for ApiKey {
                     .map(|all| all.into_iter().map(organization).collect())
                     .transpose()?,
                 provider_types: row.provider_types.map(texts).transpose()?,
+                providers: row.providers.map(providers).transpose()?,
+                token_scopes: row.token_scopes.map(texts).transpose()?,
+                users: row
+                    .users
+                    .map(texts)
+                    .transpose()?
+                    .map(|all| all.into_iter().map(user_pattern).collect())
+                    .transpose()?,
             },
             revoked_at: row.revoked_at,
         })
     }
+}
+
+fn providers(value: Value) -> Result<Vec<ProviderId>, Failure> {
+    let ids: Vec<i64> = serde_json::from_value(value)
+        .map_err(|_| Failure::unreadable("a JSON column holds no list of ids"))?;
+    Ok(ids.into_iter().map(ProviderId).collect())
+}
+
+fn user_pattern(text: String) -> Result<UserPattern, Failure> {
+    UserPattern::new(text).map_err(|error| Failure::unreadable(error.to_string()))
 }
 
 #[async_trait]
@@ -107,6 +134,9 @@ impl ApiKeyRepository for Store {
                     api_keys::created_at.eq(now()),
                     api_keys::organizations.eq(limits.organization_texts().map(|it| json!(it))),
                     api_keys::provider_types.eq(limits.provider_types.as_ref().map(|it| json!(it))),
+                    api_keys::providers.eq(limits.provider_numbers().map(|it| json!(it))),
+                    api_keys::token_scopes.eq(limits.token_scopes.as_ref().map(|it| json!(it))),
+                    api_keys::users.eq(limits.user_texts().map(|it| json!(it))),
                 ))
                 .returning(Row::as_returning())
                 .get_result(conn)

@@ -49,7 +49,7 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    fn open(self, sealer: &dyn Sealer) -> Result<StoredCredentials, Failure> {
+    pub(crate) fn open(self, sealer: &dyn Sealer) -> Result<StoredCredentials, Failure> {
         let place = place(self.id, self.idp_id, self.generation);
         let back_off = match (self.retry_at, self.failure_class) {
             (Some(until), Some(class)) => Some(BackOff {

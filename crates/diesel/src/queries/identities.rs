@@ -512,6 +512,10 @@ pub(crate) fn list_query(
     if let Some(types) = filter.provider_types.clone() {
         query = query.filter(identities::idp_type.eq_any(types));
     }
+    if let Some(providers) = &filter.providers {
+        let providers: Vec<_> = providers.iter().map(|it| it.0).collect();
+        query = query.filter(identities::idp_id.eq_any(providers));
+    }
     if let Some(organization) = &filter.organization_id {
         let of = organization_identities::organization_id.eq(organization.as_str().to_owned());
         let used =

@@ -230,3 +230,42 @@ pub(super) async fn write_resealed(
     })
     .await
 }
+
+/// Adds to entries of the ledger, one after the other: prepared once, that is faster here than one
+/// statement for all. Times are texts that sort as the times do.
+pub(super) async fn add_to_ledger(
+    conn: &mut Conn,
+    rows: Vec<super::ledger::NewRow>,
+) -> QueryResult<()> {
+    use diesel::{dsl::sql, sql_types::TimestamptzSqlite, upsert::excluded};
+
+    use super::schema::ledger;
+
+    conn.spawn_blocking(move |conn| {
+        for row in &rows {
+            let add = diesel::insert_into(ledger::table)
+                .values(row)
+                .on_conflict((
+                    ledger::token_hash,
+                    ledger::identity_id,
+                    ledger::actor,
+                    ledger::acting_user,
+                ))
+                .do_update()
+                .set((
+                    ledger::times.eq(ledger::times + excluded(ledger::times)),
+                    ledger::first_at
+                        .eq(sql::<TimestamptzSqlite>("min(ledger.first_at, excluded.first_at)")),
+                    ledger::last_at
+                        .eq(sql::<TimestamptzSqlite>("max(ledger.last_at, excluded.last_at)")),
+                    ledger::request_id.eq(sql::<Text>(
+                        "CASE WHEN excluded.last_at >= ledger.last_at THEN excluded.request_id \
+                         ELSE ledger.request_id END",
+                    )),
+                ));
+            diesel::RunQueryDsl::execute(add, conn)?;
+        }
+        Ok(())
+    })
+    .await
+}

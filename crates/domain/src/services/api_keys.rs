@@ -32,8 +32,8 @@ impl ApiKeys {
         self.create_limited(name, scopes, &KeyLimits::default(), actor).await
     }
 
-    /// Makes a key that is limited to some organizations, some provider types, or both. The
-    /// secret is in this answer and nowhere else.
+    /// Makes a key that is limited: to some organizations, provider types, provider instances,
+    /// token scopes, users, or several of these. The secret is in this answer and nowhere else.
     ///
     /// # Errors
     ///
@@ -54,6 +54,19 @@ impl ApiKeys {
         }
         if limits.provider_types.as_ref().is_some_and(Vec::is_empty) {
             return Err(Error::invalid("provider_type", "give at least one"));
+        }
+        if limits.providers.as_ref().is_some_and(Vec::is_empty) {
+            return Err(Error::invalid("provider", "give at least one"));
+        }
+        if let Some(scopes) = &limits.token_scopes
+            && (scopes.is_empty() || !scopes.iter().all(|it| is_scope_token(it)))
+        {
+            let problem = "give at least one, each 1 to 255 printable characters without a space, \
+                           a quote or a backslash";
+            return Err(Error::invalid("token_scope", problem));
+        }
+        if limits.users.as_ref().is_some_and(Vec::is_empty) {
+            return Err(Error::invalid("user", "give at least one"));
         }
         let secret = Secret::new(format!("{KEY_PREFIX}{}", Secret::random().expose()));
         let key = self.keys.insert(name, scopes, limits, &secret.hash(), actor).await?;
@@ -87,4 +100,10 @@ impl ApiKeys {
             .filter(|key| key.revoked_at.is_none())
             .ok_or(Error::Unauthenticated)
     }
+}
+
+/// Whether it is one scope ([RFC 6749 §3.3](https://www.rfc-editor.org/rfc/rfc6749#section-3.3)).
+fn is_scope_token(text: &str) -> bool {
+    (1..=255).contains(&text.len())
+        && text.bytes().all(|it| matches!(it, 0x21 | 0x23..=0x5b | 0x5d..=0x7e))
 }

@@ -23,7 +23,7 @@ use crate::{
     ports::{
         BackOff, Clock, CredentialsRepository, FailureClass, RepositoryError, StoredCredentials,
     },
-    secret::Secret,
+    secret::{Secret, SecretHash},
 };
 
 /// Hands out access tokens and keeps them fresh: the refresh protocol of `docs/architecture.md`.
@@ -41,6 +41,29 @@ pub struct Tokens {
     settings: Arc<TokenSettings>,
     flights: Flights,
     circuits: Circuits,
+}
+
+/// Younger than this, an access token that is reported as rejected is not replaced.
+const NEW_TOKEN: Duration = Duration::from_secs(30);
+
+/// What became of an access token that a provider rejected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rejected {
+    /// It is not what would be handed out: ask for the token that is.
+    AlreadyReplaced,
+    /// A new one is there.
+    Replaced,
+}
+
+impl Rejected {
+    /// The outcome as it is sent.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::AlreadyReplaced => "already_replaced",
+            Self::Replaced => "replaced",
+        }
+    }
 }
 
 /// What the operator decided about refreshing.
@@ -138,13 +161,28 @@ impl Tokens {
     /// the grant does not cover them.
     pub async fn issue(&self, id: IdentityId, need: &TokenNeed) -> Result<IssuedToken, Error> {
         let stored = self.credentials.find(id).await?.ok_or(Error::NotFound("identity"))?;
-        check_valid(&stored)?;
-        let now = self.clock.now();
-        match freshness(&stored, need.min_ttl, self.settings.margin, now) {
-            Freshness::Fresh => issued(&stored, need),
-            Freshness::Alive if is_backing_off(&stored, now) => issued(&stored, need),
+        Ok(self.issue_stored(&stored, need).await?.0)
+    }
+
+    /// The same for credentials that were read just now; with the token comes the generation that
+    /// it is of, later than what was read where it was refreshed first.
+    ///
+    /// # Errors
+    ///
+    /// As [`issue`](Self::issue).
+    pub(super) async fn issue_stored(
+        &self,
+        stored: &StoredCredentials,
+        need: &TokenNeed,
+    ) -> Result<(IssuedToken, i64), Error> {
+        check_valid(stored)?;
+        let (id, now) = (stored.identity_id, self.clock.now());
+        let issued = |it: &StoredCredentials| Ok((issued(it, need)?, it.generation));
+        match freshness(stored, need.min_ttl, self.settings.margin, now) {
+            Freshness::Fresh => issued(stored),
+            Freshness::Alive if is_backing_off(stored, now) => issued(stored),
             Freshness::Alive => match self.renew_alive(id, stored.generation).await {
-                Ok(renewed) => issued(&renewed, need),
+                Ok(renewed) => issued(&renewed),
                 // It may pass, or there is nothing to refresh with: what is alive serves until it
                 // ends, which may have been while we waited.
                 Err(
@@ -152,10 +190,10 @@ impl Tokens {
                     | Error::ProviderMisconfigured { .. }
                     | Error::Repository(_)
                     | Error::IdentityNotValid { reason: None, .. },
-                ) if self.is_alive(&stored) => issued(&stored, need),
+                ) if self.is_alive(stored) => issued(stored),
                 Err(error) => Err(error),
             },
-            Freshness::Dead => issued(&*self.renew_alive(id, stored.generation).await?, need),
+            Freshness::Dead => issued(&*self.renew_alive(id, stored.generation).await?),
         }
     }
 
@@ -205,6 +243,43 @@ impl Tokens {
     pub async fn refresh_ahead(&self, id: IdentityId, generation: i64) -> Result<(), Error> {
         self.renew(id, generation, Urgency::Usual).await.map(drop)
     }
+
+    /// A provider refused an access token before its time. The caller names it by its SHA-256; if
+    /// it is the one that would be handed out, its refresh token is used once: what comes replaces
+    /// it, and a refused one, or none at all, makes the identity invalid.
+    ///
+    /// # Errors
+    ///
+    /// As [`refresh`](Self::refresh), without passing over any back-off; [`Error::TooSoon`] for a
+    /// token that was obtained moments ago: a provider that refuses every new one is not asked for
+    /// another each time.
+    pub(super) async fn replace_rejected(
+        &self,
+        stored: &StoredCredentials,
+        rejected: &SecretHash,
+    ) -> Result<Rejected, Error> {
+        check_valid(stored)?;
+        let current = stored.credentials.as_ref().and_then(|it| it.access_token.as_ref());
+        if !current.is_some_and(|it| rejected.matches(it.expose())) {
+            return Ok(Rejected::AlreadyReplaced);
+        }
+        let obtained = stored.credentials.as_ref().and_then(|it| it.obtained_at);
+        let age = obtained.and_then(|at| (self.clock.now() - at).to_std().ok());
+        if let Some(age) = age
+            && age < NEW_TOKEN
+        {
+            return Err(Error::TooSoon {
+                detail: format!(
+                    "the access token is {} seconds old; if the provider still refuses it, look at \
+                     what the call asks for",
+                    age.as_secs()
+                ),
+                retry_after: NEW_TOKEN - age,
+            });
+        }
+        self.renew(stored.identity_id, stored.generation, Urgency::Rejected).await?;
+        Ok(Rejected::Replaced)
+    }
 }
 
 fn is_backing_off(stored: &StoredCredentials, now: DateTime<Utc>) -> bool {
@@ -225,7 +300,7 @@ fn not_valid(invalid: Option<&Invalid>) -> Error {
     let detail = match reason {
         Some(InvalidReason::GrantRejected) => "the provider refused the refresh token",
         Some(InvalidReason::NoRefreshToken) => {
-            "the access token has expired and the provider gave no refresh token"
+            "the access token has expired or was refused, and the provider gave no refresh token"
         }
         Some(InvalidReason::RotationInDoubt) => {
             "a refresh token was sent, the provider's answer was lost, and the retry did not help"

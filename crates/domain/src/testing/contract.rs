@@ -18,6 +18,7 @@ mod identities;
 mod identity_lists;
 mod identity_providers;
 mod leases;
+mod ledger;
 mod link_sessions;
 mod linking;
 mod linking_sessions;
@@ -25,6 +26,7 @@ mod organization_identities;
 mod refresh_schedule;
 mod revocations;
 mod transfers;
+mod vending;
 mod webhooks;
 
 use std::{sync::Arc, time::Duration};
@@ -35,8 +37,9 @@ use self::link_sessions::{claim, live_session, pending_link, sign_in, status, us
 pub use self::{
     api_keys::*, archive::*, auth_identities::*, auth_providers::*, changes::*, credentials::*,
     disconnection::*, event_log::*, identities::*, identity_lists::*, identity_providers::*,
-    leases::*, link_sessions::*, linking::*, linking_sessions::*, organization_identities::*,
-    refresh_schedule::*, revocations::*, transfers::*, webhooks::*,
+    leases::*, ledger::*, link_sessions::*, linking::*, linking_sessions::*,
+    organization_identities::*, refresh_schedule::*, revocations::*, transfers::*, vending::*,
+    webhooks::*,
 };
 use super::{RunningClock, fixtures};
 use crate::{
@@ -47,10 +50,10 @@ use crate::{
     ports::{
         ApiKeyRepository, Archive, AuthIdentityRepository, AuthProviderRepository, Clock as _,
         CredentialsRepository, EventFilter, EventLog, Forecast, IdentityProviderRepository,
-        IdentityRepository, Lease, LeaseOutcome, Link, LinkOutcome, LinkSessionRepository,
-        NewIdentityProvider, OrganizationIdentityRepository, RefreshEnd, RefreshSchedule,
-        RevocationRepository, StoredCredentials, TransferRepository, Unlink, UnlinkOutcome,
-        WebhookRepository,
+        IdentityRepository, Lease, LeaseOutcome, LedgerRepository, Link, LinkOutcome,
+        LinkSessionRepository, NewIdentityProvider, OrganizationIdentityRepository, RefreshEnd,
+        RefreshSchedule, RevocationRepository, StoredCredentials, TransferRepository, Unlink,
+        UnlinkOutcome, VendingRepository, WebhookRepository,
     },
 };
 
@@ -65,11 +68,13 @@ pub trait Store:
     + Forecast
     + IdentityProviderRepository
     + IdentityRepository
+    + LedgerRepository
     + LinkSessionRepository
     + OrganizationIdentityRepository
     + RefreshSchedule
     + RevocationRepository
     + TransferRepository
+    + VendingRepository
     + WebhookRepository
     + 'static
 {
@@ -85,11 +90,13 @@ impl<T> Store for T where
         + Forecast
         + IdentityProviderRepository
         + IdentityRepository
+        + LedgerRepository
         + LinkSessionRepository
         + OrganizationIdentityRepository
         + RefreshSchedule
         + RevocationRepository
         + TransferRepository
+        + VendingRepository
         + WebhookRepository
         + 'static
 {
@@ -178,6 +185,18 @@ impl dyn Store {
     /// The transfers.
     #[must_use]
     pub fn transfers(&self) -> &dyn TransferRepository {
+        self
+    }
+
+    /// Who was handed which token.
+    #[must_use]
+    pub fn ledger(&self) -> &dyn LedgerRepository {
+        self
+    }
+
+    /// What is frozen.
+    #[must_use]
+    pub fn vending(&self) -> &dyn VendingRepository {
         self
     }
 
@@ -572,6 +591,18 @@ macro_rules! contract_tests {
             // changes
             every_change_of_an_identity_tells_before_and_after
             every_change_of_a_provider_or_key_tells_before_and_after
+            // ledger
+            the_salt_of_the_ledger_is_made_once
+            hand_outs_are_found_by_identity_and_by_token
+            hand_outs_to_one_recipient_add_up
+            old_hand_outs_are_forgotten
+            // vending
+            what_is_read_to_hand_out_a_token_is_all_of_it
+            each_freeze_stands_against_what_it_names_and_nothing_else
+            a_freeze_is_begun_once_and_lifted_once
+            only_keys_and_providers_that_are_there_are_frozen
+            of_racing_freezes_one_is_on_record
+            freezes_are_listed_in_id_order
             // webhooks
             a_webhook_endpoint_is_found_as_it_was_inserted
             a_webhook_endpoint_is_changed_and_removed
@@ -615,6 +646,7 @@ mod tests {
             include_str!("contract/identity_lists.rs"),
             include_str!("contract/identity_providers.rs"),
             include_str!("contract/leases.rs"),
+            include_str!("contract/ledger.rs"),
             include_str!("contract/link_sessions.rs"),
             include_str!("contract/linking.rs"),
             include_str!("contract/linking_sessions.rs"),
@@ -622,6 +654,7 @@ mod tests {
             include_str!("contract/refresh_schedule.rs"),
             include_str!("contract/revocations.rs"),
             include_str!("contract/transfers.rs"),
+            include_str!("contract/vending.rs"),
             include_str!("contract/webhooks.rs"),
         ];
         assert_eq!(ports.len(), list.lines().filter(|it| it.starts_with("mod ")).count() - 1);

@@ -9,11 +9,13 @@ mod event_log;
 mod forecast;
 mod identities;
 mod identity_providers;
+mod ledger;
 mod link_sessions;
 mod organization_identities;
 mod refresh_schedule;
 mod revocations;
 mod transfers;
+mod vending;
 mod webhooks;
 
 use std::{
@@ -37,16 +39,19 @@ use crate::{
     auth_provider::AuthProvider,
     credentials::Credentials,
     event::{Event, NewEvent},
+    freeze::Freeze,
     identity_provider::{IdentityProvider, ProviderSecrets},
     ids::{
-        AuthIdentityId, AuthProviderId, EventId, IdentityId, LinkSessionId, OrganizationIdentityId,
-        ProviderId, RevocationId, TransferId, WebhookDeliveryId, WebhookEndpointId,
+        AuthIdentityId, AuthProviderId, EventId, FreezeId, IdentityId, LedgerEntryId,
+        LinkSessionId, OrganizationIdentityId, ProviderId, RevocationId, TransferId,
+        WebhookDeliveryId, WebhookEndpointId,
     },
+    ledger::LedgerEntry,
     organization_identity::OrganizationIdentity,
     page::{Page, PageRequest},
     ports::Clock,
     refresh_plan::RefreshPlan,
-    secret::SecretHash,
+    secret::{Secret, SecretHash},
     testing::RunningClock,
     transfer::Transfer,
 };
@@ -117,6 +122,9 @@ struct Rows {
     revocations: BTreeMap<RevocationId, RevocationRow>,
     transfers: BTreeMap<TransferId, Transfer>,
     refresh_lanes: BTreeMap<ProviderId, LaneRow>,
+    freezes: BTreeMap<FreezeId, Freeze>,
+    ledger: BTreeMap<LedgerEntryId, LedgerEntry>,
+    ledger_salt: Option<Secret>,
     /// How often an imported account for single sign-on had got credentials.
     auth_generations: BTreeMap<AuthIdentityId, i64>,
 }

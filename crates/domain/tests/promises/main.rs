@@ -8,5 +8,6 @@ mod providers;
 mod refresh;
 mod revocations;
 mod scheduler;
+mod vending;
 mod webhooks;
 mod world;

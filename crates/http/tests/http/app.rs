@@ -12,23 +12,28 @@ use axum::{
 use serde_json::Value;
 use symbolon_domain::{
     api_key::{ApiKey, KeyScope},
+    event::Actor,
+    freeze::{Freeze, FreezeSubject},
+    ids::{ApiKeyId, FreezeId, IdentityId},
+    page::{Page, PageRequest},
     ports::{
         ApiKeyRepository, AuthIdentityRepository, AuthProviderRepository, Clock, Connectors,
         CredentialsRepository, EventLog, Forecast, IdentityProviderRepository, IdentityRepository,
-        LinkSessionRepository, MockApiKeyRepository, MockAuthIdentityRepository,
+        LedgerRepository, LinkSessionRepository, MockApiKeyRepository, MockAuthIdentityRepository,
         MockAuthProviderRepository, MockConnectors, MockCredentialsRepository, MockEventLog,
         MockForecast, MockIdentityProviderRepository, MockIdentityRepository,
         MockLinkSessionRepository, MockOrganizationIdentityRepository, MockRevocationRepository,
-        MockTransferRepository, MockWebhookRepository, MockWebhookSender,
-        OrganizationIdentityRepository, RevocationRepository, TransferRepository,
-        WebhookRepository, WebhookSender,
+        MockSubjectTokens, MockTransferRepository, MockWebhookRepository, MockWebhookSender,
+        OrganizationIdentityRepository, RepositoryError, RevocationRepository, SubjectTokens,
+        TransferRepository, Vendable, VendingRepository, WebhookRepository, WebhookSender,
     },
     secret::{Secret, SecretHash},
     services::{
-        ApiKeys, Forecasts, Identities, LinkSettings, Linking, Providers, ReturnUrls, Revocations,
-        SingleSignOn, Tasks, TokenPorts, TokenSettings, Tokens, Transfers, Webhooks,
+        ApiKeys, Forecasts, Identities, Ledger, LinkSettings, Linking, Providers, ReturnUrls,
+        Revocations, SingleSignOn, Tasks, TokenPorts, TokenSettings, Tokens, Transfers, Vending,
+        Webhooks,
     },
-    testing::{TestClock, fixtures},
+    testing::{MemoryStore, TestClock, fixtures},
 };
 use symbolon_http::{HttpParts, LimitSettings, Readiness, SentryRpc, Unready, router};
 use tower::ServiceExt as _;
@@ -110,6 +115,10 @@ pub(crate) struct Ports {
     pub(crate) transfers: Arc<dyn TransferRepository>,
     pub(crate) webhooks: Arc<dyn WebhookRepository>,
     pub(crate) sender: Arc<dyn WebhookSender>,
+    pub(crate) ledger: Arc<dyn LedgerRepository>,
+    pub(crate) subject_tokens: Arc<dyn SubjectTokens>,
+    /// What is frozen; without it nothing is, and the credentials are those of their own port.
+    pub(crate) vending: Option<Arc<dyn VendingRepository>>,
     pub(crate) clock: Arc<dyn Clock>,
     /// The shared secrets of Sentry's RPC, and whether credentials are included.
     pub(crate) sentry_rpc: Option<(&'static [&'static str], bool)>,
@@ -137,6 +146,9 @@ impl Default for Ports {
             transfers: Arc::new(MockTransferRepository::new()),
             webhooks: Arc::new(MockWebhookRepository::new()),
             sender: Arc::new(MockWebhookSender::new()),
+            ledger: Arc::new(MemoryStore::default()),
+            subject_tokens: Arc::new(MockSubjectTokens::new()),
+            vending: None,
             clock: Arc::new(TestClock::default()),
             sentry_rpc: None,
             unready: Vec::new(),
@@ -144,6 +156,50 @@ impl Default for Ports {
             metrics: || "# no metrics\n".to_owned(),
             limits: LimitSettings::default(),
         }
+    }
+}
+
+/// Nothing is frozen, and every identity is a user's at a provider instance of the fixtures.
+struct Unfrozen(Arc<dyn CredentialsRepository>);
+
+#[async_trait]
+impl VendingRepository for Unfrozen {
+    async fn find_vendable(
+        &self,
+        id: IdentityId,
+        _: Option<ApiKeyId>,
+    ) -> Result<Option<Vendable>, RepositoryError> {
+        Ok(self.0.find(id).await?.map(|credentials| Vendable {
+            credentials,
+            user_id: fixtures::user("user-1"),
+            provider_type: "oidc".to_owned(),
+            frozen: None,
+        }))
+    }
+
+    async fn freeze(
+        &self,
+        subject: &FreezeSubject,
+        actor: &Actor,
+    ) -> Result<(Freeze, bool), RepositoryError> {
+        let (subject, by) = (subject.clone(), actor.clone());
+        Ok((Freeze { id: FreezeId(1), subject, by, frozen_at: fixtures::NOW }, true))
+    }
+
+    async fn unfreeze(
+        &self,
+        _: &FreezeSubject,
+        _: &Actor,
+    ) -> Result<Option<Freeze>, RepositoryError> {
+        Ok(None)
+    }
+
+    async fn find_freeze_of_key(&self, _: ApiKeyId) -> Result<Option<Freeze>, RepositoryError> {
+        Ok(None)
+    }
+
+    async fn list_freezes(&self, _: PageRequest) -> Result<Page<Freeze>, RepositoryError> {
+        Ok(Page { items: Vec::new(), next: None })
     }
 }
 
@@ -178,16 +234,10 @@ impl Ports {
             revocations,
             clock: self.clock.clone(),
         });
-        let sentry_rpc = self.sentry_rpc.map(|(secrets, include_credentials)| SentryRpc {
-            shared_secrets: secrets.iter().map(|it| Secret::new(*it)).collect(),
-            include_credentials,
-            providers: providers.providers.clone(),
-            identities: identities.clone(),
-            auth_identities: self.auth_identities.clone(),
-            credentials: self.credentials.clone(),
-        });
+        let credentials = self.credentials.clone();
+        let vending = self.vending.unwrap_or_else(|| Arc::new(Unfrozen(credentials)));
         let ports = TokenPorts {
-            credentials: self.credentials,
+            credentials: self.credentials.clone(),
             providers: providers.clone(),
             identities: identities.clone(),
             clock: self.clock.clone(),
@@ -199,6 +249,22 @@ impl Ports {
             concurrency_per_provider: 16,
             replica: "replica-1".into(),
         };
+        let tokens = Tokens::new(ports, settings);
+        let vending = Vending {
+            vending,
+            organization_identities: self.organization_identities.clone(),
+            tokens,
+            ledger: Ledger::new(self.ledger, self.clock.clone()),
+        };
+        let sentry_rpc = self.sentry_rpc.map(|(secrets, include_credentials)| SentryRpc {
+            shared_secrets: secrets.iter().map(|it| Secret::new(*it)).collect(),
+            include_credentials,
+            providers: providers.providers.clone(),
+            identities: identities.clone(),
+            auth_identities: self.auth_identities.clone(),
+            vending: vending.clone(),
+            credentials: self.credentials.clone(),
+        });
         let linking = Linking {
             sessions: self.sessions,
             identities: self.identities,
@@ -225,7 +291,8 @@ impl Ports {
             identities,
             transfers: Arc::new(Transfers { transfers: self.transfers }),
             linking,
-            tokens: Tokens::new(ports, settings),
+            vending,
+            subject_tokens: self.subject_tokens,
             events: self.events,
             forecasts: Arc::new(Forecasts { forecast: self.forecast, clock: self.clock.clone() }),
             webhooks: Arc::new(Webhooks {

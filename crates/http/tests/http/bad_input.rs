@@ -78,6 +78,19 @@ fn endpoints() -> Vec<(Method, &'static str, Takes)> {
         (Method::GET, "/v1/transfers/{id}", Nothing),
         (Method::POST, "/v1/transfers/{id}/undo", MaybeBody),
         (Method::POST, "/v1/identities/{id}/token", MaybeBody),
+        (
+            Method::POST,
+            "/v1/identities/{id}/report-rejected",
+            Json(|| json!({"access_token_sha256": "00".repeat(32)})),
+        ),
+        (Method::GET, "/v1/freezes", Query(&[])),
+        (
+            Method::GET,
+            "/v1/ledger",
+            Query(&[("identity_id", NOT_IDS), ("token_sha256", &["", "x", "00"])]),
+        ),
+        (Method::POST, "/v1/freezes", Json(|| json!({"kind": "key", "id": 1}))),
+        (Method::DELETE, "/v1/freezes/{kind}/{id}", Nothing),
         (Method::POST, "/v1/identities/{id}/refresh", MaybeBody),
         (Method::POST, "/v1/token", Json(|| json!({"user_id": "u", "provider_id": 1}))),
         (
@@ -262,6 +275,13 @@ fn wrong_fields() -> Vec<(Method, &'static str, &'static str, Vec<Value>)> {
             vec![json!(-1), json!("1"), json!(31_622_401)],
         ),
         (post(), "/v1/identities/{id}/token", "scopes", not_scopes()),
+        (post(), "/v1/identities/{id}/report-rejected", "access_token_sha256", {
+            let odd = json!("0".repeat(63));
+            let no_digit = json!("g".repeat(64));
+            vec![json!(null), json!(1), json!(""), odd, no_digit, json!("00".repeat(33))]
+        }),
+        (post(), "/v1/freezes", "kind", vec![json!(null), json!(1), json!(""), json!("user")]),
+        (post(), "/v1/freezes", "id", vec![json!(null), json!(0), json!("01"), json!("acme")]),
         (
             post(),
             "/v1/link-sessions",
@@ -319,6 +339,7 @@ fn named(template: &str) -> String {
         .replace("{user_id}", "user-1")
         .replace("{delivery_id}", "1")
         .replace("{category}", "org-identity")
+        .replace("{kind}", "key")
 }
 
 async fn send(app: &App, method: &Method, path: &str, kind: &str, body: &str) -> Answer {

@@ -106,6 +106,7 @@ async fn filters_combine() {
                 status: Some(IdentityStatus::Valid),
                 exclude_matching_external_ids: true,
                 provider_types: None,
+                providers: None,
                 organization_id: None,
             };
             *filter == expected && page.limit == 200

@@ -7,11 +7,9 @@ use serde_json::Value;
 use crate::app::Mocks;
 
 /// Later parts of the contract: neither served nor told of yet.
-const LATER: [(Method, &str); 5] = [
-    (Method::POST, "/v1/identities/1/report-rejected"),
+const LATER: [(Method, &str); 3] = [
     (Method::POST, "/v1/device-links"),
     (Method::GET, "/v1/device-links/1"),
-    (Method::POST, "/oauth2/token"),
     (Method::GET, "/v1/audit"),
 ];
 
@@ -55,9 +53,13 @@ async fn the_document_tells_of_these_routes() {
     GET /docs/{file}
     GET /healthz
     GET /metrics
+    POST /oauth2/token
     GET /openapi.json
     GET /readyz
     GET /v1/events (key)
+    GET /v1/freezes (key)
+    POST /v1/freezes (key)
+    DELETE /v1/freezes/{kind}/{id} (key)
     GET /v1/identities (key)
     POST /v1/identities (key)
     GET /v1/identities/{id} (key)
@@ -65,8 +67,10 @@ async fn the_document_tells_of_these_routes() {
     PUT /v1/identities/{id}/data (key)
     GET /v1/identities/{id}/explain (key)
     POST /v1/identities/{id}/refresh (key)
+    POST /v1/identities/{id}/report-rejected (key)
     POST /v1/identities/{id}/token (key)
     POST /v1/identities/{id}/transfer (key)
+    GET /v1/ledger (key)
     POST /v1/link-sessions (key)
     GET /v1/link-sessions/{id} (key)
     POST /v1/link-sessions/{id}/complete (key)
@@ -120,6 +124,7 @@ async fn the_router_serves_what_the_document_tells_of_and_nothing_else() {
         let served = served.replace("{token}", "x").replace("{delivery_id}", "x");
         let served = served.replace("{org}", "x");
         let served = served.replace("{user_id}", "x").replace("{category}", "x");
+        let served = served.replace("{kind}", "x");
         let served = served.replace("{provider_id}", "x").replace("{id}", "x");
         assert!(!served.contains('{'), "{served}");
         for method in METHODS {

@@ -10,7 +10,7 @@ use symbolon_domain::api_key::KeyScope::{
 use crate::app::{Mocks, key_with};
 
 /// Every route under `/v1`, and what its caller must be allowed.
-const ROUTES: [(Method, &str, KeyScope); 53] = [
+const ROUTES: [(Method, &str, KeyScope); 58] = [
     (Method::POST, "/v1/providers", ProvidersWrite),
     (Method::GET, "/v1/providers", ProvidersRead),
     (Method::GET, "/v1/providers/1", ProvidersRead),
@@ -31,6 +31,10 @@ const ROUTES: [(Method, &str, KeyScope); 53] = [
     (Method::POST, "/v1/identities/1/token", TokensRead),
     (Method::POST, "/v1/token", TokensRead),
     (Method::POST, "/v1/identities/1/refresh", TokensRead),
+    (Method::POST, "/v1/identities/1/report-rejected", TokensRead),
+    (Method::GET, "/v1/freezes", Admin),
+    (Method::POST, "/v1/freezes", Admin),
+    (Method::DELETE, "/v1/freezes/key/1", Admin),
     (Method::POST, "/v1/link-sessions", LinkWrite),
     (Method::GET, "/v1/link-sessions/1", LinkWrite),
     (Method::POST, "/v1/link-sessions/1/complete", LinkWrite),
@@ -53,6 +57,7 @@ const ROUTES: [(Method, &str, KeyScope); 53] = [
     (Method::DELETE, "/v1/organizations/o/identities/1", SsoWrite),
     (Method::GET, "/v1/forecast", IdentitiesRead),
     (Method::GET, "/v1/events", EventsRead),
+    (Method::GET, "/v1/ledger", EventsRead),
     (Method::GET, "/v1/identities/1/explain", EventsRead),
     (Method::POST, "/v1/webhooks", Admin),
     (Method::GET, "/v1/webhooks", EventsRead),

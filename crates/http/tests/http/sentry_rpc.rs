@@ -13,6 +13,7 @@ use sha2::Sha256;
 use symbolon_domain::{
     auth_identity::AuthIdentity,
     event::{Actor, EventKind},
+    freeze::FreezeSubject,
     ids::{IdentityId, ProviderId},
     page::{Page, PageRequest},
     ports::{
@@ -20,6 +21,7 @@ use symbolon_domain::{
         EventFilter, EventLog, IdentityProviderRepository, IdentityRepository, Link, LinkOutcome,
         MockIdentityRepository, NewAuthProvider, NewIdentityProvider,
         OrganizationIdentityRepository, RepositoryError, SsoSignIn, StoredCredentials,
+        VendingRepository,
     },
     testing::{MemoryStore, RunningClock, fixtures},
 };
@@ -297,6 +299,8 @@ impl World {
             credentials: store.clone(),
             events: store.clone(),
             clock: Arc::new(RunningClock),
+            vending: Some(store.clone()),
+            ledger: store.clone(),
             sentry_rpc: Some((&[SECRET], include_credentials)),
             ..Ports::default()
         };
@@ -585,6 +589,19 @@ async fn the_event_log_names_sentry_and_the_user_on_whose_behalf_it_calls() {
     let actors: Vec<_> = events.map(|it| it.actor.clone()).collect();
     let viewer = Actor { acting_user: Some(fixtures::user("42")), ..Actor::SENTRY };
     assert_eq!(actors, [viewer, Actor::SENTRY, Actor::SENTRY, Actor::SENTRY]);
+}
+
+#[tokio::test]
+async fn what_is_frozen_is_told_of_without_its_credentials() {
+    let world = World::new(true).await;
+    let identity = world.stored().await;
+    let subject = FreezeSubject::Provider(identity.provider_id);
+    world.store.freeze(&subject, &Actor::OPERATOR).await.unwrap();
+    let args = json!({"filter": {"id": world.i(1)}});
+    assert_eq!(world.value("get_identity", args.clone()).await["data"], json!({"name": "Ada"}));
+    world.store.unfreeze(&subject, &Actor::OPERATOR).await.unwrap();
+    let told = world.value("get_identity", args).await;
+    assert_eq!(told["data"]["access_token"], "access-1");
 }
 
 #[tokio::test]

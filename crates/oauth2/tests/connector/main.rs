@@ -18,5 +18,6 @@ mod registry;
 mod revocation;
 mod ssrf;
 mod test_key;
+mod trusted_issuers;
 mod userinfo;
 mod webhooks;

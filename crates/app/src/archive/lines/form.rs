@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use symbolon_domain::{
-    api_key::{ApiKey, KeyLimits, KeyScope},
+    api_key::{ApiKey, KeyLimits, KeyScope, UserPattern},
     archive::{
         ApiKeyRecord, AuthIdentityRecord, IdentityRecord, ProviderRecord, Record, RecordKind,
         RevocationRecord, WebhookEndpointRecord,
@@ -198,6 +198,12 @@ pub(super) struct ApiKeyLine {
     organizations: Option<Vec<String>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     provider_types: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    providers: Option<Vec<i64>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    token_scopes: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    users: Option<Vec<String>>,
     created_at: DateTime<Utc>,
     revoked_at: Option<DateTime<Utc>>,
     /// SHA-256 of the secret, in hexadecimal.
@@ -659,6 +665,9 @@ impl From<&ApiKeyRecord> for ApiKeyLine {
                 .organization_texts()
                 .map(|all| all.into_iter().map(str::to_owned).collect()),
             provider_types: it.limits.provider_types.clone(),
+            providers: it.limits.provider_numbers(),
+            token_scopes: it.limits.token_scopes.clone(),
+            users: it.limits.user_texts().map(|all| all.into_iter().map(str::to_owned).collect()),
             created_at: it.created_at,
             revoked_at: it.revoked_at,
             hash: record.hash.map(|it| hex::encode(it.0)),
@@ -685,6 +694,10 @@ impl TryFrom<ApiKeyLine> for ApiKeyRecord {
             let organization = |it| opaque("organizations", it, OrganizationId::new);
             all.into_iter().map(organization).collect::<Result<Vec<_>, Reason>>()
         });
+        let users = it.users.map(|all| {
+            let pattern = |it| opaque("users", it, UserPattern::new);
+            all.into_iter().map(pattern).collect::<Result<Vec<_>, Reason>>()
+        });
         let key = ApiKey {
             id: ApiKeyId(it.id),
             name: it.name,
@@ -692,6 +705,9 @@ impl TryFrom<ApiKeyLine> for ApiKeyRecord {
             limits: KeyLimits {
                 organizations: organizations.transpose()?,
                 provider_types: it.provider_types,
+                providers: it.providers.map(|all| all.into_iter().map(ProviderId).collect()),
+                token_scopes: it.token_scopes,
+                users: users.transpose()?,
             },
             created_at: it.created_at,
             revoked_at: it.revoked_at,

@@ -56,6 +56,9 @@ pub(super) enum Urgency {
     /// Somebody asked for it by name, after mending what the operator had to mend: it waits only
     /// where the provider itself needs the time.
     Forced,
+    /// The access token does not work: it waits like the usual one, and without a refresh token
+    /// the user must link again, although the access token should be alive.
+    Rejected,
 }
 
 /// A seat on a flight: the first who asks flies it, the others wait.

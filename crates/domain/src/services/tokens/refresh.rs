@@ -206,7 +206,7 @@ impl Tokens {
         let Some(refresh_token) =
             stored.credentials.as_ref().and_then(|it| it.refresh_token.clone())
         else {
-            return self.without_refresh_token(lease, &stored).await;
+            return self.without_refresh_token(lease, &stored, urgency).await;
         };
         let (provider, connector) = match self.providers.reach(stored.provider_id).await {
             Ok(reached) => reached,
@@ -470,7 +470,17 @@ impl Tokens {
     }
 
     /// There is nothing to refresh with. An access token that still works is left in peace.
-    async fn without_refresh_token(&self, lease: &Lease, stored: &StoredCredentials) -> Part {
+    async fn without_refresh_token(
+        &self,
+        lease: &Lease,
+        stored: &StoredCredentials,
+        urgency: Urgency,
+    ) -> Part {
+        if urgency == Urgency::Rejected && stored.credentials.is_some() {
+            let reason = InvalidReason::NoRefreshToken;
+            let detail = "reported as refused by the provider, without a refresh token";
+            return self.invalidate(lease, reason, detail).await;
+        }
         let dead = stored
             .credentials
             .as_ref()

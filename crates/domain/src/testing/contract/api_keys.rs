@@ -4,21 +4,22 @@ use std::sync::Arc;
 
 use super::{ALL, Store, events, kinds, race};
 use crate::{
-    api_key::{ApiKey, KeyLimits, KeyScope},
+    api_key::{ApiKey, KeyLimits, KeyScope, UserPattern},
     event::{Actor, EventKind},
     ids::ApiKeyId,
     page::PageRequest,
     ports::RepositoryError,
     secret::SecretHash,
-    testing::fixtures::{ACTOR, organization},
+    testing::fixtures::{ACTOR, PROVIDER, organization},
 };
-
-/// No limits.
-const ALL_OF_IT: KeyLimits = KeyLimits { organizations: None, provider_types: None };
 
 async fn insert(store: &Arc<dyn Store>, name: &str) -> ApiKey {
     let hash = SecretHash::of(name);
-    store.api_keys().insert(name, KeyScope::ALL, &ALL_OF_IT, &hash, &Actor::OPERATOR).await.unwrap()
+    store
+        .api_keys()
+        .insert(name, KeyScope::ALL, &KeyLimits::NONE, &hash, &Actor::OPERATOR)
+        .await
+        .unwrap()
 }
 
 /// An API key is found by the hash of its secret, with its scopes and limits, and told of.
@@ -30,7 +31,7 @@ pub async fn an_api_key_is_found_by_its_hash(store: &Arc<dyn Store>) {
             id: key.id,
             name: "the key".into(),
             scopes: KeyScope::ALL.to_vec(),
-            limits: ALL_OF_IT,
+            limits: KeyLimits::NONE,
             created_at: key.created_at,
             revoked_at: None,
         }
@@ -38,6 +39,9 @@ pub async fn an_api_key_is_found_by_its_hash(store: &Arc<dyn Store>) {
     let limits = KeyLimits {
         organizations: Some(vec![organization("org-1"), organization("org-2")]),
         provider_types: Some(vec!["oidc".into()]),
+        providers: Some(vec![PROVIDER]),
+        token_scopes: Some(vec!["repo".into(), "user".into()]),
+        users: Some(vec![UserPattern::new("user-1").unwrap(), UserPattern::new("t:*").unwrap()]),
     };
     let hash = SecretHash::of("none");
     let none = store.api_keys().insert("none", &[], &limits, &hash, &ACTOR).await.unwrap();
@@ -56,21 +60,24 @@ pub async fn an_api_key_is_found_by_its_hash(store: &Arc<dyn Store>) {
 
 /// A hash is taken once, also in a race; names may be alike.
 pub async fn the_hash_of_an_api_key_is_taken_once(store: &Arc<dyn Store>) {
-    let results =
-        race(16, |_| {
-            let store = store.clone();
-            let hash = SecretHash::of("one");
-            async move {
-                store.api_keys().insert("n", &[KeyScope::Admin], &ALL_OF_IT, &hash, &ACTOR).await
-            }
-        })
-        .await;
+    let results = race(16, |_| {
+        let store = store.clone();
+        let hash = SecretHash::of("one");
+        async move {
+            store.api_keys().insert("n", &[KeyScope::Admin], &KeyLimits::NONE, &hash, &ACTOR).await
+        }
+    })
+    .await;
     let kept = results.iter().filter(|it| it.is_ok()).count();
     let refused = results.iter().filter(|it| matches!(it, Err(RepositoryError::Conflict))).count();
     assert_eq!((kept, refused), (1, 15), "{results:?}");
     assert_eq!(kinds(store).await, [EventKind::ApiKeyCreated]);
 
-    store.api_keys().insert("n", &[], &ALL_OF_IT, &SecretHash::of("two"), &ACTOR).await.unwrap();
+    store
+        .api_keys()
+        .insert("n", &[], &KeyLimits::NONE, &SecretHash::of("two"), &ACTOR)
+        .await
+        .unwrap();
     assert_eq!(store.api_keys().list(ALL).await.unwrap().items.len(), 2);
 }
 

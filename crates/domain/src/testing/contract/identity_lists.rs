@@ -85,6 +85,11 @@ pub async fn each_condition_narrows_the_list(store: &Arc<dyn Store>) {
         ),
         (IdentityFilter { provider_types: Some(vec![]), ..any() }, vec![]),
         (
+            IdentityFilter { providers: Some(vec![github_u.idp_id]), ..any() },
+            vec![&github_u, &github_v],
+        ),
+        (IdentityFilter { providers: Some(vec![]), ..any() }, vec![]),
+        (
             IdentityFilter { organization_id: Some(organization("org-1")), ..any() },
             vec![&oidc_u, &github_v],
         ),
@@ -153,11 +158,13 @@ pub async fn all_conditions_hold_together(store: &Arc<dyn Store>) {
         status: Some(IdentityStatus::Valid),
         exclude_matching_external_ids: true,
         provider_types: Some(vec!["github".into(), "oidc".into()]),
+        providers: Some(vec![github_v.idp_id, oidc_u.idp_id]),
         organization_id: Some(organization("org-2")),
     };
     assert_eq!(list(store, &all).await, [oidc_u]);
     let one_off = [
         IdentityFilter { provider_types: Some(vec!["github".into()]), ..all.clone() },
+        IdentityFilter { providers: Some(vec![github_v.idp_id]), ..all.clone() },
         IdentityFilter { organization_id: Some(organization("org-3")), ..all.clone() },
         IdentityFilter { id: Some(github_v.id), ..all.clone() },
         IdentityFilter { user_id: Some(user("v")), ..all.clone() },

@@ -307,6 +307,7 @@ impl Rows {
             provider_type,
             status,
             provider_types,
+            providers,
             organization_id,
             exclude_matching_external_ids,
         } = filter;
@@ -321,6 +322,7 @@ impl Rows {
             && !(*provider_has_no_external_id && instance.is_some())
             && provider_type.as_ref().is_none_or(|it| *it == provider.provider_type)
             && provider_types.as_ref().is_none_or(|it| it.contains(&provider.provider_type))
+            && providers.as_ref().is_none_or(|it| it.contains(&identity.idp_id))
             && organization_id.as_ref().is_none_or(|it| self.uses(it, identity.id))
             && status.is_none_or(|it| it == identity.status)
             && !(*exclude_matching_external_ids && instance == Some(identity.external_id.as_str()))
