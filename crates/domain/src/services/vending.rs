@@ -195,6 +195,7 @@ impl Vending {
             let filter = OrganizationIdentityFilter {
                 organization_id: Some(organization.clone()),
                 identity_id: Some(id),
+                provider_types: None,
             };
             let page = PageRequest { limit: 1, after: None };
             if !self.organization_identities.list(&filter, page).await?.items.is_empty() {

@@ -96,6 +96,7 @@ impl World {
         let revocations = Arc::new(Revocations {
             queue: store.clone(),
             identities: store.clone(),
+            auth_identities: store.clone(),
             credentials: store.clone(),
             providers: known.clone(),
             clock: clock.clone(),
