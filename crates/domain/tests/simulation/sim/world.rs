@@ -145,6 +145,7 @@ impl World {
         let revocations = Arc::new(Revocations {
             queue: port.clone(),
             identities: port.clone(),
+            auth_identities: self.store.clone(),
             credentials: port.clone(),
             providers: providers.clone(),
             clock: port.clone(),
