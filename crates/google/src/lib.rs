@@ -111,6 +111,7 @@ impl ProviderKind for Google {
             signing_algs: SigningAlg::DEFAULT.to_vec(),
             authorization_parameters: parameters,
             capabilities: CAPABILITIES,
+            error_rules: ErrorRules::built_in("google"),
         };
         let openid = OpenIdConnector::new(engine.clone(), client);
         Ok(Arc::new(GoogleConnector { openid, hosted_domain }))
