@@ -1,5 +1,6 @@
 //! Access tokens that work: handed out while they are fresh, refreshed when they are not.
 
+mod client_health;
 mod flight;
 mod freshness;
 mod refresh;
@@ -9,6 +10,7 @@ use std::{sync::Arc, time::Duration};
 use chrono::{DateTime, Utc};
 
 use self::{
+    client_health::ClientHealth,
     flight::{Flights, Urgency},
     freshness::{Freshness, freshness},
 };
@@ -38,6 +40,7 @@ pub struct Tokens {
     tasks: Tasks,
     settings: Arc<TokenSettings>,
     flights: Flights,
+    client_health: ClientHealth,
 }
 
 /// What the operator decided about refreshing.
@@ -119,6 +122,7 @@ impl Tokens {
             tasks,
             settings: Arc::new(settings),
             flights,
+            client_health: ClientHealth::default(),
         }
     }
 

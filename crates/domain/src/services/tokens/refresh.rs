@@ -216,16 +216,19 @@ impl Tokens {
             }
             unanswered += 1;
 
-            let error =
-                match timeout(self.settings.call_timeout, connector.refresh(&of.request)).await {
-                    Ok(Ok(answer)) => return self.commit(&lease, stored, of, answer).await,
-                    Ok(Err(error)) => error,
-                    Err(_) => ConnectorError::Unavailable {
-                        detail: "it did not answer in time".to_owned(),
-                        retry_after: None,
-                        sent: Sent::Unknown,
-                    },
-                };
+            let answer = timeout(self.settings.call_timeout, connector.refresh(&of.request)).await;
+            if let Ok(answer) = &answer {
+                self.note_client(stored.provider_id, answer.as_ref());
+            }
+            let error = match answer {
+                Ok(Ok(answer)) => return self.commit(&lease, stored, of, answer).await,
+                Ok(Err(error)) => error,
+                Err(_) => ConnectorError::Unavailable {
+                    detail: "it did not answer in time".to_owned(),
+                    retry_after: None,
+                    sent: Sent::Unknown,
+                },
+            };
             match &error {
                 ConnectorError::GrantRejected { code } => {
                     return self.rejected(&lease, code, unanswered > 1).await;
@@ -450,7 +453,7 @@ fn in_progress() -> Error {
 }
 
 /// An error with its causes, for a log line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
