@@ -199,3 +199,29 @@ async fn without_rules_only_registered_codes_end_a_grant() {
         }
     }
 }
+
+#[test]
+fn the_documentation_has_the_same_answers() {
+    let page = include_str!("../../../../docs/refresh-failures.md");
+    let (_, table) = page.split_once("## What providers really answer").unwrap();
+    let shown: Vec<_> = table.lines().filter(|it| it.starts_with("| ")).skip(2).collect();
+    let recorded: Vec<_> = answers()
+        .iter()
+        .map(|it| {
+            let code = match text(it, "code") {
+                "" => String::new(),
+                code => format!(" `{code}`"),
+            };
+            format!(
+                "| {} | {} | {} | {}{code} | [{}]({}) |",
+                text(it, "provider"),
+                text(it, "what"),
+                it["status"],
+                text(it, "class"),
+                text(it, "evidence"),
+                text(it, "source"),
+            )
+        })
+        .collect();
+    assert_eq!(shown, recorded);
+}
