@@ -341,6 +341,11 @@ pub enum EventKind {
     ProviderUpdated,
     /// A provider instance was deleted; `detail` has how many identities went with it.
     ProviderDeleted,
+    /// A provider rejects our client, and with it every refresh; `detail` has the error. Identities
+    /// stay valid.
+    ProviderClientRejected,
+    /// A provider that rejected our client accepts it again.
+    ProviderClientAccepted,
     /// A link session failed; `detail` has the error.
     LinkSessionFailed,
     /// An API key was created.
@@ -405,6 +410,8 @@ text_form!(EventKind:
     ProviderCreated = "provider.created",
     ProviderUpdated = "provider.updated",
     ProviderDeleted = "provider.deleted",
+    ProviderClientRejected = "provider.client_rejected",
+    ProviderClientAccepted = "provider.client_accepted",
     LinkSessionFailed = "link_session.failed",
     ApiKeyCreated = "api_key.created",
     ApiKeyRevoked = "api_key.revoked",

@@ -30,7 +30,8 @@ use symbolon_domain::{
     ports::{Connector, InvalidConfig},
 };
 use symbolon_oauth2::{
-    Client, ClientAuthentication, Engine, Issuer, OpenIdConnector, ProviderKind, SigningAlg,
+    Client, ClientAuthentication, Engine, ErrorRules, Issuer, OpenIdConnector, ProviderKind,
+    SigningAlg,
     config::{
         CLIENT_SECRETS, Fields, client_id_schema, client_secret_schema, invalid,
         next_client_secret_schema, scopes_schema,
@@ -115,6 +116,7 @@ impl ProviderKind for Google {
             refresh_token_idle: Some(REFRESH_TOKEN_IDLE),
             authorization_parameters: parameters,
             capabilities: CAPABILITIES,
+            error_rules: ErrorRules::built_in("google"),
         };
         let openid = OpenIdConnector::new(engine.clone(), client);
         Ok(Arc::new(GoogleConnector { openid, hosted_domain }))

@@ -6,6 +6,7 @@ use url::form_urlencoded::byte_serialize;
 use zeroize::Zeroizing;
 
 use crate::{
+    error_rules::ErrorRules,
     http::HttpRequest,
     metadata::{Issuer, Metadata},
     signing_alg::SigningAlg,
@@ -37,6 +38,8 @@ pub struct Client {
     pub refresh_token_idle: Option<Duration>,
     /// What instances of the type can do.
     pub capabilities: Capabilities,
+    /// Where the provider's error answers differ from the standard.
+    pub error_rules: ErrorRules,
 }
 
 /// How we prove at the token endpoint to be the client

@@ -155,6 +155,8 @@ impl OpenIdConnector {
             endpoint,
             status: answer.status,
             retry_after: answer.retry_after(self.engine.clock.now()),
+            content_type: answer.header("content-type"),
+            rules: &self.client.error_rules,
             body: answer.body.as_deref().map_err(|it| *it),
         };
         answer.read(&secrets)

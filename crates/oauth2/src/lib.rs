@@ -12,6 +12,7 @@ mod client_secrets;
 pub mod config;
 mod connector;
 mod engine;
+mod error_rules;
 pub mod http;
 mod id_token;
 mod json;
@@ -32,6 +33,7 @@ pub use self::{
     client::{Client, ClientAuthentication},
     connector::OpenIdConnector,
     engine::Engine,
+    error_rules::{Condition, ErrorClass, ErrorRule, ErrorRules, InvalidErrorRules, Texts},
     metadata::{InvalidIssuer, Issuer},
     registry::{ProviderKind, Registry},
     signing_alg::SigningAlg,

@@ -16,6 +16,7 @@ use crate::{
     },
     connector::OpenIdConnector,
     engine::Engine,
+    error_rules::ErrorRules,
     metadata::Issuer,
     registry::ProviderKind,
     signing_alg::SigningAlg,
@@ -110,6 +111,7 @@ fn client(
     };
     Ok(Client {
         token_issuers: vec![issuer.as_str().to_owned()],
+        error_rules: ErrorRules::of_issuer(&issuer),
         issuer,
         client_id,
         authentication,

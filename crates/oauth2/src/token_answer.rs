@@ -8,12 +8,17 @@
 //! | 2xx | anything else, another `token_type` than Bearer, or broken off, or too large | unavailable, **unknown** whether it happened |
 //! | 3xx | | unavailable, answered: redirects are not followed |
 //! | 408, 425, 429, 5xx | | unavailable, answered, with `Retry-After` |
+//! | 401 | `error` is `access_denied` | our client is rejected: `invalid_client` |
 //! | other 4xx | `error` is `invalid_grant` or its like | the grant is rejected |
 //! | other 4xx | `error` says that it may pass | unavailable, answered |
 //! | other 4xx | any other `error` | our client is rejected |
 //! | 401 | no readable `error` | our client is rejected |
 //! | other 4xx | no readable `error` | unavailable, answered: often a proxy in between |
 //! | else | | unavailable, **unknown** |
+//!
+//! The [rules](crate::ErrorRules) of the provider come first: an error answer that one of them knows
+//! has its class, whatever the table says. Tokens are tokens all the same. A form-encoded body whose
+//! `Content-Type` says so is read like an object of its fields.
 //!
 //! Only a registered code that says so ends a grant: nothing unknown ever does. A 5xx counts
 //! as "did nothing", that of a gateway too: if the token was spent after all, the next use says so
@@ -27,8 +32,13 @@ use symbolon_domain::{
     ports::{ConnectorError, Sent},
     secret::Secret,
 };
+use url::form_urlencoded;
 
-use crate::{http::BodyError, json};
+use crate::{
+    error_rules::{ErrorRules, Seen},
+    http::BodyError,
+    json,
+};
 
 /// Ten years. Whoever says more means that the token does not expire, more or less.
 const LONGEST_LIFE: u64 = 10 * 365 * 24 * 60 * 60;
@@ -86,7 +96,10 @@ pub(crate) struct TokenAnswer<'a> {
     pub(crate) endpoint: &'static str,
     pub(crate) status: u16,
     pub(crate) retry_after: Option<Duration>,
+    pub(crate) content_type: Option<&'a str>,
     pub(crate) body: Result<&'a [u8], BodyError>,
+    /// Where the provider's error answers differ from the standard.
+    pub(crate) rules: &'a ErrorRules,
 }
 
 impl TokenAnswer<'_> {
@@ -98,8 +111,12 @@ impl TokenAnswer<'_> {
             retry_after: self.retry_after,
             sent,
         };
-        let object = self.body.ok().and_then(|it| json::object(it).ok());
+        let object = self.object();
         let Self { endpoint, status, .. } = *self;
+        if let Some(error) = self.by_rule(object.as_ref()) {
+            return Err(error);
+        }
+        let object = object.as_ref().and_then(Value::as_object);
         match status {
             200..=299 => {
                 let unreadable = |what: &str| {
@@ -113,9 +130,9 @@ impl TokenAnswer<'_> {
                     (Ok(_), None) => return Err(unreadable("it is not a JSON object")),
                     (Ok(_), Some(object)) => object,
                 };
-                match error_code(&object) {
+                match error_code(object) {
                     Some(code) => Err(self.class_of(code, secrets)),
-                    None => TokenResponse::read(&object).map_err(|error| match error {
+                    None => TokenResponse::read(object).map_err(|error| match error {
                         Unusable::Unreadable(what) => unreadable(what),
                         // Issued all the same, and so the token that was sent may be spent.
                         Unusable::TokenType => unavailable(
@@ -135,7 +152,7 @@ impl TokenAnswer<'_> {
             408 | 425 | 429 | 500..=599 => {
                 Err(unavailable(Sent::Answered, format!("{endpoint} answered {status}")))
             }
-            400..=499 => match object.as_ref().and_then(error_code) {
+            400..=499 => match object.and_then(error_code) {
                 Some(code) => Err(self.class_of(code, secrets)),
                 None if status == 401 => {
                     Err(ConnectorError::ClientRejected { code: "http_401".into() })
@@ -152,8 +169,33 @@ impl TokenAnswer<'_> {
         }
     }
 
+    /// The object that the body holds, as JSON or as a form.
+    fn object(&self) -> Option<Value> {
+        let bytes = self.body.ok()?;
+        match json::object(bytes) {
+            Ok(object) => Some(Value::Object(object)),
+            Err(_) if self.content_type.is_some_and(is_form) => form(bytes).map(Value::Object),
+            Err(_) => None,
+        }
+    }
+
+    /// What the provider's own rules say. Never of an answer that brings tokens.
+    fn by_rule(&self, object: Option<&Value>) -> Option<ConnectorError> {
+        let token =
+            |it: &Value| it.get("access_token").is_some_and(|it| !it.is_null() && *it != "");
+        if (200..=299).contains(&self.status) && object.is_some_and(token) {
+            return None;
+        }
+        let seen = Seen { status: self.status, object, bytes: self.body.ok() };
+        Some(self.rules.find(&seen)?.error(self.endpoint, self.retry_after))
+    }
+
     fn class_of(&self, code: &str, secrets: &[&Secret]) -> ConnectorError {
-        if GRANT_REJECTED.contains(&code) {
+        if code == "access_denied" && self.status == 401 {
+            // 401 is about the client's authentication (RFC 6749 §5.2). Auth0 answers so to a wrong
+            // client secret; read as a lost grant, it would end every identity.
+            ConnectorError::ClientRejected { code: "invalid_client".into() }
+        } else if GRANT_REJECTED.contains(&code) {
             ConnectorError::GrantRejected { code: code.to_owned() }
         } else if MAY_PASS.contains(&code) {
             ConnectorError::Unavailable {
@@ -180,6 +222,22 @@ pub(crate) fn shown_code(code: &str, secrets: &[&Secret]) -> String {
         !secret.is_empty() && (code.contains(&secret) || secret.contains(code))
     };
     if plain && !secrets.iter().any(quotes) { code.to_owned() } else { "unrecognized_error".into() }
+}
+
+fn is_form(content_type: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or_default();
+    essence.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded")
+}
+
+/// The fields of a form; `None` when one is given twice: which of them counts is anybody's guess.
+fn form(bytes: &[u8]) -> Option<Map<String, Value>> {
+    let mut fields = Map::new();
+    for (name, value) in form_urlencoded::parse(bytes) {
+        if fields.insert(name.into_owned(), Value::String(value.into_owned())).is_some() {
+            return None;
+        }
+    }
+    Some(fields)
 }
 
 /// The `error` member; `None` when there is none to speak of.
@@ -265,19 +323,28 @@ fn scopes(value: &Value) -> Option<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
 
-    fn read(status: u16, body: &str) -> Result<TokenResponse, ConnectorError> {
-        let answer = TokenAnswer {
+    static NO_RULES: LazyLock<ErrorRules> = LazyLock::new(ErrorRules::none);
+
+    fn answer(status: u16, body: &[u8]) -> TokenAnswer<'_> {
+        TokenAnswer {
             endpoint: "x",
             status,
             retry_after: Some(Duration::from_secs(7)),
-            body: Ok(body.as_bytes()),
-        };
-        answer.read(&[&Secret::new("s3cret-token")])
+            content_type: None,
+            body: Ok(body),
+            rules: &NO_RULES,
+        }
+    }
+
+    fn read(status: u16, body: &str) -> Result<TokenResponse, ConnectorError> {
+        answer(status, body.as_bytes()).read(&[&Secret::new("s3cret-token")])
     }
 
     fn class(result: &Result<TokenResponse, ConnectorError>) -> String {
@@ -326,6 +393,7 @@ mod tests {
             (400, r#"{"error":"invalid_grant"}"#, "grant invalid_grant"),
             (401, r#"{"error":"invalid_grant"}"#, "grant invalid_grant"),
             (403, r#"{"error":"access_denied"}"#, "grant access_denied"),
+            (401, r#"{"error":"access_denied"}"#, "client invalid_client"),
             (400, r#"{"error":"interaction_required"}"#, "grant interaction_required"),
             (400, r#"{"error":"invalid_client"}"#, "client invalid_client"),
             (401, r#"{"error":"invalid_client"}"#, "client invalid_client"),
@@ -366,15 +434,58 @@ mod tests {
     #[test]
     fn a_lost_body_leaves_in_doubt_what_only_the_body_could_tell() {
         for error in [BodyError::TooLarge, BodyError::Broken, BodyError::Encoded] {
-            let read = |status| {
-                let answer =
-                    TokenAnswer { endpoint: "x", status, retry_after: None, body: Err(error) };
-                class(&answer.read(&[]))
-            };
+            let read =
+                |status| class(&TokenAnswer { body: Err(error), ..answer(status, b"") }.read(&[]));
             assert_eq!(read(200), "unavailable Unknown");
             assert_eq!(read(503), "unavailable Answered");
             assert_eq!(read(400), "unavailable Answered");
         }
+    }
+
+    #[test]
+    fn a_form_is_read_where_the_content_type_says_that_it_is_one() {
+        let class = |status, content_type, body: &str| {
+            let content_type = Some(content_type);
+            class(&TokenAnswer { content_type, ..answer(status, body.as_bytes()) }.read(&[]))
+        };
+        let form = "Application/x-www-form-urlencoded; charset=utf-8";
+        let tokens = "access_token=a&token_type=bearer&expires_in=3600";
+        assert_eq!(class(200, form, tokens), "tokens");
+        assert_eq!(class(200, "text/plain", tokens), "unavailable Unknown");
+        assert_eq!(class(200, form, "access_token=a&access_token=b"), "unavailable Unknown");
+        assert_eq!(class(200, form, ""), "unavailable Unknown");
+        assert_eq!(class(200, form, "error=invalid_grant&x=%ff"), "grant invalid_grant");
+        assert_eq!(class(400, form, "error=invalid_grant"), "grant invalid_grant");
+        assert_eq!(class(400, form, "error=invalid_grant&error=x"), "unavailable Answered");
+        assert_eq!(class(400, form, r#"{"error":"invalid_grant"}"#), "grant invalid_grant");
+        assert_eq!(class(400, "text/html", "error=invalid_grant"), "unavailable Answered");
+    }
+
+    #[test]
+    fn rules_come_before_the_table_and_never_before_tokens() {
+        let rules: ErrorRules = serde_json::from_value(json!([
+            {"when": [{"at": "/error", "is": "invalid_grant"}, {"at": "/busy", "is": "true"}],
+             "class": "may_pass", "code": "busy", "source": "x"},
+            {"status": [403], "when": [{"contains": "dead"}],
+             "class": "grant_rejected", "code": "invalid_grant", "source": "x"},
+            {"when": [{"at": "/ok", "is": "false"}],
+             "class": "unknown", "code": "perhaps", "source": "x"},
+            {"status": [418], "class": "ask_operator", "code": "teapot", "advice": "boil", "source": "x"},
+        ]))
+        .unwrap();
+        let read = |status, body: &str| {
+            TokenAnswer { rules: &rules, ..answer(status, body.as_bytes()) }.read(&[])
+        };
+        let class = |status, body: &str| class(&read(status, body));
+        assert_eq!(class(400, r#"{"error":"invalid_grant","busy":true}"#), "unavailable Answered");
+        assert_eq!(class(400, r#"{"error":"invalid_grant"}"#), "grant invalid_grant");
+        assert_eq!(class(403, "<p>It is Dead.</p>"), "grant invalid_grant");
+        assert_eq!(class(503, "<p>It is Dead.</p>"), "unavailable Answered");
+        assert_eq!(class(200, r#"{"ok":false}"#), "unavailable Unknown");
+        assert_eq!(class(200, r#"{"ok":false,"access_token":"a"}"#), "tokens");
+        assert_eq!(class(418, ""), "misconfigured");
+        let Err(ConnectorError::Misconfigured { detail }) = read(418, "foreign") else { panic!() };
+        assert_eq!(detail, "x answered teapot: boil");
     }
 
     #[test]
@@ -436,12 +547,12 @@ mod tests {
             expires in any::<f64>(),
             text in "\\PC{0,40}",
         ) {
-            let answer = TokenAnswer { endpoint: "x", status, retry_after: None, body: Ok(&bytes) };
-            let _ = answer.read(&[]);
+            let _ = answer(status, &bytes).read(&[]);
+            let form = "application/x-www-form-urlencoded";
+            let _ = TokenAnswer { content_type: Some(form), ..answer(status, &bytes) }.read(&[]);
             let body = json!({"access_token": text, "expires_in": expires, "scope": text});
             let body = body.to_string();
-            let answer = TokenAnswer { endpoint: "x", status, retry_after: None, body: Ok(body.as_bytes()) };
-            let _ = answer.read(&[]);
+            let _ = answer(status, body.as_bytes()).read(&[]);
         }
 
         #[test]

@@ -103,7 +103,7 @@ pub enum ConnectorError {
         code: String,
     },
     /// The operator: our configuration cannot work (discovery names another issuer, a forbidden
-    /// address).
+    /// address), or the provider's administrator keeps our client out.
     #[error("the provider is misconfigured: {detail}")]
     Misconfigured {
         /// What is wrong and what to do, in words of ours.

@@ -1,6 +1,7 @@
 //! Access tokens that work: handed out while they are fresh, refreshed when they are not.
 
 mod circuit;
+mod client_health;
 mod flight;
 mod freshness;
 mod refresh;
@@ -11,6 +12,7 @@ use chrono::{DateTime, Utc};
 
 use self::{
     circuit::Circuits,
+    client_health::ClientHealth,
     flight::{Flights, Urgency},
     freshness::{Freshness, freshness},
 };
@@ -41,6 +43,7 @@ pub struct Tokens {
     settings: Arc<TokenSettings>,
     flights: Flights,
     circuits: Circuits,
+    client_health: ClientHealth,
 }
 
 /// Younger than this, an access token that is reported as rejected is not replaced.
@@ -146,6 +149,7 @@ impl Tokens {
             settings: Arc::new(settings),
             flights,
             circuits: Circuits::default(),
+            client_health: ClientHealth::default(),
         }
     }
 

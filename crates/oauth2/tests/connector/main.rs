@@ -13,6 +13,7 @@ mod id_tokens;
 mod keys;
 mod provider;
 mod raw_server;
+mod recorded_answers;
 mod refresh;
 mod registry;
 mod revocation;

@@ -292,6 +292,9 @@ impl Tokens {
         request: &RefreshRequest,
     ) -> Result<Credentials, ConnectorError> {
         let answer = timeout(self.settings.call_timeout, connector.refresh(request)).await;
+        if let Ok(answer) = &answer {
+            self.note_client(stored.provider_id, answer.as_ref());
+        }
         let answer = answer.unwrap_or_else(|_| {
             Err(ConnectorError::Unavailable {
                 detail: "it did not answer in time".to_owned(),
@@ -309,6 +312,9 @@ impl Tokens {
         connector: &dyn Connector,
     ) -> Result<(), ConnectorError> {
         let answer = timeout(self.settings.call_timeout, connector.reachable()).await;
+        if let Ok(answer) = &answer {
+            self.note_client(stored.provider_id, answer.as_ref());
+        }
         let answer = answer.unwrap_or_else(|_| {
             Err(ConnectorError::Unavailable {
                 detail: "it does not answer at all".to_owned(),
@@ -588,7 +594,7 @@ fn in_progress() -> Error {
 }
 
 /// An error with its causes, for a log line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
