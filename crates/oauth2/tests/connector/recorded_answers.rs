@@ -53,6 +53,7 @@ fn connector(
     let client = Client {
         token_issuers: vec![provider.issuer.clone()],
         issuer,
+        refresh_token_idle: None,
         client_id: "client".into(),
         authentication: ClientAuthentication::Post(Secret::new("s3cret-old")),
         next_secret: next.map(Secret::new),

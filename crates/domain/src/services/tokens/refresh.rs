@@ -312,9 +312,6 @@ impl Tokens {
         connector: &dyn Connector,
     ) -> Result<(), ConnectorError> {
         let answer = timeout(self.settings.call_timeout, connector.reachable()).await;
-        if let Ok(answer) = &answer {
-            self.note_client(stored.provider_id, answer.as_ref());
-        }
         let answer = answer.unwrap_or_else(|_| {
             Err(ConnectorError::Unavailable {
                 detail: "it does not answer at all".to_owned(),
