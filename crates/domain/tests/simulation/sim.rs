@@ -30,7 +30,7 @@ use tokio::{
 
 pub(crate) use self::{mutant::Mutant, truth::Violation};
 use self::{
-    plan::CHAOS,
+    plan::{CHAOS, Dice},
     provider::Answer,
     truth::Row,
     world::{Replica, World, at},
@@ -80,9 +80,11 @@ async fn live(world: &Arc<World>) {
     let mut callers = JoinSet::new();
     for _ in 0..world.plan.steps {
         let (world, begin) = (world.clone(), world.dice.millis(0, 100_000));
+        // Those who wait for the same thing wake in any order: each has dice of its own.
+        let dice = Dice::new(world.dice.below(u64::MAX));
         callers.spawn(async move {
             sleep(begin).await;
-            act(&world).await;
+            act(&world, &dice).await;
         });
     }
     sleep(CHAOS).await;
@@ -111,11 +113,11 @@ async fn live(world: &Arc<World>) {
 }
 
 /// Somebody does something.
-async fn act(world: &Arc<World>) {
-    let nth = world.dice.below(world.plan.accounts);
+async fn act(world: &Arc<World>, dice: &Dice) {
+    let nth = dice.below(world.plan.accounts);
     let row = row_of(world, nth);
-    let replica = world.some_replica();
-    let what = world.dice.below(100);
+    let replica = world.some_replica(dice);
+    let what = dice.below(100);
     let Some(row) = row else {
         if what < 50 {
             link(world, nth, "account").await;
@@ -126,24 +128,25 @@ async fn act(world: &Arc<World>) {
     match what {
         0..=74 => {
             // Some callers insist, as clients do that are told to come back.
-            let tries = if world.dice.chance(400) { 20 } else { 1 };
+            let tries = if dice.chance(400) { 20 } else { 1 };
             for _ in 0..tries {
                 let Some(row) = row_of(world, nth) else { return };
-                let come_back = issue(world, &world.some_replica(), nth, &row).await;
+                let come_back = issue(world, dice, &world.some_replica(dice), nth, &row).await;
                 if !come_back || world.is_calm() {
                     return;
                 }
-                sleep(world.dice.millis(200, 1500)).await;
+                sleep(dice.millis(200, 1500)).await;
             }
         }
         75..=84 => {
-            let forced = bounded(world, &replica, "refresh", replica.tokens.refresh(id)).await;
+            let forced =
+                bounded(world, dice, &replica, "refresh", replica.tokens.refresh(id)).await;
             world.trace(replica.ports.name(), format_args!("a forced refresh of {id}: {forced:?}"));
         }
         85..=87 => {
-            let revoke = world.dice.chance(500);
+            let revoke = dice.chance(500);
             let unlink = replica.identities.unlink(id, revoke, Actor::OPERATOR);
-            let done = bounded(world, &replica, "unlink", unlink).await;
+            let done = bounded(world, dice, &replica, "unlink", unlink).await;
             world.trace(replica.ports.name(), format_args!("unlinks {id}: {done:?}"));
         }
         88..=92 => link(world, nth, "account").await,
@@ -200,11 +203,12 @@ fn is_of(account: &str, nth: u64) -> bool {
 /// leaves.
 async fn bounded<T>(
     world: &World,
+    dice: &Dice,
     replica: &Replica,
     what: &str,
     call: impl Future<Output = T>,
 ) -> Option<T> {
-    let patience = if world.dice.chance(100) { world.dice.millis(0, 3000) } else { LONGEST_WAIT };
+    let patience = if dice.chance(100) { dice.millis(0, 3000) } else { LONGEST_WAIT };
     tokio::select! {
         biased;
         () = replica.ports.death() => None,
@@ -220,11 +224,11 @@ async fn bounded<T>(
 
 /// A caller asks for a token, and whatever the answer is, it is right. Tells whether it may be
 /// worth asking again.
-async fn issue(world: &World, replica: &Replica, nth: u64, before: &Row) -> bool {
+async fn issue(world: &World, dice: &Dice, replica: &Replica, nth: u64, before: &Row) -> bool {
     let id = before.stored.identity_id;
-    let min_ttl = if world.dice.chance(100) { Duration::from_secs(3600) } else { Duration::ZERO };
+    let min_ttl = if dice.chance(100) { Duration::from_secs(3600) } else { Duration::ZERO };
     let need = TokenNeed { min_ttl, scopes: Vec::new() };
-    let answer = bounded(world, replica, "issue", replica.tokens.issue(id, &need)).await;
+    let answer = bounded(world, dice, replica, "issue", replica.tokens.issue(id, &need)).await;
     world.trace(replica.ports.name(), format_args!("a caller of {id} is told {answer:?}"));
     match answer {
         Some(Ok(token)) => {
@@ -284,7 +288,7 @@ fn check_error(world: &World, before: &Row, error: &Error) {
 /// When all is quiet, an identity is fresh, or honestly invalid.
 async fn rest(world: &World, row: &Row) {
     let id: IdentityId = row.stored.identity_id;
-    let replica = world.some_replica();
+    let replica = world.some_replica(&world.dice);
     let has_refresh_token =
         row.stored.credentials.as_ref().is_some_and(|it| it.refresh_token.is_some());
     let forced = replica.tokens.refresh(id).await;

@@ -185,9 +185,9 @@ impl World {
     }
 
     /// Any replica, dead ones too: a caller may come while nobody is there.
-    pub(crate) fn some_replica(&self) -> Replica {
+    pub(crate) fn some_replica(&self, dice: &Dice) -> Replica {
         let all = self.replicas();
-        let nth = usize::try_from(self.dice.below(all.len() as u64)).unwrap_or(0);
+        let nth = usize::try_from(dice.below(all.len() as u64)).unwrap_or(0);
         all[nth].clone()
     }
 
