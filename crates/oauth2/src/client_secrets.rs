@@ -116,7 +116,8 @@ pub(crate) enum Verdict {
 }
 
 impl Verdict {
-    /// Only the registered code counts. A bare 401 may be anybody's, a proxy's for example, and
+    /// Only the registered code counts; a provider's rules call its own words for it by that
+    /// name. A bare 401 may be anybody's, a proxy's for example, and
     /// `unauthorized_client` is about a client that is known.
     pub(crate) fn of<T>(read: &Result<T, ConnectorError>) -> Self {
         match read {
