@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use metrics_exporter_prometheus::PrometheusHandle;
 use symbolon_domain::{event::Actor, ports::Connectors};
 use symbolon_http::{HttpParts, LimitSettings, Readiness, SentryRpc, Unready};
+use symbolon_oauth2::TrustedIssuers;
 use tokio::net::TcpListener;
 
 use crate::{
@@ -26,7 +27,6 @@ use crate::{
     system_clock::SystemClock,
     telemetry, webhooks,
 };
-use symbolon_oauth2::TrustedIssuers;
 
 /// What a service is made of.
 pub(crate) struct ServiceParts {

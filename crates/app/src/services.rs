@@ -378,7 +378,7 @@ mod tests {
         });
         let identity = expired_identity(&services, config).await;
 
-        let issued = services.tokens.issue(identity, &TokenNeed::default()).await.unwrap();
+        let issued = services.vending.tokens.issue(identity, &TokenNeed::default()).await.unwrap();
 
         assert_eq!(issued.access_token, Secret::new("access-2"));
         let stored = CredentialsRepository::find(&*store, identity).await.unwrap().unwrap();
@@ -416,7 +416,8 @@ mod tests {
         });
         let identity = expired_identity(&services, config).await;
 
-        let refused = services.tokens.issue(identity, &TokenNeed::default()).await.unwrap_err();
+        let refused =
+            services.vending.tokens.issue(identity, &TokenNeed::default()).await.unwrap_err();
 
         assert!(matches!(refused, Error::ProviderMisconfigured { .. }), "{refused:?}");
         let stored = CredentialsRepository::find(&*store, identity).await.unwrap().unwrap();

@@ -403,7 +403,9 @@ impl From<ApiError> for Refusal {
             "frozen" => (StatusCode::FORBIDDEN, "frozen"),
             "not_found" | "identity_ambiguous" => (StatusCode::BAD_REQUEST, "invalid_target"),
             "identity_not_valid" => (StatusCode::BAD_REQUEST, "invalid_grant"),
-            "rate_limited" | "provider_unavailable" => (error.status(), "temporarily_unavailable"),
+            "rate_limited" | "provider_unavailable" | "service_unavailable" => {
+                (error.status(), "temporarily_unavailable")
+            }
             _ if error.status().is_server_error() => (error.status(), "server_error"),
             _ => (error.status(), "invalid_request"),
         };

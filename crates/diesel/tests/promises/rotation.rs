@@ -64,6 +64,7 @@ struct Everything {
     account: AuthIdentityId,
     webhook: symbolon_domain::ids::WebhookEndpointId,
     session: symbolon_domain::ids::LinkSessionId,
+    salt: symbolon_domain::secret::Secret,
 }
 
 async fn fill(store: &Arc<dyn Store>) -> Everything {
@@ -91,7 +92,8 @@ async fn fill(store: &Arc<dyn Store>) -> Everything {
         SsoOutcome::Linked { identity, .. } => identity.id,
         other => panic!("{other:?}"),
     };
-    Everything { provider: at, identity, account, webhook, session }
+    let salt = store.ledger().salt().await.unwrap();
+    Everything { provider: at, identity, account, webhook, session, salt }
 }
 
 /// What a rotation must leave as it is: every column but the sealed ones.
@@ -143,6 +145,7 @@ async fn everything_is_sealed_anew_and_opens_with_the_new_key_alone(Bench { stor
     let sso = alone.auth_identities.find_credentials(of.account).await.unwrap();
     assert_eq!(sso, Some(credentials("sso")));
     assert!(alone.webhooks.find_with_secrets(of.webhook).await.unwrap().is_some());
+    assert_eq!(alone.ledger.salt().await.unwrap(), of.salt);
     let pending = alone.sessions.find_pending(&claim(of.session, "waiting")).await.unwrap();
     assert_eq!(pending.unwrap().1.credentials, credentials("waiting"));
     let begun = attempt(of.provider, "begun");

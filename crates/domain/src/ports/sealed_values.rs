@@ -21,11 +21,13 @@ pub enum SealedColumn {
     WebhookSecrets,
     /// Credentials of accounts for single sign-on.
     AuthIdentityCredentials,
+    /// What the marks of the ledger are salted with.
+    LedgerSalt,
 }
 
 impl SealedColumn {
     /// All there are.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::ProviderSecrets,
         Self::IdentityCredentials,
         Self::SessionProof,
@@ -33,6 +35,7 @@ impl SealedColumn {
         Self::RevocationGrant,
         Self::WebhookSecrets,
         Self::AuthIdentityCredentials,
+        Self::LedgerSalt,
     ];
 
     /// The table that it is in.
@@ -45,6 +48,7 @@ impl SealedColumn {
             Self::RevocationGrant => "revocations",
             Self::WebhookSecrets => "webhook_endpoints",
             Self::AuthIdentityCredentials => "auth_identities",
+            Self::LedgerSalt => "ledger_salt",
         }
     }
 
@@ -56,7 +60,7 @@ impl SealedColumn {
             Self::IdentityCredentials | Self::AuthIdentityCredentials => "credentials",
             Self::SessionProof => "proof",
             Self::SessionPending => "pending",
-            Self::RevocationGrant => "sealed",
+            Self::RevocationGrant | Self::LedgerSalt => "sealed",
         }
     }
 }
