@@ -57,6 +57,7 @@ async fn the_document_tells_of_these_routes() {
     GET /openapi.json
     GET /readyz
     GET /v1/events (key)
+    GET /v1/forecast (key)
     GET /v1/freezes (key)
     POST /v1/freezes (key)
     DELETE /v1/freezes/{kind}/{id} (key)
