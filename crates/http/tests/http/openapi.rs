@@ -58,6 +58,7 @@ async fn the_document_tells_of_these_routes() {
     GET /openapi.json
     GET /readyz
     GET /v1/events (key)
+    GET /v1/forecast (key)
     GET /v1/identities (key)
     POST /v1/identities (key)
     GET /v1/identities/{id} (key)
