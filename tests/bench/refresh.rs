@@ -11,7 +11,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chrono::DateTime;
 use serde_json::{Value, json};
+use symbolon_domain::{
+    credentials::Credentials, ids::IdentityId, refresh_plan::RefreshPlan, secret::Secret,
+};
 use symbolon_test_postgres::TestDatabase;
 use tempfile::TempDir;
 use tokio::{
@@ -411,13 +415,16 @@ impl World {
 /// tokens end as they would after hours of being replaced one by one.
 fn write_dump(path: &Path, rows: u64, short: u64, provider: SocketAddr) {
     let mut file = BufWriter::new(std::fs::File::create(path).unwrap());
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    // By then everything is imported and planned, and nothing is due yet.
-    let start = now.as_secs() + 30 + rows / 4000;
-    let at = |seconds: u64| {
-        let days = seconds / 86_400;
-        let (hours, minutes) = (seconds / 3600 % 24, seconds / 60 % 60);
-        format!("{}T{hours:02}:{minutes:02}:{:02}Z", date(days), seconds % 60)
+    let now = i64::try_from(
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs(),
+    )
+    .unwrap();
+    // By then everything is imported and planned; what is due comes evenly from there on.
+    let start = now + 30 + i64::try_from(rows / 4000).unwrap();
+    let at = |seconds: i64| DateTime::from_timestamp(seconds, 0).unwrap();
+    let plan = RefreshPlan {
+        ahead: Some(Duration::from_secs(AHEAD)),
+        margin: Duration::from_secs(MARGIN),
     };
     let mut records = 0_u64;
     let mut line = |value: &Value| writeln!(file, "{value}").unwrap();
@@ -429,7 +436,7 @@ fn write_dump(path: &Path, rows: u64, short: u64, provider: SocketAddr) {
             "external_id": format!("life-{life}"),
             "config": {"issuer": format!("http://{provider}/{life}"), "client_id": "bench"},
             "secret_names": [], "login": false, "multiple_accounts": false,
-            "names_issuer": false, "date_added": at(now.as_secs()), "version": 1,
+            "names_issuer": false, "date_added": at(now), "version": 1,
         }));
     }
     for number in 0..rows + short {
@@ -438,46 +445,40 @@ fn write_dump(path: &Path, rows: u64, short: u64, provider: SocketAddr) {
         } else {
             (2, SHORT_LIFE, number - rows, short)
         };
-        // From the first moment at which it may be due on, for as long as one round takes.
-        let (first, round) = if idp == 1 {
-            (start + AHEAD, LIFE - (AHEAD + MARGIN) / 2)
-        } else {
-            (start + SHORT_LIFE, SHORT_LIFE / 2)
+        let life = i64::try_from(life).unwrap();
+        let id = i64::try_from(number + 1).unwrap();
+        let tokens = Credentials {
+            refresh_token: Some(Secret::new("r")),
+            obtained_at: Some(at(0)),
+            expires_at: Some(at(life)),
+            ..Credentials::default()
         };
-        let expires_at = first + round * place / of;
+        // How old these are when they are due, by the plan of the replicas.
+        let age = plan.of(IdentityId(id), 1, Some(&tokens)).refresh_at.unwrap() - at(0);
+        // One round takes as long as they are old on the average.
+        let round = if idp == 1 { LIFE - (AHEAD + MARGIN) / 2 } else { SHORT_LIFE * 5 / 8 };
+        let due = start + i64::try_from(round * place / of).unwrap();
+        let obtained_at = due - age.num_seconds();
+        let expires_at = obtained_at + life;
         let account = format!("account-{number}");
         records += 1;
         line(&json!({
-            "kind": "identity", "id": number + 1, "idp_id": idp,
+            "kind": "identity", "id": id, "idp_id": idp,
             "user_id": format!("user-{number}"), "external_id": account,
             "data": {"name": "Ada Lovelace", "email": "ada@example.com"},
             "status": "valid", "scopes": ["openid", "profile", "email"],
-            "date_verified": at(now.as_secs()), "date_added": at(now.as_secs()),
+            "date_verified": at(now), "date_added": at(now),
             "expires_at": at(expires_at), "version": 1, "generation": 1, "attempt": 0,
             "unanswered": 0,
             "credentials": {
                 "access_token": format!("{account}.{:0>680}", 0),
                 "refresh_token": refresh_token(&account, 0),
                 "token_type": "Bearer",
-                "expires_at": at(expires_at), "obtained_at": at(expires_at - life),
+                "expires_at": at(expires_at), "obtained_at": at(obtained_at),
                 "scopes": ["openid", "profile", "email"],
             },
         }));
     }
     line(&json!({"kind": "end", "records": records}));
     file.flush().unwrap();
-}
-
-/// The date of a day after 1970-01-01 (the civil-from-days algorithm of Howard Hinnant).
-fn date(days: u64) -> String {
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}")
 }

@@ -153,6 +153,7 @@ fn values() -> [(&'static str, IdentityFilter); 4] {
         provider_has_no_external_id: false,
         provider_type: Some("gitlab".into()),
         provider_types: texts(&["gitlab", "rare", "github"]),
+        providers: None,
         organization_id: organization(777),
         status: Some(IdentityStatus::Valid),
         exclude_matching_external_ids: true,
@@ -168,6 +169,7 @@ fn values() -> [(&'static str, IdentityFilter); 4] {
         provider_has_no_external_id: true,
         provider_type: Some("slack".into()),
         provider_types: texts(&["google", "slack"]),
+        providers: None,
         organization_id: organization(7),
         status: Some(IdentityStatus::Valid),
         exclude_matching_external_ids: true,
@@ -182,6 +184,7 @@ fn values() -> [(&'static str, IdentityFilter); 4] {
         provider_has_no_external_id: false,
         provider_type: Some("rare".into()),
         provider_types: texts(&["rare"]),
+        providers: None,
         organization_id: organization(5),
         status: Some(IdentityStatus::Invalid),
         exclude_matching_external_ids: true,
@@ -196,6 +199,7 @@ fn values() -> [(&'static str, IdentityFilter); 4] {
         provider_has_no_external_id: false,
         provider_type: Some("nobody".into()),
         provider_types: texts(&["nobody"]),
+        providers: None,
         organization_id: organization(4_000_000),
         status: Some(IdentityStatus::Unknown),
         exclude_matching_external_ids: true,
@@ -216,6 +220,8 @@ fn chosen(values: &IdentityFilter, set: u32) -> IdentityFilter {
         provider_has_no_external_id,
         provider_type,
         provider_types,
+        // What keys are limited to is tried with each other condition by [`filters`].
+        providers,
         organization_id,
         status,
         exclude_matching_external_ids,
@@ -236,6 +242,7 @@ fn chosen(values: &IdentityFilter, set: u32) -> IdentityFilter {
         provider_has_no_external_id: provider_has_no_external_id && by_name,
         provider_type: provider_type.filter(|_| is_in()),
         provider_types: provider_types.filter(|_| is_in()),
+        providers,
         organization_id: organization_id.filter(|_| is_in()),
         status: status.filter(|_| is_in()),
         exclude_matching_external_ids: exclude_matching_external_ids && is_in(),
@@ -254,6 +261,14 @@ fn filters() -> Vec<IdentityFilter> {
         .filter(|it| !it.is_empty())
         .collect();
     let any = IdentityFilter::default;
+    for (_, values) in values() {
+        for bit in 0..CONDITIONS {
+            for limits in [&[20][..], &[1, 1025], &[1, 2, 20], &[4_000_000]] {
+                let providers = Some(limits.iter().map(|it| ProviderId(*it)).collect());
+                filters.push(IdentityFilter { providers, ..chosen(&values, 1 << bit) });
+            }
+        }
+    }
     for kind in ["google", "gitlab", "slack", "rare", "nobody"] {
         for status in [IdentityStatus::Valid, IdentityStatus::Invalid, IdentityStatus::Unknown] {
             let types = texts(&[kind, "rare"]);
@@ -445,6 +460,7 @@ async fn every_list_of_single_sign_on_is_found_by_an_index() {
                 organization_id: organization(number).filter(|_| is_in(0)),
                 identity_id: is_in(1).then_some(IdentityId(i64::from(number))),
                 provider_types: texts(types).filter(|_| is_in(2)),
+                providers: None,
             };
             let filter: &'static OrganizationIdentityFilter = Box::leak(Box::new(filter));
             for page in pages {

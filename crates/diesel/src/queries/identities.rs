@@ -431,10 +431,33 @@ pub(crate) async fn list_parts(
 ) -> QueryResult<Vec<IdentityFilter>> {
     let named = filter.provider_external_id.is_some() || filter.provider_has_no_external_id;
     let typed = filter.provider_type.is_some() || filter.provider_types.is_some();
+    if filter.providers.is_some() && !is_narrow(filter) {
+        return parts_by_instance(conn, filter).await;
+    }
     if !named && !(typed && filter.provider_id.is_some()) {
         return Ok(parts_by_type(filter));
     }
+    parts_by_instance(conn, filter).await
+}
+
+/// Whether few rows can be meant, of whatever provider.
+fn is_narrow(filter: &IdentityFilter) -> bool {
+    filter.id.is_some()
+        || filter.user_id.is_some()
+        || filter.external_id.is_some()
+        || filter.external_ids.is_some()
+}
+
+/// The list in one part for each provider instance that is meant.
+async fn parts_by_instance(
+    conn: &mut Conn,
+    filter: &IdentityFilter,
+) -> QueryResult<Vec<IdentityFilter>> {
     let mut providers = identity_providers::table.select(identity_providers::id).into_boxed::<Db>();
+    if let Some(limits) = &filter.providers {
+        let limits: Vec<_> = limits.iter().map(|it| it.0).collect();
+        providers = providers.filter(identity_providers::id.eq_any(limits));
+    }
     if let Some(external_id) = &filter.provider_external_id {
         providers = providers.filter(identity_providers::external_id.eq(external_id));
     }
@@ -457,6 +480,7 @@ pub(crate) async fn list_parts(
         provider_has_no_external_id: false,
         provider_type: None,
         provider_types: None,
+        providers: None,
         ..filter.clone()
     };
     Ok(ids.into_iter().map(part).collect())
@@ -473,11 +497,7 @@ fn parts_by_type(filter: &IdentityFilter) -> Vec<IdentityFilter> {
     if let Some(asked) = &filter.provider_type {
         return types.iter().find(|it| *it == asked).map(of).into_iter().collect();
     }
-    let few = filter.id.is_some()
-        || filter.user_id.is_some()
-        || filter.external_id.is_some()
-        || filter.external_ids.is_some();
-    if few {
+    if is_narrow(filter) {
         return vec![filter.clone()];
     }
     // A type that is named twice is one.
@@ -523,7 +543,13 @@ pub(crate) fn list_query(
         query = query.filter(identities::id.eq_any(used));
     }
     if let Some(status) = filter.status {
-        query = query.filter(identities::status.eq_any(vec![status.as_str()]));
+        // Beside what comes first in the order it may be seen to be fixed: there are indexes of
+        // both, in the order of ids.
+        query = if filter.provider_id.is_some() || filter.provider_type.is_some() {
+            query.filter(identities::status.eq(status.as_str()))
+        } else {
+            query.filter(identities::status.eq_any(vec![status.as_str()]))
+        };
     }
     if filter.exclude_matching_external_ids {
         let same = identity_providers::table

@@ -8,7 +8,7 @@ use symbolon_domain::{
     credentials::Credentials,
     ports::{
         IdentityProviderRepository as _, IdentityRepository as _, Link, LinkOutcome,
-        RefreshSchedule as _,
+        MockApiKeyRepository, RefreshSchedule as _,
     },
     testing::{MemoryStore, TestClock, fixtures},
 };
@@ -37,7 +37,9 @@ async fn a_forecast_counts_by_provider_and_reason_and_lists_the_next_to_die_firs
         assert!(matches!(store.link(&link).await.unwrap(), LinkOutcome::Created(_)));
     }
     store.plan_missing(10).await.unwrap();
-    let app = Ports { forecast: store, clock, ..Ports::default() }.app();
+    let mut keys = MockApiKeyRepository::new();
+    keys.expect_find_by_hash().returning(|_| Ok(Some(fixtures::api_key())));
+    let app = Ports { keys: Arc::new(keys), forecast: store, clock, ..Ports::default() }.app();
 
     let first = app.get("/v1/forecast?limit=2").await;
     assert_eq!(first.status, 200, "{first:?}");

@@ -150,7 +150,13 @@ mod tests {
                 tokio::spawn(async move { flights.permit(provider).await.map(drop) })
             })
             .collect();
-        tokio::task::yield_now().await;
+        let in_line = || {
+            let bulkheads = flights.bulkheads.lock().unwrap();
+            bulkheads[&provider].waiting.load(Ordering::Relaxed)
+        };
+        while in_line() < QUEUE_PER_PLACE {
+            tokio::task::yield_now().await;
+        }
         assert!(flights.permit(provider).await.is_none());
         assert!(flights.permit(ProviderId(2)).await.is_some(), "it has places of its own");
         drop(held);
