@@ -460,7 +460,6 @@ async fn every_list_of_single_sign_on_is_found_by_an_index() {
                 organization_id: organization(number).filter(|_| is_in(0)),
                 identity_id: is_in(1).then_some(IdentityId(i64::from(number))),
                 provider_types: texts(types).filter(|_| is_in(2)),
-                providers: None,
             };
             let filter: &'static OrganizationIdentityFilter = Box::leak(Box::new(filter));
             for page in pages {

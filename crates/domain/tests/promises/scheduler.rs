@@ -95,7 +95,6 @@ impl World {
         let known = Arc::new(Providers { providers: store.clone(), connectors });
         let revocations = Arc::new(Revocations {
             queue: store.clone(),
-            auth_identities: store.clone(),
             identities: store.clone(),
             auth_identities: store.clone(),
             credentials: store.clone(),
