@@ -34,11 +34,11 @@ const REPLICAS: usize = 3;
 const CALLERS: u64 = 12;
 /// What the provider's access tokens are good for.
 const TOKEN_TTL: Duration = Duration::from_secs(30);
-/// How long a replica waits for one answer of the provider; a lease is a little over nine times
-/// this.
+/// How long a replica waits for one answer of the provider; a lease is a little over
+/// sixteen times this.
 const PROVIDER_TIMEOUT: &str = "2s";
 /// Longer than a lease that nobody is left to give back, and an attempt after it.
-const SETTLED: Duration = Duration::from_secs(60);
+const SETTLED: Duration = Duration::from_secs(90);
 
 /// An even spread that a number repeats: the step of `SplitMix64`.
 struct Chance(u64);

@@ -25,7 +25,7 @@ enum Death {
 
 async fn killed(kind: Kind, death: Death) {
     let mut installation = Installation::new(kind).await;
-    // The lease of a dead holder lasts a little over nine times this.
+    // The lease of a dead holder lasts a little over sixteen times this.
     installation.provider_timeout = "2s";
     let provider = provider_for(&installation, TOKEN_TTL);
     let replica = installation.start().await;
@@ -41,7 +41,7 @@ async fn killed(kind: Kind, death: Death) {
     replica.kill().await;
 
     let replica = installation.start().await;
-    let answer = replica.token_patiently(identity, Duration::from_secs(40)).await;
+    let answer = replica.token_patiently(identity, Duration::from_secs(80)).await;
     match answer.status {
         StatusCode::OK => {
             let token = answer.body["access_token"].as_str().unwrap();

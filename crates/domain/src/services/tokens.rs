@@ -77,8 +77,8 @@ pub struct TokenSettings {
     pub margin: Duration,
     /// Longest that a provider may take to answer one call. Must not be shorter than what the
     /// connectors' own deadlines add up to in one call: a call that is cut off after the request
-    /// left loses a rotated token. The lease is a little over three times this: one
-    /// call, a look whether the provider answers, and the one careful retry.
+    /// left loses a rotated token. The lease is a little over four times this: one
+    /// call, a look whether the provider answers, a pause, and the one careful retry.
     pub call_timeout: Duration,
     /// Most calls to one provider instance at a time, in this process.
     pub concurrency_per_provider: usize,
@@ -90,7 +90,7 @@ impl TokenSettings {
     /// How long a lease is held at most, unless it is given back before.
     #[must_use]
     pub fn lease(&self) -> Duration {
-        self.call_timeout * 3 + Duration::from_secs(5)
+        self.call_timeout * 4 + Duration::from_secs(5)
     }
 }
 

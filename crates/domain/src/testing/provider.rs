@@ -34,6 +34,8 @@ pub enum RefreshFault {
     Hang,
     /// The provider takes this long, then does its work.
     Delay(Duration),
+    /// The same, and it goes on with it when the caller has left.
+    Late(Duration),
     /// The provider does its work, and gives no new refresh token.
     KeepRefreshToken,
 }
@@ -362,7 +364,7 @@ impl Connector for ScriptedProvider {
             }
             it.faults.pop_front()
         });
-        let _landed = InFlight { provider: self.clone(), token: token.clone() };
+        let landed = InFlight { provider: self.clone(), token: token.clone() };
         let used = |it: &mut State| it.uses.push(token.clone());
         match fault {
             None => self.with(|it| {
@@ -384,6 +386,18 @@ impl Connector for ScriptedProvider {
             }),
             Some(RefreshFault::LoseRequest) => Err(lost()),
             Some(RefreshFault::Hang) => std::future::pending().await,
+            Some(RefreshFault::Late(time)) => {
+                let provider = self.clone();
+                let work = tokio::spawn(async move {
+                    let _landed = landed;
+                    tokio::time::sleep(time).await;
+                    provider.with(|it| {
+                        it.uses.push(token.clone());
+                        it.rotate(&token, false)
+                    })
+                });
+                work.await.unwrap_or_else(|_| Err(lost()))
+            }
             Some(RefreshFault::Delay(time)) => {
                 tokio::time::sleep(time).await;
                 self.with(|it| {

@@ -249,6 +249,20 @@ async fn a_lost_answer_is_asked_for_once_more_where_the_provider_answers_it() {
     assert_eq!(world.provider.revoked_by_reuse(), 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_provider_that_is_late_is_not_asked_again_while_it_is_still_at_it() {
+    let world = World::new().await;
+    let id = world.identity().await;
+    world.provider.set_reuse_interval(TimeDelta::minutes(1));
+    world.expire();
+    world.provider.fail_next([RefreshFault::Late(CALL_TIMEOUT * 7 / 4)]);
+    let answer = token(&world.replica("a"), id).await.unwrap();
+    assert!(world.provider.accepts("account-1", &answer.access_token));
+    assert_eq!(world.provider.concurrent_uses(), 0);
+    assert_eq!(world.provider.most_uses_of_one_token(), 2);
+    assert_eq!(world.provider.revoked_by_reuse(), 0);
+}
+
 #[tokio::test]
 async fn a_lost_answer_that_cannot_be_had_again_ends_in_an_honest_invalid() {
     let world = World::new().await;
@@ -580,7 +594,7 @@ async fn a_holder_whose_time_is_nearly_over_sends_nothing() {
     let world = World::new().await;
     let id = world.identity().await;
     world.expire();
-    let slow = Arc::new(Flaky { record: Duration::from_secs(30), ..Flaky::over(&world) });
+    let slow = Arc::new(Flaky { record: CALL_TIMEOUT * 4, ..Flaky::over(&world) });
     let error = token(&world.replica_over("a", slow), id).await.unwrap_err();
     assert!(matches!(error, Error::ProviderUnavailable { .. }));
     assert_eq!(world.provider.refreshes(), 0);

@@ -334,7 +334,7 @@ async fn a_provider_that_hangs_delays_nobody_elses_tokens() {
         let error = caller.await.unwrap().unwrap_err();
         assert!(matches!(error, symbolon_domain::Error::ProviderUnavailable { .. }), "{error:?}");
     }
-    assert!(started.elapsed() < CALL_TIMEOUT * 3, "{:?}", started.elapsed());
+    assert!(started.elapsed() <= CALL_TIMEOUT * 3, "{:?}", started.elapsed());
     let (refused_at, asked) = (Instant::now(), world.provider("hangs").refreshes());
     for id in &hanging {
         tokens.issue(*id, &TokenNeed::default()).await.unwrap_err();

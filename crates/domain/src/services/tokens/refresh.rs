@@ -232,10 +232,8 @@ impl Tokens {
         of: &Refreshed,
     ) -> Part {
         let may_rotate = connector.capabilities().rotation == Rotation::MayRotate;
-        if may_rotate && lease.unanswered > 0 {
-            // Not at once: its commit goes before our sending, and ours finds out.
-            sleep(LATE_COMMIT).await;
-        }
+        // Not at once after somebody else: its commit goes before our sending, and ours finds out.
+        let mut pause = (may_rotate && lease.unanswered > 0).then_some(LATE_COMMIT);
         loop {
             let unanswered = if may_rotate { lease.unanswered } else { 0 };
             if unanswered >= 2 {
@@ -247,6 +245,11 @@ impl Tokens {
                 && let Err(error) = self.reachable(stored, connector).await
             {
                 return self.fail(&lease, stored, &error, false).await;
+            }
+            // A provider that let us wait may still be at it, and has as long again: a token that
+            // comes while its first use is under way ends the grant.
+            if let Some(pause) = pause.take() {
+                sleep(pause).await;
             }
             match self.credentials.record_sending(&lease).await {
                 Ok(LeasedWrite::Done) => {}
@@ -261,6 +264,7 @@ impl Tokens {
             }
             lease.unanswered += 1;
 
+            let sent_at = Instant::now();
             let error = match self.refresh_once(stored, connector, &of.request).await {
                 Ok(answer) => return self.commit(lease, stored, of, answer).await,
                 Err(error) => error,
@@ -274,6 +278,7 @@ impl Tokens {
                 }
                 ConnectorError::Unavailable { sent: Sent::Unknown, .. } => {
                     tracing::warn!(identity = %lease.identity_id, %error, unanswered = lease.unanswered, "a refresh token was sent and no answer came");
+                    pause = Some(sent_at.elapsed());
                 }
                 // Something came back with success, and cannot be used: the token may be spent.
                 ConnectorError::Untrusted { .. } => {
