@@ -440,26 +440,26 @@ fn write_dump(path: &Path, rows: u64, short: u64, provider: SocketAddr) {
         }));
     }
     for number in 0..rows + short {
-        let (idp, life, place, of) = if number < rows {
+        let (idp, lives, place, of) = if number < rows {
             (1, LIFE, number, rows)
         } else {
             (2, SHORT_LIFE, number - rows, short)
         };
-        let life = i64::try_from(life).unwrap();
+        let lives = i64::try_from(lives).unwrap();
         let id = i64::try_from(number + 1).unwrap();
         let tokens = Credentials {
             refresh_token: Some(Secret::new("r")),
             obtained_at: Some(at(0)),
-            expires_at: Some(at(life)),
+            expires_at: Some(at(lives)),
             ..Credentials::default()
         };
         // How old these are when they are due, by the plan of the replicas.
         let age = plan.of(IdentityId(id), 1, Some(&tokens)).refresh_at.unwrap() - at(0);
         // One round takes as long as they are old on the average.
-        let round = if idp == 1 { LIFE - (AHEAD + MARGIN) / 2 } else { SHORT_LIFE * 5 / 8 };
+        let round = if idp == 1 { LIFE - u64::midpoint(AHEAD, MARGIN) } else { SHORT_LIFE * 5 / 8 };
         let due = start + i64::try_from(round * place / of).unwrap();
         let obtained_at = due - age.num_seconds();
-        let expires_at = obtained_at + life;
+        let expires_at = obtained_at + lives;
         let account = format!("account-{number}");
         records += 1;
         line(&json!({

@@ -57,7 +57,7 @@ impl Chance {
     }
 }
 
-/// What callers saw.
+/// What callers were told.
 #[derive(Default)]
 struct Seen {
     answered: AtomicU64,
@@ -74,7 +74,7 @@ async fn call(
     at: [SocketAddr; REPLICAS],
     key: String,
     ids: Arc<[i64]>,
-    seen: Arc<Seen>,
+    saw: Arc<Seen>,
     over: Arc<AtomicBool>,
 ) {
     let mut chance = Chance(seed);
@@ -86,26 +86,26 @@ async fn call(
         let sent = client.post(url).bearer_auth(&key).json(&json!({})).send().await;
         let Ok(answer) = sent else {
             // Killed, or not up again.
-            seen.no_answer.fetch_add(1, Ordering::Relaxed);
+            saw.no_answer.fetch_add(1, Ordering::Relaxed);
             sleep(Duration::from_millis(100)).await;
             continue;
         };
         let (status, retry) = (answer.status(), answer.headers().contains_key("retry-after"));
         let Ok(body) = answer.json::<Value>().await else { continue };
         let counter = match status {
-            StatusCode::OK => &seen.answered,
-            StatusCode::SERVICE_UNAVAILABLE if retry => &seen.try_later,
-            StatusCode::CONFLICT if body["code"] == "identity_not_valid" => &seen.must_link,
+            StatusCode::OK => &saw.answered,
+            StatusCode::SERVICE_UNAVAILABLE if retry => &saw.try_later,
+            StatusCode::CONFLICT if body["code"] == "identity_not_valid" => &saw.must_link,
             _ => {
-                seen.wrong.lock().unwrap().push(format!("{status} {body}"));
+                saw.wrong.lock().unwrap().push(format!("{status} {body}"));
                 continue;
             }
         };
         counter.fetch_add(1, Ordering::Relaxed);
         if status == StatusCode::OK {
             let until: DateTime<Utc> = body["expires_at"].as_str().unwrap().parse().unwrap();
-            if until <= Utc::now() {
-                seen.wrong.lock().unwrap().push(format!("a token that ended at {until}"));
+            if until <= DateTime::<Utc>::from(SystemTime::now()) {
+                saw.wrong.lock().unwrap().push(format!("a token that ended at {until}"));
             }
         }
         sleep(Duration::from_millis(20)).await;
@@ -211,16 +211,8 @@ impl Chaos {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn no_grant_is_lost_that_the_provider_did_not_drop() {
-    let number = |name: &str, usual: u64| {
-        std::env::var(name).map_or(usual, |it| it.parse().expect("a number"))
-    };
-    let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-    let seed = number("SYMBOLON_CHAOS_SEED", seed);
-    let time = Duration::from_secs(number("SYMBOLON_CHAOS_SECONDS", 30));
-    eprintln!("SYMBOLON_CHAOS_SEED={seed}");
-
+/// The service at three addresses, and its identities.
+async fn linked(seed: u64) -> (Chaos, Arc<[i64]>) {
     let cluster = Cluster::start_durable().unwrap();
     let mut installation = Installation::over(cluster.url()).await;
     installation.provider_timeout = PROVIDER_TIMEOUT;
@@ -239,16 +231,8 @@ async fn no_grant_is_lost_that_the_provider_did_not_drop() {
     let instance = first.register(config(&provider)).await;
     let users = stream::iter(0..IDENTITIES);
     let linked = users.map(async |user| first.link(instance, &format!("user-{user}")).await);
-    let ids: Arc<[i64]> = linked.buffered(8).collect::<Vec<_>>().await.into();
-
-    let (seen, over) = (Arc::new(Seen::default()), Arc::new(AtomicBool::new(false)));
-    let mut callers = JoinSet::new();
-    for caller in 0..CALLERS {
-        let (key, ids) = (installation.key().to_owned(), Arc::clone(&ids));
-        let (seen, over) = (Arc::clone(&seen), Arc::clone(&over));
-        callers.spawn(call(seed ^ (caller << 48), addresses, key, ids, seen, over));
-    }
-    let mut chaos = Chaos {
+    let ids = linked.buffered(8).collect::<Vec<_>>().await.into();
+    let chaos = Chaos {
         chance: Chance(seed),
         cluster,
         installation,
@@ -258,6 +242,27 @@ async fn no_grant_is_lost_that_the_provider_did_not_drop() {
         under_way: BTreeSet::new(),
         events: BTreeMap::new(),
     };
+    (chaos, ids)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_grant_is_lost_that_the_provider_did_not_drop() {
+    let number = |name: &str, usual: u64| {
+        std::env::var(name).map_or(usual, |it| it.parse().expect("a number"))
+    };
+    let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let seed = number("SYMBOLON_CHAOS_SEED", seed);
+    let time = Duration::from_secs(number("SYMBOLON_CHAOS_SECONDS", 30));
+    eprintln!("SYMBOLON_CHAOS_SEED={seed}");
+
+    let (mut chaos, ids) = linked(seed).await;
+    let (saw, over) = (Arc::new(Seen::default()), Arc::new(AtomicBool::new(false)));
+    let mut callers = JoinSet::new();
+    for caller in 0..CALLERS {
+        let (key, ids) = (chaos.installation.key().to_owned(), Arc::clone(&ids));
+        let (saw, over) = (Arc::clone(&saw), Arc::clone(&over));
+        callers.spawn(call(seed ^ (caller << 48), chaos.addresses, key, ids, saw, over));
+    }
     let begun = Instant::now();
     while begun.elapsed() < time {
         chaos.event().await;
@@ -265,7 +270,7 @@ async fn no_grant_is_lost_that_the_provider_did_not_drop() {
     chaos.provider.fail(json!({"next": 0, "mode": "status"})).await;
     over.store(true, Ordering::Relaxed);
     callers.join_all().await;
-    let wrong = std::mem::take(&mut *seen.wrong.lock().unwrap());
+    let wrong = std::mem::take(&mut *saw.wrong.lock().unwrap());
     assert!(wrong.is_empty(), "{} answers like {}", wrong.len(), wrong[0]);
 
     // Now all is well, and each identity is fresh or says that it is not.
@@ -316,10 +321,10 @@ async fn no_grant_is_lost_that_the_provider_did_not_drop() {
     eprintln!("{} s: {:?}", time.as_secs(), chaos.events);
     eprintln!(
         "callers: {} tokens, {} to try later, {} to link again, {} without an answer",
-        seen.answered.load(Ordering::Relaxed),
-        seen.try_later.load(Ordering::Relaxed),
-        seen.must_link.load(Ordering::Relaxed),
-        seen.no_answer.load(Ordering::Relaxed),
+        saw.answered.load(Ordering::Relaxed),
+        saw.try_later.load(Ordering::Relaxed),
+        saw.must_link.load(Ordering::Relaxed),
+        saw.no_answer.load(Ordering::Relaxed),
     );
     eprintln!(
         "provider: {} refreshes, {} faults, {} answers lost; {} identities of {IDENTITIES} must be linked again, {} spent tokens came again",

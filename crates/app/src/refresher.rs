@@ -11,7 +11,7 @@ use crate::{failure::sentence, shutdown::Shutdown};
 /// Between two looks for what is due, while there is something.
 const BUSY: Duration = Duration::from_millis(100);
 /// Between two looks where there was nothing, on the average.
-const IDLE: Duration = Duration::from_millis(1000);
+const IDLE: Duration = Duration::from_secs(1);
 /// Between two looks while the database does not answer.
 const TROUBLED: Duration = Duration::from_secs(5);
 /// Between two counts of what is due.

@@ -117,21 +117,7 @@ impl Services {
             sender: Arc::clone(&sender),
             clock: Arc::clone(&clock),
         });
-        let dispatcher = WebhookDispatcher {
-            webhooks: Arc::clone(&repositories.webhooks),
-            sender,
-            clock: Arc::clone(&clock),
-            tasks: tasks.clone(),
-            settings: Arc::new(DeliverySettings {
-                max_attempts: settings.webhooks.max_attempts,
-                first_retry: settings.webhooks.first_retry,
-                concurrency: settings.webhooks.concurrency,
-                // Longer than a try takes, with what is written before and after it.
-                lease: settings.webhooks.timeout + Duration::from_secs(15),
-                replica: replica.clone(),
-            }),
-            busy: Busy::default(),
-        };
+        let dispatcher = dispatcher(repositories, sender, settings, tasks.clone(), replica.clone());
         let tokens = Tokens::new(
             TokenPorts {
                 credentials: Arc::clone(&repositories.credentials),
@@ -180,6 +166,31 @@ impl Services {
             dispatcher,
             tasks,
         }
+    }
+}
+
+/// What brings events to webhook endpoints.
+fn dispatcher(
+    repositories: &Repositories,
+    sender: Arc<dyn WebhookSender>,
+    settings: &Settings,
+    tasks: Tasks,
+    replica: String,
+) -> WebhookDispatcher {
+    WebhookDispatcher {
+        webhooks: Arc::clone(&repositories.webhooks),
+        sender,
+        clock: Arc::new(SystemClock),
+        tasks,
+        settings: Arc::new(DeliverySettings {
+            max_attempts: settings.webhooks.max_attempts,
+            first_retry: settings.webhooks.first_retry,
+            concurrency: settings.webhooks.concurrency,
+            // Longer than a try takes, with what is written before and after it.
+            lease: settings.webhooks.timeout + Duration::from_secs(15),
+            replica,
+        }),
+        busy: Busy::default(),
     }
 }
 

@@ -684,7 +684,10 @@ fn read_token_exchange(mut section: Section<'_>) -> TokenExchangeSettings {
         let Some(table) = section.item(path.clone(), item) else { continue };
         let Some(issuer) = read_issuer(table) else { continue };
         if issuers.iter().any(|it| it.issuer == issuer.issuer) {
-            section.mistake(&format!("issuers[{index}]"), "another entry of the list is the same issuer");
+            section.mistake(
+                &format!("issuers[{index}]"),
+                "another entry of the list is the same issuer",
+            );
         }
         issuers.push(issuer);
     }

@@ -22,8 +22,14 @@ use crate::{
 /// What the routes under `/v1/freezes` need.
 #[derive(Clone, FromRef)]
 pub(crate) struct FreezeRoutes {
-    pub(crate) authenticator: Authenticator,
-    pub(crate) vending: Vending,
+    authenticator: Authenticator,
+    vending: Vending,
+}
+
+impl FreezeRoutes {
+    pub(crate) fn new(authenticator: Authenticator, vending: Vending) -> Self {
+        Self { authenticator, vending }
+    }
 }
 
 pub(crate) fn router(state: FreezeRoutes) -> OpenApiRouter {

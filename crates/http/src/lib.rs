@@ -137,10 +137,7 @@ pub fn router(parts: HttpParts) -> Router {
             public_url: linking.settings.public_url.clone(),
         }))
         .merge(ledger::router(ledger::LedgerRoutes::new(authenticator.clone(), &vending)))
-        .merge(freezes::router(freezes::FreezeRoutes {
-            authenticator: authenticator.clone(),
-            vending,
-        }))
+        .merge(freezes::router(freezes::FreezeRoutes::new(authenticator.clone(), vending)))
         .merge(events::router(events::EventRoutes {
             authenticator: authenticator.clone(),
             events,

@@ -117,7 +117,7 @@ fn form(freeze: &Freeze) -> Value {
         "id": freeze.subject.id(),
         "frozen_at": freeze.frozen_at,
         "frozen_by": freeze.by.who.to_string(),
-        "acting_user": freeze.by.acting_user.as_ref().map(|it| it.as_str()),
+        "acting_user": freeze.by.acting_user.as_ref().map(symbolon_domain::ids::UserId::as_str),
         "reason": freeze.by.reason,
     })
 }

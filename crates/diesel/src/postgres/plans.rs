@@ -135,8 +135,8 @@ fn organization(number: u32) -> Option<OrganizationId> {
     OrganizationId::new(format!("organization-{number}")).ok()
 }
 
-fn texts(types: &[&str]) -> Option<Vec<String>> {
-    Some(types.iter().map(|it| (*it).to_owned()).collect())
+fn texts(types: &[&str]) -> Vec<String> {
+    types.iter().map(|it| (*it).to_owned()).collect()
 }
 
 /// One value of each condition; how many rows each means by itself is in the name.
@@ -152,7 +152,7 @@ fn values() -> [(&'static str, IdentityFilter); 4] {
         provider_external_id: Some("gitlab-18".into()),
         provider_has_no_external_id: false,
         provider_type: Some("gitlab".into()),
-        provider_types: texts(&["gitlab", "rare", "github"]),
+        provider_types: Some(texts(&["gitlab", "rare", "github"])),
         providers: None,
         organization_id: organization(777),
         status: Some(IdentityStatus::Valid),
@@ -168,7 +168,7 @@ fn values() -> [(&'static str, IdentityFilter); 4] {
         provider_external_id: None,
         provider_has_no_external_id: true,
         provider_type: Some("slack".into()),
-        provider_types: texts(&["google", "slack"]),
+        provider_types: Some(texts(&["google", "slack"])),
         providers: None,
         organization_id: organization(7),
         status: Some(IdentityStatus::Valid),
@@ -183,7 +183,7 @@ fn values() -> [(&'static str, IdentityFilter); 4] {
         provider_external_id: Some("T3".into()),
         provider_has_no_external_id: false,
         provider_type: Some("rare".into()),
-        provider_types: texts(&["rare"]),
+        provider_types: Some(texts(&["rare"])),
         providers: None,
         organization_id: organization(5),
         status: Some(IdentityStatus::Invalid),
@@ -198,7 +198,7 @@ fn values() -> [(&'static str, IdentityFilter); 4] {
         provider_external_id: Some("nobody".into()),
         provider_has_no_external_id: false,
         provider_type: Some("nobody".into()),
-        provider_types: texts(&["nobody"]),
+        provider_types: Some(texts(&["nobody"])),
         providers: None,
         organization_id: organization(4_000_000),
         status: Some(IdentityStatus::Unknown),
@@ -271,7 +271,7 @@ fn filters() -> Vec<IdentityFilter> {
     }
     for kind in ["google", "gitlab", "slack", "rare", "nobody"] {
         for status in [IdentityStatus::Valid, IdentityStatus::Invalid, IdentityStatus::Unknown] {
-            let types = texts(&[kind, "rare"]);
+            let types = Some(texts(&[kind, "rare"]));
             filters.extend([
                 IdentityFilter { provider_type: Some(kind.into()), status: Some(status), ..any() },
                 IdentityFilter { provider_types: types, status: Some(status), ..any() },
@@ -459,7 +459,7 @@ async fn every_list_of_single_sign_on_is_found_by_an_index() {
             let filter = OrganizationIdentityFilter {
                 organization_id: organization(number).filter(|_| is_in(0)),
                 identity_id: is_in(1).then_some(IdentityId(i64::from(number))),
-                provider_types: texts(types).filter(|_| is_in(2)),
+                provider_types: Some(texts(types)).filter(|_| is_in(2)),
             };
             let filter: &'static OrganizationIdentityFilter = Box::leak(Box::new(filter));
             for page in pages {

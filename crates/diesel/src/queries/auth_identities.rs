@@ -200,7 +200,7 @@ async fn gone(
     let count = rows.len() as u64;
     for row in rows {
         let identity = tell_of_removal(conn, &row, of, actor).await?;
-        let held = (&identity, row.open(sealer).ok());
+        let held = (&identity, row.open(sealer));
         revocations::queue_account(conn, sealer, held, of, actor).await?;
     }
     Ok(count)
@@ -348,7 +348,7 @@ impl SigningIn<'_> {
     async fn queue(&mut self, row: &Row) -> Result<(), Failure> {
         let identity = row.identity()?;
         if is_orphaned_by_sign_in(&identity, self.sign_in) {
-            let held = (&identity, row.open(self.sealer).ok());
+            let held = (&identity, row.open(self.sealer));
             let (of, actor) = (&self.provider, &self.sign_in.actor);
             revocations::queue_account(self.conn, self.sealer, held, of, actor).await?;
         }

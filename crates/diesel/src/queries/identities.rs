@@ -431,13 +431,12 @@ pub(crate) async fn list_parts(
 ) -> QueryResult<Vec<IdentityFilter>> {
     let named = filter.provider_external_id.is_some() || filter.provider_has_no_external_id;
     let typed = filter.provider_type.is_some() || filter.provider_types.is_some();
-    if filter.providers.is_some() && !is_narrow(filter) {
-        return parts_by_instance(conn, filter).await;
+    let limited = filter.providers.is_some() && !is_narrow(filter);
+    if limited || named || (typed && filter.provider_id.is_some()) {
+        parts_by_instance(conn, filter).await
+    } else {
+        Ok(parts_by_type(filter))
     }
-    if !named && !(typed && filter.provider_id.is_some()) {
-        return Ok(parts_by_type(filter));
-    }
-    parts_by_instance(conn, filter).await
 }
 
 /// Whether few rows can be meant, of whatever provider.

@@ -169,17 +169,16 @@ pub(crate) async fn queue_row(
         provider_id: identity.idp_id,
         user_id: identity.user_id,
         external_id: identity.external_id,
-        credentials: row.open(sealer).ok(),
+        credentials: row.open(sealer),
     };
     queue_held(conn, sealer, held, actor).await
 }
 
-/// The same of an account for single sign-on, whose credentials are these: `None` when they do not
-/// open.
+/// The same of an account for single sign-on, with its credentials as they open.
 pub(crate) async fn queue_account(
     conn: &mut Conn,
     sealer: &dyn Sealer,
-    (account, credentials): (&AuthIdentity, Option<Option<Credentials>>),
+    (account, credentials): (&AuthIdentity, Result<Option<Credentials>, Failure>),
     of: &AuthProvider,
     actor: &Actor,
 ) -> Result<(), Failure> {
@@ -199,8 +198,8 @@ struct Held {
     provider_id: ProviderId,
     user_id: UserId,
     external_id: ExternalId,
-    /// `None` when they do not open.
-    credentials: Option<Option<Credentials>>,
+    /// As they open.
+    credentials: Result<Option<Credentials>, Failure>,
 }
 
 async fn queue_held(
@@ -210,7 +209,7 @@ async fn queue_held(
     actor: &Actor,
 ) -> Result<Option<RevocationId>, Failure> {
     let Held { owner, provider_id, user_id, external_id, credentials } = held;
-    let Some(credentials) = credentials else {
+    let Ok(credentials) = credentials else {
         let why = "the credentials do not open; end the grant at the provider by hand";
         let mut detail = Map::from_iter([("detail".to_owned(), json!(why))]);
         if let Some(id) = owner.auth_identity() {

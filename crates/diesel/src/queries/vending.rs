@@ -163,7 +163,8 @@ async fn freeze(
             freezes::provider_id.eq(provider),
             freezes::organization_id.eq(organization),
             freezes::actor.eq(actor.who.to_string()),
-            freezes::acting_user.eq(actor.acting_user.as_ref().map(|it| it.as_str())),
+            freezes::acting_user
+                .eq(actor.acting_user.as_ref().map(symbolon_domain::ids::UserId::as_str)),
             freezes::reason.eq(actor.reason.as_deref()),
             freezes::frozen_at.eq(now()),
         ))

@@ -278,7 +278,7 @@ impl Scheduler {
             Err(Error::ProviderMisconfigured { .. }) => self.rest(provider, true).await,
             // The database is away: the claim runs out.
             Err(error) => {
-                tracing::debug!(%error, identity = %due.identity_id, "a due refresh could not be tried")
+                tracing::debug!(%error, identity = %due.identity_id, "a due refresh could not be tried");
             }
         }
     }

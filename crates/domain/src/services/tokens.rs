@@ -278,7 +278,7 @@ impl Tokens {
                      what the call asks for",
                     age.as_secs()
                 ),
-                retry_after: NEW_TOKEN - age,
+                retry_after: NEW_TOKEN.saturating_sub(age),
             });
         }
         self.renew(stored.identity_id, stored.generation, Urgency::Rejected).await?;

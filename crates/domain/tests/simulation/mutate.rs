@@ -35,8 +35,8 @@ const GUARDS: &[Guard] = &[
     Guard {
         name: "a later holder sends at once",
         file: REFRESH,
-        find: "            sleep(LATE_COMMIT).await;\n",
-        put: "",
+        find: ".then_some(LATE_COMMIT);",
+        put: ".then_some(Duration::ZERO);",
     },
     Guard {
         name: "two careful retries",
@@ -71,8 +71,8 @@ const GUARDS: &[Guard] = &[
     Guard {
         name: "a call is waited for without end",
         file: REFRESH,
-        find: "timeout(self.settings.call_timeout, connector.refresh(&of.request))",
-        put: "timeout(self.settings.call_timeout * 1000, connector.refresh(&of.request))",
+        find: "timeout(self.settings.call_timeout, connector.refresh(request))",
+        put: "timeout(self.settings.call_timeout * 1000, connector.refresh(request))",
     },
     Guard {
         name: "a write that failed is not tried again",
@@ -113,8 +113,8 @@ const GUARDS: &[Guard] = &[
     Guard {
         name: "tokens for an account that is not the row's any more are dropped",
         file: REFRESH,
-        find: "if matches!(by, Overtaken::ByAnotherAccount) {",
-        put: "if matches!(by, Overtaken::ByAnotherAccount) && lease.attempt < 0 {",
+        find: "if matches!(by, Overtaken::AnotherAccount) {",
+        put: "if matches!(by, Overtaken::AnotherAccount) && lease.attempt < 0 {",
     },
     Guard {
         name: "a link that kept the refresh token loses the next",
@@ -149,8 +149,8 @@ const GUARDS: &[Guard] = &[
     Guard {
         name: "a token that ended while its caller waited is answered",
         file: TOKENS,
-        find: ") if self.is_alive(&stored) => issued(&stored, need),",
-        put: ") => issued(&stored, need),",
+        find: ") if self.is_alive(stored) => issued(stored),",
+        put: ") => issued(stored),",
     },
     Guard {
         name: "a token that ended before it was safe is answered",

@@ -38,9 +38,9 @@ use self::{
 
 /// Nobody waits longer: for two attempts, each as long as the service lets a caller wait, and for
 /// a database that takes its time.
-const LONGEST_WAIT: Duration = Duration::from_secs(120);
+const LONGEST_WAIT: Duration = Duration::from_mins(2);
 /// Longer than any lease, back-off or pause.
-const REST: Duration = Duration::from_secs(120);
+const REST: Duration = Duration::from_mins(2);
 
 /// How a run ended.
 #[derive(Debug, Default)]
@@ -226,7 +226,7 @@ async fn bounded<T>(
 /// worth asking again.
 async fn issue(world: &World, dice: &Dice, replica: &Replica, nth: u64, before: &Row) -> bool {
     let id = before.stored.identity_id;
-    let min_ttl = if dice.chance(100) { Duration::from_secs(3600) } else { Duration::ZERO };
+    let min_ttl = if dice.chance(100) { Duration::from_hours(1) } else { Duration::ZERO };
     let need = TokenNeed { min_ttl, scopes: Vec::new() };
     let answer = bounded(world, dice, replica, "issue", replica.tokens.issue(id, &need)).await;
     world.trace(replica.ports.name(), format_args!("a caller of {id} is told {answer:?}"));

@@ -93,7 +93,7 @@ fn run_all(first: u64, last: u64, mutant: Option<Mutant>) -> ExitCode {
         let mut shown = Duration::ZERO;
         while next.load(Ordering::Relaxed) < last && lock().broken.len() < ENOUGH {
             thread::sleep(Duration::from_millis(50));
-            if begin.elapsed() - shown >= Duration::from_secs(10) {
+            if begin.elapsed().saturating_sub(shown) >= Duration::from_secs(10) {
                 shown = begin.elapsed();
                 let done = next.load(Ordering::Relaxed) - first;
                 println!("{done} worlds, {:.0} a second", rate(done, shown));

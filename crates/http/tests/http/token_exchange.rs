@@ -110,8 +110,8 @@ impl World {
         answer
     }
 
-    fn bearer(&self) -> Option<String> {
-        Some(format!("Bearer {}", self.key.expose()))
+    fn bearer(&self) -> String {
+        format!("Bearer {}", self.key.expose())
     }
 
     /// With the key as the subject token.
@@ -125,7 +125,7 @@ impl World {
     async fn with_jwt(&self, jwt: &str, fields: &[(&str, &str)]) -> Answer {
         let mut all = vec![("subject_token", jwt), ("subject_token_type", JWT)];
         all.extend(fields);
-        self.send(self.bearer(), &all).await
+        self.send(Some(self.bearer()), &all).await
     }
 }
 
@@ -162,7 +162,7 @@ async fn an_api_key_is_exchanged_for_the_token_of_the_user_that_it_names() {
         ("user_id", "ada"),
         ("audience", "oidc"),
     ];
-    assert_eq!(world.send(world.bearer(), &fields).await.status, 200);
+    assert_eq!(world.send(Some(world.bearer()), &fields).await.status, 200);
     let other = Some("Bearer sym_other".to_owned());
     refused(&world.send(other, &fields).await, 400, "invalid_request");
 }
@@ -178,7 +178,7 @@ async fn a_jwt_is_exchanged_for_the_token_of_the_user_that_it_proves() {
     let mut in_body = jwt.to_vec();
     in_body.push(("client_secret", world.key.expose()));
     assert_eq!(world.send(None, &in_body).await.json()["access_token"], "token-2");
-    refused(&world.send(world.bearer(), &in_body).await, 400, "invalid_request");
+    refused(&world.send(Some(world.bearer()), &in_body).await, 400, "invalid_request");
 
     // On record: the key got it, for the user that the token proved.
     let page = PageRequest::default();
@@ -252,7 +252,7 @@ async fn what_makes_no_sense_is_refused_with_the_code_of_the_standard() {
         refused(&world.with_key(&fields).await, 400, error);
     }
     let unknown = [("subject_token", "x"), ("subject_token_type", "urn:x"), ada, oidc];
-    refused(&world.send(world.bearer(), &unknown).await, 400, "invalid_request");
+    refused(&world.send(Some(world.bearer()), &unknown).await, 400, "invalid_request");
     // What nobody knows is ignored, and what is empty is absent.
     let fields = [ada, oidc, ("scope", "read"), ("actor_token", ""), ("whatever", "x")];
     assert_eq!(world.with_key(&fields).await.status, 200);

@@ -67,13 +67,13 @@ enum Write<'a> {
 enum Overtaken {
     /// The row names another account, or the same without a grant: nobody owns what the refresh of
     /// the old one brought.
-    ByAnotherAccount,
+    AnotherAccount,
     /// The same account was linked again, and the link brought no refresh token: the one that was
     /// sent is still there, with these credentials, and only our answer has the next. With the
     /// lease of what is there.
-    ByALink(Lease, StoredCredentials),
+    Link(Lease, Box<StoredCredentials>),
     /// Nothing of ours is needed any more.
-    ByNewerCredentials,
+    NewerCredentials,
 }
 
 /// What is refreshed, and all that is needed to end the new grant should nobody want it.
@@ -351,14 +351,14 @@ impl Tokens {
                     return Part::LookAgain;
                 }
                 LeasedWrite::Superseded => match self.overtaken(&lease, of, &answer).await {
-                    Overtaken::ByALink(next, now) => {
+                    Overtaken::Link(next, now) => {
                         lease = next;
                         before = now.credentials;
                     }
                     by => {
                         Self::count(stored, "superseded");
                         tracing::warn!(identity = %lease.identity_id, attempt = lease.attempt, "refreshed too late: newer credentials are there");
-                        if matches!(by, Overtaken::ByAnotherAccount) {
+                        if matches!(by, Overtaken::AnotherAccount) {
                             self.revoke_late(identity, provider, renewed).await;
                         }
                         return Part::LookAgain;
@@ -404,13 +404,13 @@ impl Tokens {
         loop {
             match self.look_who_came_before(lease, of, answer).await {
                 Ok(Some(by)) => return by,
-                Ok(None) if Instant::now() > give_up => return Overtaken::ByNewerCredentials,
+                Ok(None) if Instant::now() > give_up => return Overtaken::NewerCredentials,
                 Ok(None) => {}
                 Err(RepositoryError::Store(error) | RepositoryError::Unavailable(error)) => {
                     tracing::warn!(identity = %lease.identity_id, error = %chain(&*error), "it is not known whose a late grant is; asking again");
                 }
                 // The grant may be in use: what is not known to be orphaned is left alone.
-                Err(_) => return Overtaken::ByNewerCredentials,
+                Err(_) => return Overtaken::NewerCredentials,
             }
             sleep(WRITE_AGAIN.1).await;
         }
@@ -426,23 +426,23 @@ impl Tokens {
         let id = lease.identity_id;
         match self.identities.identities.find(id).await? {
             Some(now) if now.external_id == of.identity.external_id => {}
-            _ => return Ok(Some(Overtaken::ByAnotherAccount)),
+            _ => return Ok(Some(Overtaken::AnotherAccount)),
         }
         let stored = self.credentials.find(id).await?;
         let Some(stored) = stored.filter(|it| it.credentials.is_some()) else {
-            return Ok(Some(Overtaken::ByAnotherAccount));
+            return Ok(Some(Overtaken::AnotherAccount));
         };
         let there = stored.credentials.as_ref().and_then(|it| it.refresh_token.as_ref());
         let sent = &of.request.refresh_token;
         let brings_the_next = answer.refresh_token.as_ref().is_some_and(|it| it != sent);
         if stored.generation == lease.generation || there != Some(sent) || !brings_the_next {
-            return Ok(Some(Overtaken::ByNewerCredentials));
+            return Ok(Some(Overtaken::NewerCredentials));
         }
         // Not without its lease: whoever has it may be sending.
         let (replica, time) = (&self.settings.replica, self.settings.lease());
         let taken = self.credentials.take_lease(id, stored.generation, replica, time).await?;
         Ok(match taken {
-            LeaseOutcome::Taken(next) => Some(Overtaken::ByALink(next, stored)),
+            LeaseOutcome::Taken(next) => Some(Overtaken::Link(next, Box::new(stored))),
             LeaseOutcome::Held | LeaseOutcome::Moved => None,
         })
     }

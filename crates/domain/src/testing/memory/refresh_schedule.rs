@@ -92,9 +92,9 @@ impl Rows {
 
     /// Whose turn an identity's refresh is.
     fn tenant(&self, due: &DueRefresh) -> String {
-        let uses = self.organization_identities.values();
-        let used = uses.filter(|it| it.identity_id == due.identity_id);
-        match used.min_by_key(|it| it.id) {
+        let all = self.organization_identities.values();
+        let its_own = all.filter(|it| it.identity_id == due.identity_id);
+        match its_own.min_by_key(|it| it.id) {
             Some(by) => format!("o{}", by.organization_id.as_str()),
             None => format!("u{}", self.identities[&due.identity_id].identity.user_id.as_str()),
         }
@@ -129,15 +129,15 @@ impl RefreshSchedule for MemoryStore {
             let limit = lane.room(now, per_second, limit);
             let urgent_from = now - TimeDelta::from_std(urgent_for).unwrap_or(TimeDelta::zero());
             let due = rows.due_at(provider_id, now);
-            let (urgent, late): (Vec<_>, Vec<_>) = due.partition(|it| it.refresh_at > urgent_from);
+            let (soon, overdue): (Vec<_>, Vec<_>) = due.partition(|it| it.refresh_at > urgent_from);
             let places = crate::ports::refresh_places_for_late(now, limit);
-            let of_late = late.len().min(places.max(limit.saturating_sub(urgent.len())));
-            let of_urgent = limit - of_late;
+            let of_late = overdue.len().min(places.max(limit.saturating_sub(soon.len())));
+            let of_soon = limit - of_late;
             let turns = |due: Vec<DueRefresh>, limit: usize| {
                 in_turns(due.into_iter().map(|it| (rows.tenant(&it), it)), limit)
             };
-            let mut chosen = turns(urgent, of_urgent);
-            chosen.extend(turns(late, of_late));
+            let mut chosen = turns(soon, of_soon);
+            chosen.extend(turns(overdue, of_late));
             let until = now + TimeDelta::from_std(time).unwrap_or(TimeDelta::zero());
             for due in &chosen {
                 rows.identity_mut(due.identity_id).schedule.claimed_until = Some(until);

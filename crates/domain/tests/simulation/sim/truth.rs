@@ -343,8 +343,8 @@ impl Truth {
 
     /// An answer came to its sender, with the next refresh token.
     pub(crate) fn brought(&mut self, sent: &str, id: u64, next: &str) {
-        let uses = self.uses.get(sent).into_iter().flatten();
-        if let Some(it) = uses.filter(|it| it.id == id).last() {
+        let mut uses = self.uses.get(sent).into_iter().flatten();
+        if let Some(it) = uses.rfind(|it| it.id == id) {
             self.brought.insert(next.to_owned(), it.clone());
         }
     }

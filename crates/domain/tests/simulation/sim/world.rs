@@ -249,7 +249,7 @@ impl World {
         let truth = self.truth();
         let open = truth.windows.iter();
         let open = open.filter(|it| is_meant(it.what) && it.from <= now && now < it.until);
-        open.map(|it| it.until - now).max()
+        open.map(|it| it.until.saturating_sub(now)).max()
     }
 
     /// Whether the database answers a replica.
