@@ -37,6 +37,8 @@ const WARM_UP: Duration = Duration::from_millis(500);
 const ROWS: u64 = 5_000_000;
 /// Rows of one statement of the generator.
 const STEP: u64 = 500_000;
+/// Questions a second of all callers together where they pause.
+const RATE: u64 = 1000;
 /// The p99 that is aimed at, in milliseconds.
 const AIM: f64 = 5.0;
 
@@ -81,8 +83,9 @@ pub(crate) async fn measure(report: &Path) {
         fill(&client, filled + 1, size).await;
         for (question, cells) in QUESTIONS.iter().zip(&mut cells) {
             eprintln!("{size} identities: {} …", question.name);
-            ask(&database, question, size, CALLERS, WARM_UP).await;
-            let (load, _) = ask(&database, question, size, CALLERS, MEASURE).await;
+            ask(&database, question, size, Callers::pausing_never(CALLERS), WARM_UP).await;
+            let (load, _) =
+                ask(&database, question, size, Callers::pausing_never(CALLERS), MEASURE).await;
             cells.push(cell(&load));
         }
         // Whose accounts have been there since this step, and so are all still there.
@@ -92,11 +95,16 @@ pub(crate) async fn measure(report: &Path) {
         filled = size;
     }
     for question in QUESTIONS {
-        eprintln!("one caller: {} …", question.name);
-        let (load, found) = ask(&database, question, filled, 1, Duration::from_secs(1)).await;
-        last.push(format!("{:.2} ms | {found:.1}", load.percentile_ms(0.50)));
+        eprintln!("one caller, and {RATE} questions a second: {} …", question.name);
+        let one = Callers::pausing_never(1);
+        let (alone, found) = ask(&database, question, filled, one, Duration::from_secs(1)).await;
+        let steady =
+            Callers { count: CALLERS, every: Duration::from_millis(CALLERS * 1000 / RATE) };
+        let (steady, _) = ask(&database, question, filled, steady, MEASURE).await;
+        let p99 = percentile(&steady);
+        last.push(format!("{p99} | {:.2} ms | {found:.1}", alone.percentile_ms(0.50)));
     }
-    last.push("not measured | 1.0".to_owned());
+    last.push("not measured | not measured | 1.0".to_owned());
     let text = table(sizes, &cells, &last);
     println!("{text}");
     write_between_marks(
@@ -113,8 +121,8 @@ pub(crate) async fn measure(report: &Path) {
 fn table(sizes: [u64; 3], cells: &[Vec<String>], last: &[String]) -> String {
     let [small, middle, all] = sizes.map(thousands);
     let mut text = format!(
-        "| asked | of {small} identities | of {middle} | of {all} | one caller, p50 | rows |\n\
-         | --- | --- | --- | --- | --- | --- |\n"
+        "| asked | of {small} identities | of {middle} | of {all} | p99 at {RATE}/s | one caller, p50 | rows |\n\
+         | --- | --- | --- | --- | --- | --- | --- |\n"
     );
     let names = QUESTIONS.iter().map(|it| it.name);
     let names = names.chain(["`delete_identities`: a user, an organization"]);
@@ -126,9 +134,12 @@ fn table(sizes: [u64; 3], cells: &[Vec<String>], last: &[String]) -> String {
 
 /// `p50 / p99, rate`; a p99 that misses the aim stands out.
 fn cell(load: &Load) -> String {
-    let (p50, p99) = (load.percentile_ms(0.50), load.percentile_ms(0.99));
-    let p99 = if p99 > AIM { format!("**{p99:.1}**") } else { format!("{p99:.1}") };
-    format!("{p50:.1} / {p99} ms, {:.0}/s", load.per_second())
+    format!("{:.1} / {}, {:.0}/s", load.percentile_ms(0.50), percentile(load), load.per_second())
+}
+
+fn percentile(load: &Load) -> String {
+    let p99 = load.percentile_ms(0.99);
+    if p99 > AIM { format!("**{p99:.1}** ms") } else { format!("{p99:.1} ms") }
 }
 
 pub(crate) fn thousands(count: u64) -> String {
@@ -408,31 +419,56 @@ const QUESTIONS: &[Question] = &[
     },
 ];
 
-/// Each caller asks again when it was answered. How long that took, and how many identities an
-/// answer had on average.
+/// Who asks.
+#[derive(Clone, Copy)]
+struct Callers {
+    count: u64,
+    /// How long after its last question each asks the next one, if it was answered by then; zero
+    /// for at once.
+    every: Duration,
+}
+
+impl Callers {
+    /// Each asks again as soon as it was answered.
+    fn pausing_never(count: u64) -> Self {
+        Self { count, every: Duration::ZERO }
+    }
+}
+
+/// How long answers took, from when the question was due, and how many identities an answer had on
+/// average.
 async fn ask(
     database: &Database,
     question: &'static Question,
     rows: u64,
-    callers: u64,
+    callers: Callers,
     time: Duration,
 ) -> (Load, f64) {
     let started = Instant::now();
     let mut tasks = JoinSet::new();
-    for caller in 0..callers {
+    for caller in 0..callers.count {
         let identities = Arc::clone(&database.identities);
         tasks.spawn(async move {
             let (mut latencies, mut found) = (Vec::new(), 0);
             let mut turn = caller << 32;
+            // Not all at the same moment.
+            let mut due = Instant::now()
+                + callers.every * u32::try_from(caller).unwrap() / u32::try_from(CALLERS).unwrap();
             while started.elapsed() < time {
                 let draw = Draw { chance: chance(turn), rows };
                 let filter = (question.filter)(draw);
                 let after = rows / 2 + chance(draw.chance) % (rows * 2 / 5).max(1);
                 let after = question.deep.then(|| number(after));
                 let page = PageRequest { after, ..PageRequest::default() };
-                let sent = Instant::now();
+                if callers.every.is_zero() {
+                    due = Instant::now();
+                } else {
+                    tokio::time::sleep_until(due.into()).await;
+                }
                 let answer = identities.list(&filter, page).await.unwrap();
-                latencies.push(microseconds(sent));
+                // From when it was due: a question that waits for the one before it waits too.
+                latencies.push(microseconds(due));
+                due += callers.every;
                 found += answer.items.len();
                 turn += 1;
             }
