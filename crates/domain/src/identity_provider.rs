@@ -109,8 +109,14 @@ pub struct ProviderType {
 }
 
 /// What a provider can do; known before it is asked.
+#[expect(clippy::struct_excessive_bools, reason = "each is a capability of its own")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
+    /// Asks the user in a browser. Without it, users bring a token that they made at the provider.
+    pub browser: bool,
+    /// Lets a device without a browser be authorized
+    /// ([RFC 8628](https://www.rfc-editor.org/rfc/rfc8628)).
+    pub device: bool,
     /// Sends refresh tokens and takes them back.
     pub refresh: bool,
     /// Ends a grant on request.

@@ -45,8 +45,14 @@ const ISSUER: &str = "https://accounts.google.com";
 /// ([expiration](https://developers.google.com/identity/protocols/oauth2#expiration)).
 const REFRESH_TOKEN_IDLE: Duration = Duration::from_hours(180 * 24);
 
-const CAPABILITIES: Capabilities =
-    Capabilities { refresh: true, revoke: true, sign_in: true, rotation: Rotation::Reusable };
+const CAPABILITIES: Capabilities = Capabilities {
+    browser: true,
+    device: false,
+    refresh: true,
+    revoke: true,
+    sign_in: true,
+    rotation: Rotation::Reusable,
+};
 
 /// The type `google`.
 #[derive(Clone, Debug)]

@@ -160,6 +160,7 @@ fn code_exchange() -> CodeExchange {
         code_verifier: Secret::new("verifier"),
         nonce: Secret::new("n"),
         scopes: Vec::new(),
+        parameters: BTreeMap::new(),
     }
 }
 

@@ -185,6 +185,7 @@ async fn callback_form(
         let mut to = routes.linking.settings.redirect_uri(provider_id);
         {
             let mut query = to.query_pairs_mut();
+            query.extend_pairs(&response.parameters);
             let secret = |it: &Option<Secret>| it.as_ref().map(|it| it.expose().to_owned());
             for (name, value) in [
                 ("state", secret(&response.state)),
@@ -225,7 +226,9 @@ fn read_response(encoded: &[u8]) -> Result<AuthorizationResponse, BrowserError> 
                 "code" => response.code = Some(Secret::new(&*value)),
                 "error" => response.error = Some(value.into_owned()),
                 "iss" => response.issuer = Some(value.into_owned()),
-                _ => {}
+                _ => {
+                    response.parameters.insert(name.clone().into_owned(), value.into_owned());
+                }
             }
         }
         seen.push(name);

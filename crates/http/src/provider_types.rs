@@ -63,7 +63,12 @@ struct ProviderTypeBody {
 /// What a provider can do.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Capabilities)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a capability of its own")]
 struct CapabilitiesBody {
+    /// Asks the user in a browser.
+    browser: bool,
+    /// Lets a device without a browser be authorized.
+    device: bool,
     /// Gives refresh tokens and takes them back.
     refresh: bool,
     /// Ends a grant on request.
@@ -77,7 +82,8 @@ struct CapabilitiesBody {
 
 impl From<ProviderType> for ProviderTypeBody {
     fn from(kind: ProviderType) -> Self {
-        let Capabilities { refresh, revoke, sign_in, rotation } = kind.capabilities;
+        let Capabilities { browser, device, refresh, revoke, sign_in, rotation } =
+            kind.capabilities;
         let rotation = match rotation {
             Rotation::MayRotate => "may_rotate",
             Rotation::Reusable => "reusable",
@@ -89,7 +95,7 @@ impl From<ProviderType> for ProviderTypeBody {
             documentation: kind.documentation,
             config_schema: kind.config_schema,
             secrets: kind.secret_names,
-            capabilities: CapabilitiesBody { refresh, revoke, sign_in, rotation },
+            capabilities: CapabilitiesBody { browser, device, refresh, revoke, sign_in, rotation },
         }
     }
 }

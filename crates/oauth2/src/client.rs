@@ -1,11 +1,12 @@
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use symbolon_domain::{identity_provider::Capabilities, secret::Secret};
-use url::form_urlencoded::byte_serialize;
+use url::{Url, form_urlencoded::byte_serialize};
 use zeroize::Zeroizing;
 
 use crate::{
+    catalog::entry::{Body, Method},
     error_rules::ErrorRules,
     http::HttpRequest,
     metadata::{Issuer, Metadata},
@@ -55,19 +56,25 @@ pub enum ClientAuthentication {
     /// As the provider says that it likes it: `client_secret_post` where its metadata list that
     /// and not `client_secret_basic`, otherwise the latter.
     Either(Secret),
+    /// In the body as `client_assertion`, which it is not: so Azure DevOps has it
+    /// ([documentation](https://learn.microsoft.com/en-us/azure/devops/integrate/get-started/authentication/oauth)).
+    Assertion(Secret),
 }
 
 /// What becomes of a form and a request so that they are authenticated.
 pub(crate) enum Proof<'a> {
     Header(Zeroizing<String>),
-    Fields(Vec<(&'static str, &'a str)>),
+    Fields(Vec<(&'a str, &'a str)>),
 }
 
 impl ClientAuthentication {
     pub(crate) fn secret(&self) -> Option<&Secret> {
         match self {
             Self::None => None,
-            Self::Basic(secret) | Self::Post(secret) | Self::Either(secret) => Some(secret),
+            Self::Basic(secret)
+            | Self::Post(secret)
+            | Self::Either(secret)
+            | Self::Assertion(secret) => Some(secret),
         }
     }
 
@@ -78,18 +85,25 @@ impl ClientAuthentication {
             Self::Basic(_) => Self::Basic(secret.clone()),
             Self::Post(_) => Self::Post(secret.clone()),
             Self::Either(_) => Self::Either(secret.clone()),
+            Self::Assertion(_) => Self::Assertion(secret.clone()),
         }
     }
 
-    pub(crate) fn prove<'a>(&'a self, client_id: &'a str, metadata: &Metadata) -> Proof<'a> {
+    pub(crate) fn prove<'a>(
+        &'a self,
+        client_id: &'a str,
+        metadata: &Metadata,
+        encoding: &'a Encoding,
+    ) -> Proof<'a> {
         let listed = &metadata.token_endpoint_auth_methods_supported;
         let lists = |name: &str| listed.iter().any(|it| it == name);
         let basic = |secret: &Secret| Proof::Header(basic_credentials(client_id, secret));
+        let id = (encoding.client_id.as_str(), client_id);
         let post = |secret: &'a Secret| {
-            Proof::Fields(vec![("client_id", client_id), ("client_secret", secret.expose())])
+            Proof::Fields(vec![id, (encoding.client_secret.as_str(), secret.expose())])
         };
         match self {
-            Self::None => Proof::Fields(vec![("client_id", client_id)]),
+            Self::None => Proof::Fields(vec![id]),
             Self::Basic(secret) => basic(secret),
             Self::Post(secret) => post(secret),
             Self::Either(secret) => {
@@ -99,20 +113,78 @@ impl ClientAuthentication {
                     basic(secret)
                 }
             }
+            Self::Assertion(secret) => Proof::Fields(vec![
+                ("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"),
+                ("client_assertion", secret.expose()),
+            ]),
         }
     }
 }
 
-impl Proof<'_> {
-    /// A form to be sent once, over a connection of its own.
-    pub(crate) fn post(&self, url: url::Url, fields: &[(&str, &str)]) -> HttpRequest {
-        let request = match self {
-            Self::Header(credentials) => {
-                HttpRequest::post_form(url, fields).authorization("Basic", credentials)
-            }
-            Self::Fields(own) => HttpRequest::post_form(url, &[fields, own].concat()),
+/// How the fields of a request are written, where a provider departs from a form that is posted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Encoding {
+    pub(crate) method: Method,
+    pub(crate) body: Body,
+    /// Sent along.
+    pub(crate) headers: Vec<(String, String)>,
+    /// What the field with the client's id is called.
+    pub(crate) client_id: String,
+    /// What the field with the client's secret is called.
+    pub(crate) client_secret: String,
+}
+
+impl Encoding {
+    /// As RFC 6749 has it.
+    pub(crate) fn standard() -> &'static Self {
+        static STANDARD: LazyLock<Encoding> = LazyLock::new(|| Encoding {
+            method: Method::Post,
+            body: Body::Form,
+            headers: Vec::new(),
+            client_id: "client_id".into(),
+            client_secret: "client_secret".into(),
+        });
+        &STANDARD
+    }
+
+    /// A request with these fields, to be sent once, over a connection of its own.
+    pub(crate) fn request(&self, mut url: Url, fields: &[(&str, &str)]) -> HttpRequest {
+        let body = if self.method == Method::Get { Body::Query } else { self.body };
+        let method = match self.method {
+            Method::Get => reqwest::Method::GET,
+            Method::Post => reqwest::Method::POST,
+            Method::Delete => reqwest::Method::DELETE,
+            Method::Put => reqwest::Method::PUT,
         };
-        request.accept("application/json").over_its_own_connection()
+        let request = match body {
+            Body::Form => HttpRequest::form(method, url, fields),
+            Body::Json => HttpRequest::json(method, url, fields),
+            Body::Query | Body::None => {
+                if body == Body::Query && !fields.is_empty() {
+                    url.query_pairs_mut().extend_pairs(fields);
+                }
+                HttpRequest::without_body(method, url)
+            }
+        };
+        let request = request.accept("application/json").over_its_own_connection();
+        self.headers.iter().fold(request, |it, (name, value)| it.with_header(name, value))
+    }
+}
+
+impl Proof<'_> {
+    /// A request with these fields, authenticated, to be sent once.
+    pub(crate) fn request(
+        &self,
+        url: Url,
+        encoding: &Encoding,
+        fields: &[(&str, &str)],
+    ) -> HttpRequest {
+        match self {
+            Self::Header(credentials) => {
+                encoding.request(url, fields).authorization("Basic", credentials)
+            }
+            Self::Fields(own) => encoding.request(url, &[fields, own].concat()),
+        }
     }
 }
 

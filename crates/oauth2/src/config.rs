@@ -143,7 +143,8 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn secret(&self, name: &str) -> Result<Option<Secret>, InvalidConfig> {
+    /// A secret of that form, which may be absent.
+    pub(crate) fn secret(&self, name: &str) -> Result<Option<Secret>, InvalidConfig> {
         let Some(secret) = self.secrets.get(name) else { return Ok(None) };
         if !(1..=4096).contains(&secret.expose().len()) || !is_visible(secret.expose()) {
             return Err(invalid(name, "must be 1 to 4096 visible ASCII characters"));

@@ -19,7 +19,8 @@ use tokio::time::timeout;
 use url::Url;
 
 use crate::{
-    client::Client,
+    catalog::entry::Authentication,
+    client::{Client, ClientAuthentication, Encoding},
     client_secrets::{LastWorked, Verdict, Which, count, tell_changed},
     engine::Engine,
     http::{HttpError, HttpRequest, HttpResponse},
@@ -28,7 +29,7 @@ use crate::{
     jws::{Jws, NotVerified},
     metadata::{Metadata, misconfigured},
     profile,
-    token_answer::{TokenAnswer, TokenResponse},
+    token_answer::{Layout, TokenAnswer, TokenResponse},
     untrusted,
 };
 
@@ -39,14 +40,27 @@ const OFFLINE_ACCESS: &str = "offline_access";
 ///
 /// A type whose provider departs from the standard wraps it and changes what differs.
 pub struct OpenIdConnector {
-    engine: Engine,
-    client: Client,
+    pub(crate) engine: Engine,
+    pub(crate) client: Client,
     /// Which of two client secrets works, where there are two.
     last_worked: Option<LastWorked>,
 }
 
+/// Where a request goes, and how it is written.
+pub(crate) struct Destination<'a> {
+    pub(crate) url: &'a Url,
+    pub(crate) encoding: &'a Encoding,
+}
+
+impl<'a> Destination<'a> {
+    /// As the standard has it.
+    fn standard(url: &'a Url) -> Self {
+        Self { url, encoding: Encoding::standard() }
+    }
+}
+
 /// Why the claims of an ID token are not to be had.
-enum Unproven {
+pub(crate) enum Unproven {
     /// It is not what it should be.
     Untrusted(ConnectorError),
     /// Nobody can tell just now: there is no key to verify it with.
@@ -73,7 +87,22 @@ impl OpenIdConnector {
         Self { engine, client, last_worked }
     }
 
-    async fn metadata(&self) -> Result<Arc<Metadata>, ConnectorError> {
+    /// The same client, proving in another way to be it; `None` where it has no secret or that is
+    /// no way of a client.
+    pub(crate) fn authenticated_by(&self, way: Authentication) -> Option<Self> {
+        let secret = self.client.authentication.secret();
+        let authentication = match (way, secret) {
+            (Authentication::Basic, Some(secret)) => ClientAuthentication::Basic(secret.clone()),
+            (Authentication::Post, Some(secret)) => ClientAuthentication::Post(secret.clone()),
+            (Authentication::Either, Some(secret)) => ClientAuthentication::Either(secret.clone()),
+            (Authentication::None, _) => ClientAuthentication::None,
+            _ => return None,
+        };
+        let client = Client { authentication, ..self.client.clone() };
+        Some(Self::new(self.engine.clone(), client))
+    }
+
+    pub(crate) async fn metadata(&self) -> Result<Arc<Metadata>, ConnectorError> {
         self.engine.metadata(&self.client.issuer).await
     }
 
@@ -108,18 +137,18 @@ impl OpenIdConnector {
     /// Where two client secrets are alive and the provider does not know the one that worked last,
     /// the form is sent once more with the other one: what is in it was not looked at then, see
     /// [`Verdict::Rejected`]. Nothing else is ever sent twice.
-    async fn send_authenticated<T>(
+    pub(crate) async fn send_authenticated<T>(
         &self,
         metadata: &Metadata,
-        endpoint: &Url,
+        to: &Destination<'_>,
         fields: &[(&str, &str)],
         read: impl Fn(&HttpResponse) -> Result<T, ConnectorError>,
     ) -> Result<T, ConnectorError> {
         let provider = self.engine.provider;
         let send = async |which: Which| {
             let authentication = self.client.authentication(which);
-            let proof = authentication.prove(&self.client.client_id, metadata);
-            let request = proof.post(endpoint.clone(), fields);
+            let proof = authentication.prove(&self.client.client_id, metadata, to.encoding);
+            let request = proof.request(to.url.clone(), to.encoding, fields);
             let answer = self.engine.http.send(request).await.map_err(to_domain)?;
             let result = read(&answer);
             let verdict = Verdict::of(&result);
@@ -144,10 +173,11 @@ impl OpenIdConnector {
     }
 
     /// What the endpoint's answer means.
-    fn read_answer(
+    pub(crate) fn read_answer(
         &self,
         endpoint: &'static str,
         answer: &HttpResponse,
+        layout: &Layout,
         secrets: &[&Secret],
     ) -> Result<TokenResponse, ConnectorError> {
         let secrets: Vec<&Secret> = secrets.iter().copied().chain(self.client.secrets()).collect();
@@ -157,6 +187,8 @@ impl OpenIdConnector {
             retry_after: answer.retry_after(self.engine.clock.now()),
             content_type: answer.header("content-type"),
             rules: &self.client.error_rules,
+            layout,
+            now: self.engine.clock.now(),
             body: answer.body.as_deref().map_err(|it| *it),
         };
         answer.read(&secrets)
@@ -169,11 +201,13 @@ impl OpenIdConnector {
         fields: &[(&str, &str)],
         secrets: &[&Secret],
     ) -> Result<TokenResponse, ConnectorError> {
-        let read = |answer: &_| self.read_answer("the token endpoint", answer, secrets);
-        self.send_authenticated(metadata, &metadata.token_endpoint, fields, read).await
+        let to = Destination::standard(&metadata.token_endpoint);
+        let layout = Layout::standard();
+        let read = |answer: &_| self.read_answer("the token endpoint", answer, layout, secrets);
+        self.send_authenticated(metadata, &to, fields, read).await
     }
 
-    fn credentials(&self, tokens: TokenResponse, scopes: Vec<String>) -> Credentials {
+    pub(crate) fn credentials(&self, tokens: TokenResponse, scopes: Vec<String>) -> Credentials {
         let now = self.engine.clock.now();
         // Bounded by the reading of the answer, so neither step overflows.
         let life = tokens.expires_in.and_then(|it| TimeDelta::from_std(it).ok());
@@ -201,14 +235,17 @@ impl OpenIdConnector {
     ) -> Result<Map<String, Value>, Unproven> {
         let refused = |why| Unproven::Untrusted(untrusted(what, why));
         let issuer = &self.client.issuer;
-        let keys = self.engine.keys(issuer, &metadata.jwks_uri).await.map_err(Unproven::NoKeys)?;
+        let Some(jwks_uri) = &metadata.jwks_uri else {
+            return Err(refused("the provider has no keys"));
+        };
+        let keys = self.engine.keys(issuer, jwks_uri).await.map_err(Unproven::NoKeys)?;
         match jws.verify(&keys) {
             Ok(claims) => return Ok(claims),
             Err(NotVerified::Refused(why)) => return Err(refused(why)),
             Err(NotVerified::NoKey) => {}
         }
         let no_key = "no key of the issuer signed it";
-        let newer = self.engine.newer_keys(issuer, &metadata.jwks_uri, &keys).await;
+        let newer = self.engine.newer_keys(issuer, jwks_uri, &keys).await;
         match newer.map_err(Unproven::NoKeys)? {
             None => Err(Unproven::NoKeys(untrusted(what, no_key))),
             Some(keys) => jws.verify(&keys).map_err(|error| match error {
@@ -218,7 +255,7 @@ impl OpenIdConnector {
         }
     }
 
-    fn expected<'a>(&'a self, tokens: &'a TokenResponse) -> Expected<'a> {
+    pub(crate) fn expected<'a>(&'a self, tokens: &'a TokenResponse) -> Expected<'a> {
         Expected {
             issuers: &self.client.token_issuers,
             client_id: &self.client.client_id,
@@ -231,7 +268,7 @@ impl OpenIdConnector {
         }
     }
 
-    async fn check_id_token(
+    pub(crate) async fn check_id_token(
         &self,
         id_token: &Secret,
         metadata: &Metadata,
@@ -259,7 +296,7 @@ impl OpenIdConnector {
     /// The claims of the userinfo endpoint
     /// ([OpenID Connect Core 1.0 §5.3](https://openid.net/specs/openid-connect-core-1_0.html#UserInfo)),
     /// plain or signed.
-    async fn userinfo(
+    pub(crate) async fn userinfo(
         &self,
         endpoint: &Url,
         access_token: &Secret,
@@ -295,7 +332,7 @@ impl OpenIdConnector {
     }
 
     /// Ends the grant behind one token.
-    async fn revoke_token(
+    pub(crate) async fn revoke_token(
         &self,
         metadata: &Metadata,
         endpoint: &Url,
@@ -307,7 +344,8 @@ impl OpenIdConnector {
             if (200..=299).contains(&answer.status) {
                 return Ok(Revocation::Revoked);
             }
-            match self.read_answer("the revocation endpoint", answer, &[token]) {
+            match self.read_answer("the revocation endpoint", answer, Layout::standard(), &[token])
+            {
                 // It does not know the token any more (RFC 7009 §2.2 would have it say 200).
                 Err(ConnectorError::GrantRejected { .. }) => Ok(Revocation::Revoked),
                 Err(ConnectorError::ClientRejected { code }) if code == "invalid_token" => {
@@ -322,7 +360,7 @@ impl OpenIdConnector {
                 Ok(_) => Ok(Revocation::Unsupported),
             }
         };
-        self.send_authenticated(metadata, endpoint, &fields, read).await
+        self.send_authenticated(metadata, &Destination::standard(endpoint), &fields, read).await
     }
 }
 
@@ -407,7 +445,7 @@ impl Connector for OpenIdConnector {
         };
         let claims = self.check_id_token(id_token, &metadata, &expected).await?;
         let scopes = self.scopes(&exchange.scopes, &metadata);
-        Ok(Grant { credentials: self.credentials(tokens, scopes), claims })
+        Ok(Grant { credentials: self.credentials(tokens, scopes), claims, facts: Map::new() })
     }
 
     async fn build_identity(&self, grant: &Grant) -> Result<ExternalAccount, ConnectorError> {
@@ -487,7 +525,7 @@ impl Connector for OpenIdConnector {
 }
 
 /// The one place where a missing answer becomes the domain's error.
-fn to_domain(error: HttpError) -> ConnectorError {
+pub(crate) fn to_domain(error: HttpError) -> ConnectorError {
     let sent = error.sent();
     match error {
         HttpError::Refused(detail) => ConnectorError::Misconfigured { detail },

@@ -26,6 +26,11 @@ pub(crate) fn object(bytes: &[u8]) -> Result<Map<String, Value>, NoObject> {
     }
 }
 
+/// Reads one JSON value of any kind.
+pub(crate) fn value(bytes: &[u8]) -> Result<Value, NoObject> {
+    serde_json::from_slice(bytes).map(|Strict(value)| value).map_err(|_| NoObject)
+}
+
 struct Strict(Value);
 
 impl<'de> Deserialize<'de> for Strict {

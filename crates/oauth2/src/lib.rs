@@ -7,6 +7,7 @@
 //!
 //! Everything that leaves the process goes through [`http::HttpClient`].
 
+pub mod catalog;
 mod client;
 mod client_secrets;
 pub mod config;

@@ -62,14 +62,16 @@ pub(crate) struct Metadata {
     pub(crate) authorization_endpoint: Url,
     /// Where codes and refresh tokens are traded.
     pub(crate) token_endpoint: Url,
-    /// Where the keys are.
-    pub(crate) jwks_uri: Url,
+    /// Where the keys are, if there are any.
+    pub(crate) jwks_uri: Option<Url>,
     /// Where profiles are read, if anywhere.
     pub(crate) userinfo_endpoint: Option<Url>,
     /// Where grants are ended, if anywhere (RFC 7009).
     pub(crate) revocation_endpoint: Option<Url>,
     /// Scopes that it lists; it need not list all.
     pub(crate) scopes_supported: Vec<String>,
+    /// Where a device asks to be authorized, if anywhere (RFC 8628).
+    pub(crate) device_authorization_endpoint: Option<Url>,
     /// How clients may authenticate at the token endpoint; empty when it does not say.
     pub(crate) token_endpoint_auth_methods_supported: Vec<String>,
     /// Which PKCE methods it knows; `None` when it does not say.
@@ -123,9 +125,10 @@ impl Metadata {
         Ok(Self {
             authorization_endpoint: required("authorization_endpoint")?,
             token_endpoint: required("token_endpoint")?,
-            jwks_uri: required("jwks_uri")?,
+            jwks_uri: Some(required("jwks_uri")?),
             userinfo_endpoint: endpoint("userinfo_endpoint")?,
             revocation_endpoint: endpoint("revocation_endpoint")?,
+            device_authorization_endpoint: endpoint("device_authorization_endpoint")?,
             scopes_supported: list("scopes_supported").unwrap_or_default(),
             token_endpoint_auth_methods_supported: list("token_endpoint_auth_methods_supported")
                 .unwrap_or_default(),

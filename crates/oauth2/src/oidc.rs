@@ -22,8 +22,14 @@ use crate::{
     signing_alg::SigningAlg,
 };
 
-const CAPABILITIES: Capabilities =
-    Capabilities { refresh: true, revoke: true, sign_in: true, rotation: Rotation::MayRotate };
+const CAPABILITIES: Capabilities = Capabilities {
+    browser: true,
+    device: false,
+    refresh: true,
+    revoke: true,
+    sign_in: true,
+    rotation: Rotation::MayRotate,
+};
 
 /// The type `oidc`.
 pub(crate) struct Oidc;

@@ -8,7 +8,7 @@ use url::Url;
 use crate::{id_token, untrusted};
 
 /// Longest claim that is kept, in characters; a longer one is left out.
-const LONGEST: usize = 2048;
+pub(crate) const LONGEST: usize = 2048;
 
 /// Further claims that are kept as they are.
 const KEPT: [&str; 2] = ["preferred_username", "locale"];

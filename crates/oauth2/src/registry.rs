@@ -7,7 +7,7 @@ use symbolon_domain::{
     ports::{Clock, Connector, Connectors, InvalidConfig},
 };
 
-use crate::{config::invalid, engine::Engine, http::HttpClient, oidc::Oidc};
+use crate::{catalog::Catalog, config::invalid, engine::Engine, http::HttpClient, oidc::Oidc};
 
 /// A provider type and how to speak to its instances.
 pub trait ProviderKind: Send + Sync {
@@ -46,6 +46,15 @@ impl Registry {
     #[must_use]
     pub fn with(mut self, kind: impl ProviderKind + 'static) -> Self {
         self.kinds.insert(kind.provider_type().name, Arc::new(kind));
+        self
+    }
+
+    /// Adds every type of a catalog, in place of those of the same names.
+    #[must_use]
+    pub fn with_catalog(mut self, catalog: Catalog) -> Self {
+        for kind in catalog.into_kinds() {
+            self.kinds.insert(kind.name.clone(), Arc::new(kind));
+        }
         self
     }
 

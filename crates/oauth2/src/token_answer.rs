@@ -25,8 +25,9 @@
 //! with `invalid_grant`, whereas counting it as unknown would have every identity linked again
 //! after an outage.
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
+use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 use symbolon_domain::{
     ports::{ConnectorError, Sent},
@@ -35,6 +36,10 @@ use symbolon_domain::{
 use url::form_urlencoded;
 
 use crate::{
+    catalog::{
+        entry::{Answer, Unit},
+        template::Pointer,
+    },
     error_rules::{ErrorRules, Seen},
     http::BodyError,
     json,
@@ -88,6 +93,8 @@ pub(crate) struct TokenResponse {
     pub(crate) id_token: Option<Secret>,
     /// What was granted; `None` when that is not said: all that was asked for.
     pub(crate) scopes: Option<Vec<String>>,
+    /// What else it said, without anything that could be a credential.
+    pub(crate) rest: Value,
 }
 
 /// What came back from the token endpoint.
@@ -100,6 +107,53 @@ pub(crate) struct TokenAnswer<'a> {
     pub(crate) body: Result<&'a [u8], BodyError>,
     /// Where the provider's error answers differ from the standard.
     pub(crate) rules: &'a ErrorRules,
+    /// Where things are in its answers.
+    pub(crate) layout: &'a Layout,
+    /// The time, UTC.
+    pub(crate) now: DateTime<Utc>,
+}
+
+/// Where things are in the answers of one provider, and what it leaves out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Layout {
+    pub(crate) answer: Answer,
+    pub(crate) unit: Unit,
+    pub(crate) expires_at: Option<Pointer>,
+    /// How long an access token lives where the answer does not say.
+    pub(crate) lifetime: Option<Duration>,
+    /// Token types that are used like Bearer tokens.
+    pub(crate) token_types: Vec<String>,
+    /// What parts the granted scopes; white space unless said, and commas too where `loose`.
+    pub(crate) separator: Option<String>,
+    pub(crate) loose: bool,
+}
+
+impl Layout {
+    /// As RFC 6749 has it.
+    pub(crate) fn standard() -> &'static Self {
+        static STANDARD: LazyLock<Layout> = LazyLock::new(|| Layout {
+            answer: Answer::default(),
+            unit: Unit::Seconds,
+            expires_at: None,
+            lifetime: None,
+            token_types: Vec::new(),
+            separator: None,
+            loose: false,
+        });
+        &STANDARD
+    }
+
+    fn access_token<'a>(&self, object: &'a Value) -> Option<&'a Value> {
+        at(object, self.answer.access_token.as_ref(), &["access_token"])
+    }
+}
+
+/// What is at the pointer, or under the first of these names that is there; never null.
+fn at<'a>(object: &'a Value, pointer: Option<&Pointer>, names: &[&str]) -> Option<&'a Value> {
+    match pointer {
+        Some(pointer) => pointer.find(object),
+        None => names.iter().find_map(|it| object.get(it).filter(|it| !it.is_null())),
+    }
 }
 
 impl TokenAnswer<'_> {
@@ -116,7 +170,8 @@ impl TokenAnswer<'_> {
         if let Some(error) = self.by_rule(object.as_ref()) {
             return Err(error);
         }
-        let object = object.as_ref().and_then(Value::as_object);
+        let object = object.as_ref();
+        let error_code = |it| Value::as_object(it).and_then(error_code);
         match status {
             200..=299 => {
                 let unreadable = |what: &str| {
@@ -132,7 +187,7 @@ impl TokenAnswer<'_> {
                 };
                 match error_code(object) {
                     Some(code) => Err(self.class_of(code, secrets)),
-                    None => TokenResponse::read(object).map_err(|error| match error {
+                    None => self.tokens(object).map_err(|error| match error {
                         Unusable::Unreadable(what) => unreadable(what),
                         // Issued all the same, and so the token that was sent may be spent.
                         Unusable::TokenType => unavailable(
@@ -181,8 +236,7 @@ impl TokenAnswer<'_> {
 
     /// What the provider's own rules say. Never of an answer that brings tokens.
     fn by_rule(&self, object: Option<&Value>) -> Option<ConnectorError> {
-        let token =
-            |it: &Value| it.get("access_token").is_some_and(|it| !it.is_null() && *it != "");
+        let token = |it: &Value| self.layout.access_token(it).is_some_and(|it| *it != "");
         if (200..=299).contains(&self.status) && object.is_some_and(token) {
             return None;
         }
@@ -250,10 +304,11 @@ enum Unusable {
     TokenType,
 }
 
-impl TokenResponse {
-    fn read(object: &Map<String, Value>) -> Result<Self, Unusable> {
-        let secret = |name: &str, what: &'static str| match object.get(name) {
-            None | Some(Value::Null) => Ok(None),
+impl TokenAnswer<'_> {
+    fn tokens(&self, object: &Value) -> Result<TokenResponse, Unusable> {
+        let Layout { answer, .. } = self.layout;
+        let secret = |value: Option<&Value>, what: &'static str| match value {
+            None => Ok(None),
             Some(Value::String(text)) if text.is_empty() => Ok(None),
             // RFC 6749, appendix A: visible characters. Anything else could not be sent back.
             Some(Value::String(text)) if text.bytes().all(|it| (b' '..=b'~').contains(&it)) => {
@@ -261,25 +316,115 @@ impl TokenResponse {
             }
             Some(_) => Err(Unusable::Unreadable(what)),
         };
-        let access_token = secret("access_token", "its access_token is not a token")?
-            .ok_or(Unusable::Unreadable("it has no access_token"))?;
-        let token_type = match object.get("token_type") {
+        let access_token =
+            secret(self.layout.access_token(object), "its access_token is not a token")?
+                .ok_or(Unusable::Unreadable("it has no access_token"))?;
+        let bearer = |own: &str| {
+            let others = self.layout.token_types.iter();
+            own.eq_ignore_ascii_case("bearer")
+                || others.into_iter().any(|it| it.eq_ignore_ascii_case(own))
+        };
+        let token_type = match at(object, answer.token_type.as_ref(), &["token_type"]) {
             // Required, yet some providers leave it out; then it is Bearer in practice.
-            None | Some(Value::Null) => None,
-            Some(Value::String(own)) if own.eq_ignore_ascii_case("bearer") => Some(own.clone()),
+            None => None,
+            Some(Value::String(own)) if bearer(own) => Some(own.clone()),
             Some(_) => return Err(Unusable::TokenType),
         };
-        Ok(Self {
+        let refresh_token = at(object, answer.refresh_token.as_ref(), &["refresh_token"]);
+        let id_token = at(object, answer.id_token.as_ref(), &["id_token"]);
+        let scope = at(object, answer.scope.as_ref(), &["scope"]);
+        let refresh_life = at(
+            object,
+            answer.refresh_expires_in.as_ref(),
+            &["refresh_token_expires_in", "refresh_expires_in"],
+        );
+        Ok(TokenResponse {
             access_token,
             token_type,
-            expires_in: object.get("expires_in").and_then(expires_in),
-            refresh_token: secret("refresh_token", "its refresh_token is not a token")?,
-            refresh_expires_in: ["refresh_token_expires_in", "refresh_expires_in"]
-                .into_iter()
-                .find_map(|name| object.get(name).and_then(expires_in)),
-            id_token: secret("id_token", "its id_token is not a token")?,
-            scopes: object.get("scope").and_then(scopes),
+            expires_in: self.life(object),
+            refresh_token: secret(refresh_token, "its refresh_token is not a token")?,
+            refresh_expires_in: refresh_life.and_then(expires_in),
+            id_token: secret(id_token, "its id_token is not a token")?,
+            scopes: scope.and_then(|it| self.scopes(it)),
+            rest: scrubbed(object),
         })
+    }
+
+    /// How long the access token lives.
+    fn life(&self, object: &Value) -> Option<Duration> {
+        let Layout { answer, unit, expires_at, lifetime, .. } = self.layout;
+        let said = at(object, answer.expires_in.as_ref(), &["expires_in"]).and_then(expires_in);
+        let said = said.map(|it| match unit {
+            Unit::Seconds => it,
+            Unit::Milliseconds => Duration::from_secs((it.as_secs() / 1000).max(1)),
+        });
+        let until = || {
+            let end = instant(expires_at.as_ref()?.find(object)?)?;
+            (end - self.now).to_std().ok().filter(|it| *it > Duration::ZERO)
+        };
+        said.or_else(until).or(*lifetime)
+    }
+
+    /// Scopes parted by spaces, or, as some providers have it, as an array.
+    fn scopes(&self, value: &Value) -> Option<Vec<String>> {
+        let parts = |text: &str| -> Vec<String> {
+            let loose = self.layout.loose;
+            let any = |it: char| it.is_ascii_whitespace() || (loose && it == ',');
+            let parts: Vec<&str> = match &self.layout.separator {
+                Some(separator) => text.split(separator.as_str()).map(str::trim).collect(),
+                None => text.split(any).collect(),
+            };
+            parts.into_iter().filter(|it| !it.is_empty()).map(str::to_owned).collect()
+        };
+        let found: Vec<String> = match value {
+            Value::String(text) => parts(text),
+            Value::Array(items) => {
+                items.iter().map(|it| it.as_str().map(str::to_owned)).collect::<Option<_>>()?
+            }
+            _ => return None,
+        };
+        (!found.is_empty()).then_some(found)
+    }
+}
+
+/// A point in time: RFC 3339, or Unix seconds or, where that would be thousands of years ahead,
+/// milliseconds.
+fn instant(value: &Value) -> Option<DateTime<Utc>> {
+    const FIRST_MILLISECONDS: i64 = 100_000_000_000;
+    let number = match value {
+        Value::Number(number) => number.as_i64(),
+        Value::String(text) => match text.parse() {
+            Ok(number) => Some(number),
+            Err(_) => return DateTime::parse_from_rfc3339(text).ok().map(|it| it.to_utc()),
+        },
+        _ => None,
+    }?;
+    if number >= FIRST_MILLISECONDS {
+        DateTime::from_timestamp_millis(number)
+    } else {
+        DateTime::from_timestamp(number, 0)
+    }
+}
+
+/// The answer without anything that could be a credential: what is called a token, a secret, a
+/// password or a code, at any depth.
+fn scrubbed(value: &Value) -> Value {
+    let secret = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        name != "token_type"
+            && ["token", "secret", "password", "assertion"].iter().any(|it| name.contains(it))
+            || name == "code"
+    };
+    match value {
+        Value::Object(object) => Value::Object(
+            object
+                .iter()
+                .filter(|(name, value)| !secret(name) || value.is_object())
+                .map(|(name, value)| (name.clone(), scrubbed(value)))
+                .collect(),
+        ),
+        Value::Array(items) => Value::Array(items.iter().map(scrubbed).collect()),
+        other => other.clone(),
     }
 }
 
@@ -309,18 +454,6 @@ fn expires_in(value: &Value) -> Option<Duration> {
     (seconds > 0).then(|| Duration::from_secs(seconds.min(LONGEST_LIFE)))
 }
 
-/// Scopes parted by spaces, or, as some providers have it, as an array.
-fn scopes(value: &Value) -> Option<Vec<String>> {
-    let found: Vec<String> = match value {
-        Value::String(text) => text.split_ascii_whitespace().map(str::to_owned).collect(),
-        Value::Array(items) => {
-            items.iter().map(|it| it.as_str().map(str::to_owned)).collect::<Option<_>>()?
-        }
-        _ => return None,
-    };
-    (!found.is_empty()).then_some(found)
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::LazyLock;
@@ -340,6 +473,8 @@ mod tests {
             content_type: None,
             body: Ok(body),
             rules: &NO_RULES,
+            layout: Layout::standard(),
+            now: DateTime::UNIX_EPOCH,
         }
     }
 
@@ -526,11 +661,11 @@ mod tests {
     #[test]
     fn scopes_are_parted_by_spaces() {
         let list = |it: &[&str]| Some(it.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>());
-        assert_eq!(scopes(&json!("a  b")), list(&["a", "b"]));
-        assert_eq!(scopes(&json!(["a", "b"])), list(&["a", "b"]));
-        assert_eq!(scopes(&json!("")), None);
-        assert_eq!(scopes(&json!([1])), None);
-        assert_eq!(scopes(&json!(null)), None);
+        assert_eq!(answer(200, b"").scopes(&json!("a  b")), list(&["a", "b"]));
+        assert_eq!(answer(200, b"").scopes(&json!(["a", "b"])), list(&["a", "b"]));
+        assert_eq!(answer(200, b"").scopes(&json!("")), None);
+        assert_eq!(answer(200, b"").scopes(&json!([1])), None);
+        assert_eq!(answer(200, b"").scopes(&json!(null)), None);
     }
 
     #[test]

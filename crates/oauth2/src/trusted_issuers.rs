@@ -16,7 +16,7 @@ use crate::{
     http::HttpClient,
     id_token::{Failed, time},
     jws::{Jws, NotVerified},
-    metadata::{InvalidIssuer, Issuer},
+    metadata::{InvalidIssuer, Issuer, misconfigured},
     signing_alg::SigningAlg,
     untrusted,
 };
@@ -72,9 +72,11 @@ impl TrustedIssuers {
         jws: &Jws<'_>,
         (issuer, trusted): &(Issuer, TrustedIssuer),
     ) -> Result<Map<String, Value>, ConnectorError> {
-        let jwks_uri = match &trusted.jwks_uri {
-            Some(uri) => uri.clone(),
-            None => self.engine.metadata(issuer).await?.jwks_uri.clone(),
+        let jwks_uri = if let Some(uri) = &trusted.jwks_uri {
+            uri.clone()
+        } else {
+            let found = self.engine.metadata(issuer).await?.jwks_uri.clone();
+            found.ok_or_else(|| misconfigured("the issuer names no keys"))?
         };
         let keys = self.engine.keys(issuer, &jwks_uri).await?;
         match jws.verify(&keys) {

@@ -1,4 +1,4 @@
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use serde_json::{Map, Value};
@@ -44,6 +44,9 @@ pub struct CodeExchange {
     pub nonce: Secret,
     /// Scopes that were asked for; what was granted when the answer names none.
     pub scopes: Vec<String>,
+    /// What else the provider sent through the browser, which proves nothing: which company was
+    /// chosen (`realmId`), which shop.
+    pub parameters: BTreeMap<String, String>,
 }
 
 /// Tokens that were traded for a code, verified.
@@ -53,6 +56,8 @@ pub struct Grant {
     pub credentials: Credentials,
     /// The claims of the verified ID token; empty where the provider issues none.
     pub claims: Map<String, Value>,
+    /// What else the connector wants to know again when it builds the identity; never a credential.
+    pub facts: Map<String, Value>,
 }
 
 /// Credentials to be renewed

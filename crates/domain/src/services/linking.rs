@@ -1,4 +1,4 @@
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde_json::{Map, Value};
 use url::Url;
@@ -133,6 +133,8 @@ pub struct AuthorizationResponse {
     pub error: Option<String>,
     /// Who says so.
     pub issuer: Option<String>,
+    /// What else came, by name.
+    pub parameters: BTreeMap<String, String>,
 }
 
 /// Why a browser is shown a page of ours instead of being sent on.
@@ -355,7 +357,15 @@ impl Linking {
                 (None, error) => return Err(failure_of_code(error.as_deref().unwrap_or_default())),
             };
             let named = response.issuer.is_some();
-            self.find_account(&session, &provider, connector.as_ref(), code, proof, named).await
+            let exchange = CodeExchange {
+                code,
+                redirect_uri: self.settings.redirect_uri(provider.id),
+                code_verifier: proof.code_verifier,
+                nonce: proof.nonce,
+                scopes: session.scopes.clone(),
+                parameters: response.parameters,
+            };
+            self.find_account(&session, &provider, connector.as_ref(), &exchange, named).await
         }
         .await;
         match outcome {
@@ -373,22 +383,14 @@ impl Linking {
         session: &LinkSession,
         provider: &IdentityProvider,
         connector: &dyn Connector,
-        code: Secret,
-        proof: AttemptProof,
+        exchange: &CodeExchange,
         named: bool,
     ) -> Result<PendingLink, LinkFailure> {
-        let exchange = CodeExchange {
-            code,
-            redirect_uri: self.settings.redirect_uri(provider.id),
-            code_verifier: proof.code_verifier,
-            nonce: proof.nonce,
-            scopes: session.scopes.clone(),
-        };
         let failed = |error: ConnectorError| {
             tracing::warn!(session = %session.id, provider = %provider.id, %error, "the provider did not vouch for an account");
             failure_of(&error)
         };
-        let grant = connector.exchange(&exchange).await.map_err(failed)?;
+        let grant = connector.exchange(exchange).await.map_err(failed)?;
         let account = connector.build_identity(&grant).await.map_err(failed)?;
         let evidence = LinkEvidence::of_browser(&grant.credentials, &grant.claims, named);
         let credentials = grant.credentials;

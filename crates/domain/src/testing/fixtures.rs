@@ -10,6 +10,8 @@
 //! dated is dated at [`NOW`]. A store compares with its own clock, though: give it sessions of a
 //! clock that runs.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Map, Value, json};
 use url::Url;
@@ -254,7 +256,14 @@ pub fn provider_type() -> ProviderType {
 /// Everything, with refresh tokens that may be spent.
 #[must_use]
 pub fn capabilities() -> Capabilities {
-    Capabilities { refresh: true, revoke: true, sign_in: true, rotation: Rotation::MayRotate }
+    Capabilities {
+        browser: true,
+        device: false,
+        refresh: true,
+        revoke: true,
+        sign_in: true,
+        rotation: Rotation::MayRotate,
+    }
 }
 
 /// The account behind [`identity`], as the provider vouches for it.
@@ -481,13 +490,18 @@ pub fn code_exchange() -> CodeExchange {
         code_verifier,
         nonce,
         scopes: vec!["openid".into(), "email".into()],
+        parameters: BTreeMap::new(),
     }
 }
 
 /// What [`code_exchange`] brings.
 #[must_use]
 pub fn grant() -> Grant {
-    Grant { credentials: credentials(), claims: object(json!({ "sub": "account-1" })) }
+    Grant {
+        credentials: credentials(),
+        claims: object(json!({ "sub": "account-1" })),
+        facts: Map::new(),
+    }
 }
 
 /// A refresh of [`credentials`].

@@ -296,6 +296,8 @@ impl State {
 impl Connector for ScriptedProvider {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
+            browser: true,
+            device: false,
             refresh: true,
             revoke: self.with(|it| it.revokes),
             sign_in: true,
@@ -332,7 +334,7 @@ impl Connector for ScriptedProvider {
             return Err(ConnectorError::GrantRejected { code: "invalid_grant".to_owned() });
         }
         let claims = Map::from_iter([("sub".to_owned(), json!(account))]);
-        Ok(Grant { credentials: self.grant(account), claims })
+        Ok(Grant { credentials: self.grant(account), claims, facts: Map::new() })
     }
 
     async fn build_identity(&self, grant: &Grant) -> Result<ExternalAccount, ConnectorError> {

@@ -4,6 +4,7 @@ use reqwest::{
     Method,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
 };
+use serde_json::{Map, Value};
 use symbolon_domain::secret::Secret;
 use url::{Url, form_urlencoded};
 use zeroize::Zeroizing;
@@ -57,9 +58,28 @@ impl HttpRequest {
     /// A `POST` of a form, `application/x-www-form-urlencoded`.
     #[must_use]
     pub fn post_form(url: Url, fields: &[(&str, &str)]) -> Self {
+        Self::form(Method::POST, url, fields)
+    }
+
+    /// A form, sent with any method.
+    pub(crate) fn form(method: Method, url: Url, fields: &[(&str, &str)]) -> Self {
         let mut form = form_urlencoded::Serializer::new(String::new());
         form.extend_pairs(fields);
-        Self::post(url, "application/x-www-form-urlencoded", form.finish().into_bytes())
+        let form = form.finish().into_bytes();
+        Self { method, ..Self::post(url, "application/x-www-form-urlencoded", form) }
+    }
+
+    /// A JSON object of texts, sent with any method.
+    pub(crate) fn json(method: Method, url: Url, fields: &[(&str, &str)]) -> Self {
+        let object: Map<String, Value> =
+            fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())).collect();
+        let body = Value::Object(object).to_string().into_bytes();
+        Self { method, ..Self::post(url, "application/json", body) }
+    }
+
+    /// A request without a body.
+    pub(crate) fn without_body(method: Method, url: Url) -> Self {
+        Self::new(method, url)
     }
 
     /// Asks for an answer in this media type.

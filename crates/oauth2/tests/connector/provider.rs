@@ -257,6 +257,7 @@ pub(crate) fn code_exchange() -> CodeExchange {
         code_verifier: Secret::new(VERIFIER),
         nonce: Secret::new(NONCE),
         scopes: Vec::new(),
+        parameters: BTreeMap::new(),
     }
 }
 

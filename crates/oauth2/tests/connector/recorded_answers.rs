@@ -62,6 +62,8 @@ fn connector(
         signing_algs: SigningAlg::DEFAULT.to_vec(),
         authorization_parameters: Vec::new(),
         capabilities: Capabilities {
+            browser: true,
+            device: false,
             refresh: true,
             revoke: false,
             sign_in: false,

@@ -578,7 +578,14 @@ impl Connector for Ports {
     fn capabilities(&self) -> Capabilities {
         let reusable = self.0.world.plan.rules.reusable;
         let rotation = if reusable { Rotation::Reusable } else { Rotation::MayRotate };
-        Capabilities { refresh: true, revoke: true, sign_in: false, rotation }
+        Capabilities {
+            browser: true,
+            device: false,
+            refresh: true,
+            revoke: true,
+            sign_in: false,
+            rotation,
+        }
     }
 
     async fn refresh(&self, request: &RefreshRequest) -> Result<Credentials, ConnectorError> {

@@ -1,0 +1,60 @@
+//! Checks the catalog, and makes one list of it: name and text of every entry.
+
+use std::{
+    env,
+    fmt::Write as _,
+    fs, io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use serde_json::Value;
+
+#[path = "src/catalog/entry.rs"]
+mod entry;
+#[path = "src/catalog/error_rule.rs"]
+#[expect(unreachable_pub, reason = "the crate uses and exports what this script does not")]
+mod error_rule;
+#[path = "src/catalog/rules.rs"]
+mod rules;
+#[path = "src/catalog/template.rs"]
+#[expect(dead_code, reason = "the crate uses what this script does not")]
+mod template;
+
+fn main() -> ExitCode {
+    println!("cargo::rerun-if-changed=catalog");
+    println!("cargo::rerun-if-changed=src/catalog");
+    match list() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("cargo::error={}", error.to_string().replace('\n', " | "));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn list() -> io::Result<()> {
+    let mut files =
+        fs::read_dir("catalog")?.map(|it| Ok(it?.path())).collect::<io::Result<Vec<PathBuf>>>()?;
+    files.retain(|it| it.extension().is_some_and(|it| it == "toml"));
+    files.sort();
+    let mut list = String::from("&[\n");
+    for file in &files {
+        let (name, text) =
+            checked(file).map_err(|why| io::Error::other(format!("{}: {why}", file.display())))?;
+        let _ = writeln!(list, "({name:?}, {text:?}),");
+    }
+    list += "]\n";
+    let out = env::var_os("OUT_DIR").ok_or_else(|| io::Error::other("OUT_DIR is not set"))?;
+    fs::write(Path::new(&out).join("catalog.rs"), list)
+}
+
+/// Name and JSON text of a file that is an entry.
+fn checked(file: &Path) -> Result<(String, String), String> {
+    let name = file.file_stem().and_then(|it| it.to_str()).ok_or("it has no name")?;
+    let text = fs::read_to_string(file).map_err(|error| error.to_string())?;
+    entry::Entry::parse(name, &text)?;
+    // What is embedded is JSON: read faster than TOML, at every start.
+    let value: Value = toml::from_str(&text).map_err(|error| error.to_string())?;
+    Ok((name.to_owned(), value.to_string()))
+}

@@ -1,0 +1,590 @@
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use aws_lc_rs::digest;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde_json::{Map, Value, json};
+use symbolon_domain::{
+    account::ExternalAccount,
+    credentials::Credentials,
+    identity_provider::Capabilities,
+    ports::{
+        AuthorizationRequest, CodeExchange, Connector, ConnectorError, Grant, RefreshRequest,
+        Revocation, Sent,
+    },
+    secret::Secret,
+};
+use tokio::time::timeout;
+use url::Url;
+
+use super::{
+    entry::{
+        Authentication, Authorization, CodeGrant, Entry, LongLivedGrant, OpenId, Pkce, Refresh,
+        RefreshWith, ResponseMode, Revoke, RevokedToken, SelfRefreshGrant,
+    },
+    values::Parameters,
+};
+use crate::{
+    client::Encoding,
+    connector::{Destination, OpenIdConnector, Unproven, to_domain},
+    http::{HttpRequest, HttpResponse},
+    id_token::Expected,
+    json,
+    jws::Jws,
+    metadata::{Metadata, misconfigured},
+    token_answer::{Layout, TokenResponse},
+    untrusted,
+};
+
+const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
+const TOKEN_ENDPOINT: &str = "the token endpoint";
+const REVOCATION_ENDPOINT: &str = "the revocation endpoint";
+
+/// Speaks to an instance of a type of the catalog: the protocol is the engine's, and the entry
+/// says where its provider departs from it.
+pub(crate) struct CatalogConnector {
+    pub(crate) base: OpenIdConnector,
+    pub(crate) entry: Arc<Entry>,
+    pub(crate) parameters: Parameters,
+    /// The instance's configuration, as facts.
+    pub(crate) config: Value,
+    pub(crate) endpoints: Endpoints,
+    pub(crate) layout: Layout,
+    /// How the token endpoint is written to.
+    pub(crate) token: Encoding,
+    /// The same to refresh.
+    pub(crate) refresh: Encoding,
+    /// The same to revoke.
+    pub(crate) revoke: Option<Encoding>,
+}
+
+/// Where things are, as far as the entry says.
+pub(crate) struct Endpoints {
+    pub(crate) authorization: Option<Url>,
+    pub(crate) token: Option<Url>,
+    pub(crate) refresh: Option<Url>,
+    pub(crate) long_lived: Option<Url>,
+    pub(crate) revocation: Option<Url>,
+    /// What takes the place of discovery.
+    pub(crate) known: Option<Arc<Metadata>>,
+}
+
+impl CatalogConnector {
+    /// What discovery says with what the entry says over it; without discovery the latter alone.
+    async fn metadata(&self) -> Result<Arc<Metadata>, ConnectorError> {
+        if let Some(known) = &self.endpoints.known {
+            return Ok(Arc::clone(known));
+        }
+        if !self.entry.is_discovered() {
+            return Err(misconfigured("this provider type has no such step"));
+        }
+        let found = self.base.metadata().await?;
+        let Endpoints { authorization, token, .. } = &self.endpoints;
+        if authorization.is_none() && token.is_none() {
+            return Ok(found);
+        }
+        let mut merged = Metadata::clone(&found);
+        merged.authorization_endpoint =
+            authorization.clone().unwrap_or(merged.authorization_endpoint);
+        merged.token_endpoint = token.clone().unwrap_or(merged.token_endpoint);
+        Ok(Arc::new(merged))
+    }
+
+    fn authorization(&self) -> Result<&Authorization, ConnectorError> {
+        self.entry.authorization.as_ref().ok_or_else(|| {
+            misconfigured("users bring a token that they made at this provider; nobody is asked")
+        })
+    }
+
+    /// What to ask for: what the attempt asks for, or the configured scopes, or the entry's; and
+    /// those that are always asked for.
+    fn scopes(&self, authorization: &Authorization, asked: &[String]) -> Vec<String> {
+        let configured = self.base.client.scopes.as_deref();
+        let chosen =
+            if asked.is_empty() { configured.unwrap_or(&authorization.scopes) } else { asked };
+        let mut scopes: Vec<String> = Vec::new();
+        let openid = ["openid".to_owned()];
+        let openid = if self.entry.openid.is_some() { &openid[..] } else { &[] };
+        for scope in openid.iter().chain(chosen).chain(&authorization.always) {
+            if !scopes.contains(scope) {
+                scopes.push(scope.clone());
+            }
+        }
+        scopes
+    }
+
+    /// Asks an endpoint of the token kind, and reads what came of it.
+    async fn ask_for_tokens(
+        &self,
+        metadata: &Metadata,
+        to: &Destination<'_>,
+        fields: &[(&str, &str)],
+        secrets: &[&Secret],
+    ) -> Result<TokenResponse, ConnectorError> {
+        let read =
+            |answer: &_| self.base.read_answer(TOKEN_ENDPOINT, answer, &self.layout, secrets);
+        self.base.send_authenticated(metadata, to, fields, read).await
+    }
+
+    /// Trades a token for one that lives longer.
+    async fn trade_again(
+        &self,
+        grant: LongLivedGrant,
+        url: &Url,
+        method: super::entry::Method,
+        tokens: TokenResponse,
+    ) -> Result<TokenResponse, ConnectorError> {
+        let secret = self.base.client.authentication.secret();
+        let secret = secret.map(Secret::expose).unwrap_or_default();
+        let token = tokens.access_token.expose();
+        let client_id = self.parameters.client_id.as_str();
+        let fields = match grant {
+            LongLivedGrant::Facebook => vec![
+                ("grant_type", "fb_exchange_token"),
+                ("client_id", client_id),
+                ("client_secret", secret),
+                ("fb_exchange_token", token),
+            ],
+            LongLivedGrant::Instagram => vec![
+                ("grant_type", "ig_exchange_token"),
+                ("client_secret", secret),
+                ("access_token", token),
+            ],
+            LongLivedGrant::Threads => vec![
+                ("grant_type", "th_exchange_token"),
+                ("client_secret", secret),
+                ("access_token", token),
+            ],
+        };
+        let encoding = Encoding { method, ..self.token.clone() };
+        let request = encoding.request(url.clone(), &fields);
+        let answer = self.base.engine.http.send(request).await.map_err(to_domain)?;
+        let secrets = [&tokens.access_token];
+        let longer = self.base.read_answer(TOKEN_ENDPOINT, &answer, &self.layout, &secrets)?;
+        // What the first answer said of the account, the second leaves out.
+        Ok(TokenResponse {
+            scopes: longer.scopes.or(tokens.scopes),
+            refresh_token: longer.refresh_token.or(tokens.refresh_token),
+            id_token: longer.id_token.or(tokens.id_token),
+            rest: merged(tokens.rest, longer.rest),
+            ..longer
+        })
+    }
+
+    /// What is kept of the tokens. Where an access token renews itself, it is the refresh token.
+    fn credentials(&self, tokens: TokenResponse, scopes: Vec<String>) -> Credentials {
+        let renews_itself =
+            self.entry.refresh.as_ref().is_some_and(|it| it.with == RefreshWith::AccessToken);
+        let mut credentials = self.base.credentials(tokens, scopes);
+        if renews_itself {
+            credentials.refresh_token.clone_from(&credentials.access_token);
+            credentials.refresh_expires_at = credentials.expires_at;
+        }
+        if self.entry.refresh.is_none() {
+            // Nothing could be done with it, and what is not kept is not lost.
+            credentials.refresh_token = None;
+            credentials.refresh_expires_at = None;
+        }
+        credentials
+    }
+
+    /// The names that `iss` may have. Some hold a claim of the very token, the tenant; the
+    /// signature covers both.
+    fn issuers(&self, openid: &OpenId, claims: &Map<String, Value>) -> Vec<String> {
+        let facts = json!({ "claims": claims });
+        let named = openid.issuers.iter();
+        let named = named.filter_map(|it| it.fill(&self.parameters.and(&facts)));
+        self.base.client.token_issuers.iter().cloned().chain(named).collect()
+    }
+
+    /// Checks an ID token: that of a trade, or that of a refresh.
+    async fn check_id_token(
+        &self,
+        openid: &OpenId,
+        id_token: &Secret,
+        metadata: &Metadata,
+        tokens: &TokenResponse,
+        trade: Option<&CodeExchange>,
+    ) -> Result<Map<String, Value>, Unproven> {
+        let refused = |why| Unproven::Untrusted(untrusted("the ID token", why));
+        let jws = Jws::parse(id_token.expose(), &self.base.client.signing_algs)
+            .map_err(|malformed| refused(malformed.0))?;
+        let claims = jws.unverified_claims().ok_or_else(|| refused("it has no claims"))?;
+        let issuers = self.issuers(openid, &claims);
+        let expected = Expected {
+            issuers: &issuers,
+            nonce: trade.map(|it| &it.nonce),
+            code: trade.map(|it| &it.code),
+            ..self.base.expected(tokens)
+        };
+        self.base.check_id_token(id_token, metadata, &expected).await
+    }
+
+    async fn revoke_token(
+        &self,
+        revoke: &Revoke,
+        to: &Destination<'_>,
+        token: &Secret,
+        hint: &str,
+    ) -> Result<Revocation, ConnectorError> {
+        let filled = filled(&revoke.parameters, &self.parameters);
+        let mut fields: Vec<(&str, &str)> =
+            filled.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let authentication = revoke.authentication.unwrap_or(self.entry.token.authentication);
+        let by_itself = authentication == Authentication::Bearer;
+        if !revoke.token_parameter.is_empty() && !by_itself
+            || by_itself && revoke.token_parameter != "token"
+        {
+            fields.push((&revoke.token_parameter, token.expose()));
+        }
+        if revoke.hint {
+            fields.push(("token_type_hint", hint));
+        }
+        let read = |answer: &HttpResponse| self.read_revocation(revoke, answer, token);
+        match authentication {
+            Authentication::Bearer => {
+                let request = to.encoding.request(to.url.clone(), &fields).bearer(token);
+                read(&self.base.engine.http.send(request).await.map_err(to_domain)?)
+            }
+            Authentication::None => {
+                let request = to.encoding.request(to.url.clone(), &fields);
+                read(&self.base.engine.http.send(request).await.map_err(to_domain)?)
+            }
+            _ => {
+                let metadata = self.metadata().await?;
+                let base = match authentication {
+                    Authentication::Basic | Authentication::Post => {
+                        self.base.authenticated_by(authentication)
+                    }
+                    _ => None,
+                };
+                let base = base.as_ref().unwrap_or(&self.base);
+                base.send_authenticated(&metadata, to, &fields, read).await
+            }
+        }
+    }
+
+    fn read_revocation(
+        &self,
+        revoke: &Revoke,
+        answer: &HttpResponse,
+        token: &Secret,
+    ) -> Result<Revocation, ConnectorError> {
+        if revoke.gone.contains(&answer.status) {
+            return Ok(Revocation::Revoked);
+        }
+        if (200..=299).contains(&answer.status) {
+            let Some(ok) = &revoke.ok else { return Ok(Revocation::Revoked) };
+            let body = answer.body.as_deref().ok().and_then(|it| json::value(it).ok());
+            if body.is_some_and(|it| ok.find(&it) == Some(&Value::Bool(true))) {
+                return Ok(Revocation::Revoked);
+            }
+        }
+        match self.base.read_answer(REVOCATION_ENDPOINT, answer, &self.layout, &[token]) {
+            // It does not know the token any more.
+            Err(ConnectorError::GrantRejected { .. }) => Ok(Revocation::Revoked),
+            Err(ConnectorError::ClientRejected { code }) if code == "invalid_token" => {
+                Ok(Revocation::Revoked)
+            }
+            Err(error) => Err(error),
+            Ok(_) => Ok(Revocation::Unsupported),
+        }
+    }
+
+    fn refreshing(&self) -> Result<&Refresh, ConnectorError> {
+        self.entry.refresh.as_ref().ok_or_else(|| {
+            misconfigured("this provider has no refresh tokens; the user must link again")
+        })
+    }
+
+    /// The account's id where the claims alone make it; then an ID token of a refresh can be
+    /// compared with it.
+    fn id_of_claims(&self, claims: &Map<String, Value>) -> Option<String> {
+        let ids = &self.entry.account.id.0;
+        if ids.iter().flat_map(super::template::Template::pointers).any(|it| it.root() != "claims")
+        {
+            return None;
+        }
+        let facts = json!({ "claims": claims });
+        ids.iter().find_map(|it| it.fill(&self.parameters.and(&facts)))
+    }
+}
+
+#[async_trait]
+impl Connector for CatalogConnector {
+    fn capabilities(&self) -> Capabilities {
+        self.entry.capabilities()
+    }
+
+    async fn authorize(&self, request: &AuthorizationRequest) -> Result<Url, ConnectorError> {
+        let authorization = self.authorization()?;
+        let metadata = self.metadata().await?;
+        if let Some(methods) = &metadata.code_challenge_methods_supported
+            && authorization.pkce == Pkce::S256
+            && !methods.iter().any(|it| it == "S256")
+        {
+            return Err(misconfigured("the provider does not support PKCE with S256"));
+        }
+        let scopes = self.scopes(authorization, &request.scopes);
+        let mut url = metadata.authorization_endpoint.clone();
+        {
+            let mut query = url.query_pairs_mut();
+            query
+                .append_pair("response_type", "code")
+                .append_pair(&authorization.client_id_parameter, &self.parameters.client_id)
+                .append_pair("redirect_uri", request.redirect_uri.as_str())
+                .append_pair("state", request.state.expose());
+            if !authorization.scope_parameter.is_empty() && !scopes.is_empty() {
+                let scopes = scopes.join(&authorization.scope_separator);
+                query.append_pair(&authorization.scope_parameter, &scopes);
+            }
+            if self.entry.openid.is_some() {
+                query.append_pair("nonce", request.nonce.expose());
+            }
+            if authorization.pkce == Pkce::S256 {
+                let verifier = request.code_verifier.expose().as_bytes();
+                let challenge = digest::digest(&digest::SHA256, verifier);
+                query
+                    .append_pair("code_challenge", &URL_SAFE_NO_PAD.encode(challenge))
+                    .append_pair("code_challenge_method", "S256");
+            }
+            match authorization.response_mode {
+                Some(ResponseMode::FormPost) => {
+                    query.append_pair("response_mode", "form_post");
+                }
+                Some(ResponseMode::Query) => {
+                    query.append_pair("response_mode", "query");
+                }
+                None => {}
+            }
+            if let Some(hint) = &request.login_hint
+                && !authorization.login_hint.is_empty()
+            {
+                query.append_pair(&authorization.login_hint, hint);
+            }
+            query.extend_pairs(filled(&authorization.parameters, &self.parameters));
+        }
+        Ok(url)
+    }
+
+    async fn check_issuer<'a>(
+        &self,
+        issuer: Option<&'a str>,
+        required: bool,
+    ) -> Result<(), ConnectorError> {
+        let what = "the authorization response";
+        let Some(openid) = &self.entry.openid else {
+            // Nobody knows what this provider calls itself. Its own redirect URI tells it from
+            // others (RFC 9207 §4 names that as the other defence).
+            return match issuer {
+                None if required => Err(untrusted(what, "its iss is missing")),
+                _ => Ok(()),
+            };
+        };
+        match issuer {
+            Some(issuer) => {
+                let fixed = self.issuers(openid, &Map::new());
+                let by_claim = openid.issuers.iter().any(|it| it.pointers().next().is_some());
+                if fixed.iter().any(|it| it == issuer) || by_claim {
+                    return Ok(());
+                }
+                Err(untrusted(what, "its iss is another issuer"))
+            }
+            None if required
+                || self.metadata().await?.authorization_response_iss_parameter_supported =>
+            {
+                Err(untrusted(what, "its iss is missing"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    async fn exchange(&self, exchange: &CodeExchange) -> Result<Grant, ConnectorError> {
+        let authorization = self.authorization()?;
+        let metadata = self.metadata().await?;
+        let own = &self.entry.token;
+        let further = filled(&own.parameters, &self.parameters);
+        let code = exchange.code.expose();
+        let mut fields = match own.grant {
+            CodeGrant::Code => vec![("grant_type", "authorization_code"), ("code", code)],
+            CodeGrant::Assertion => vec![("grant_type", JWT_BEARER), ("assertion", code)],
+        };
+        if own.send_redirect_uri {
+            fields.push(("redirect_uri", exchange.redirect_uri.as_str()));
+        }
+        if authorization.pkce == Pkce::S256 {
+            fields.push(("code_verifier", exchange.code_verifier.expose()));
+        }
+        fields.extend(further.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        let secrets = [&exchange.code, &exchange.code_verifier, &exchange.nonce];
+        let to = Destination { url: &metadata.token_endpoint, encoding: &self.token };
+        let mut tokens = self.ask_for_tokens(&metadata, &to, &fields, &secrets).await?;
+        if let (Some(longer), Some(url)) = (&self.entry.long_lived, &self.endpoints.long_lived) {
+            tokens = self.trade_again(longer.grant, url, longer.method, tokens).await?;
+        }
+        let mut claims = Map::new();
+        if let Some(openid) = &self.entry.openid {
+            let Some(id_token) = &tokens.id_token else {
+                return Err(untrusted("the token answer", "it has no ID token"));
+            };
+            let trade = Some(exchange);
+            claims = self.check_id_token(openid, id_token, &metadata, &tokens, trade).await?;
+        }
+        let callback: Map<String, Value> = authorization
+            .callback
+            .iter()
+            .filter_map(|it| Some((it.clone(), exchange.parameters.get(it)?.as_str().into())))
+            .collect();
+        let facts = Map::from_iter([
+            ("token".to_owned(), tokens.rest.clone()),
+            ("callback".to_owned(), Value::Object(callback)),
+        ]);
+        let scopes = self.scopes(authorization, &exchange.scopes);
+        Ok(Grant { credentials: self.credentials(tokens, scopes), claims, facts })
+    }
+
+    async fn build_identity(&self, grant: &Grant) -> Result<ExternalAccount, ConnectorError> {
+        let facts = self.facts(grant).await?;
+        self.account(grant, &facts)
+    }
+
+    async fn refresh(&self, request: &RefreshRequest) -> Result<Credentials, ConnectorError> {
+        let refresh = self.refreshing()?;
+        let metadata = self.metadata().await?;
+        let further = filled(&refresh.parameters, &self.parameters);
+        let token = request.refresh_token.expose();
+        let url = self.endpoints.refresh.as_ref().unwrap_or(&metadata.token_endpoint);
+        let to = Destination { url, encoding: &self.refresh };
+        let mut fields = match (refresh.grant, self.entry.token.grant) {
+            (Some(SelfRefreshGrant::Instagram), _) => {
+                vec![("grant_type", "ig_refresh_token"), ("access_token", token)]
+            }
+            (Some(SelfRefreshGrant::Threads), _) => {
+                vec![("grant_type", "th_refresh_token"), ("access_token", token)]
+            }
+            (None, CodeGrant::Code) => {
+                vec![("grant_type", "refresh_token"), ("refresh_token", token)]
+            }
+            (None, CodeGrant::Assertion) => {
+                vec![("grant_type", "refresh_token"), ("assertion", token)]
+            }
+        };
+        fields.extend(further.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        let scopes = self.entry.authorization.as_ref().map(|it| {
+            let scopes = self.scopes(it, &[]);
+            (it.scope_parameter.as_str(), scopes.join(&it.scope_separator))
+        });
+        if refresh.send_scope
+            && let Some((name, scopes)) = &scopes
+        {
+            fields.push((name, scopes));
+        }
+        let secrets = [&request.refresh_token];
+        let mut tokens = if refresh.with == RefreshWith::AccessToken {
+            let asked = to.encoding.request(to.url.clone(), &fields);
+            let answer = self.base.engine.http.send(asked).await.map_err(to_domain)?;
+            self.base.read_answer(TOKEN_ENDPOINT, &answer, &self.layout, &secrets)?
+        } else {
+            let other = refresh.authentication.and_then(|it| self.base.authenticated_by(it));
+            let base = other.as_ref().unwrap_or(&self.base);
+            let read =
+                |answer: &_| base.read_answer(TOKEN_ENDPOINT, answer, &self.layout, &secrets);
+            base.send_authenticated(&metadata, &to, &fields, read).await?
+        };
+        if let (Some(openid), Some(id_token)) = (&self.entry.openid, &tokens.id_token) {
+            let check = self.check_id_token(openid, id_token, &metadata, &tokens, None);
+            match timeout(self.base.engine.http.settings().timeout, check).await {
+                Ok(Ok(claims)) => {
+                    let id = self.id_of_claims(&claims);
+                    if id.is_some_and(|it| it != request.external_id.as_str()) {
+                        return Err(untrusted("the ID token", "it is about another account"));
+                    }
+                }
+                Ok(Err(Unproven::Untrusted(error))) => return Err(error),
+                // As in `OpenIdConnector::refresh`.
+                Ok(Err(Unproven::NoKeys(_))) | Err(_) => {
+                    tracing::warn!(
+                        issuer = self.base.client.issuer.as_str(),
+                        "the ID token of a refresh could not be verified and is left out"
+                    );
+                    tokens.id_token = None;
+                }
+            }
+        }
+        Ok(self.credentials(tokens, Vec::new()))
+    }
+
+    async fn reachable(&self) -> Result<(), ConnectorError> {
+        if self.entry.is_discovered() {
+            return self.base.reachable().await;
+        }
+        // Any answer but that of an outage is a sign of life; nothing is spent by asking so.
+        let metadata = self.metadata().await?;
+        let url = metadata.jwks_uri.as_ref().unwrap_or(&metadata.token_endpoint);
+        let mut url = url.clone();
+        url.set_query(None);
+        let answer = self.base.engine.http.send(HttpRequest::get(url)).await.map_err(to_domain)?;
+        match answer.status {
+            429 | 500.. => Err(ConnectorError::Unavailable {
+                detail: format!("the provider answered {}", answer.status),
+                retry_after: answer.retry_after(self.base.engine.clock.now()),
+                sent: Sent::No,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    async fn revoke(&self, credentials: &Credentials) -> Result<Revocation, ConnectorError> {
+        let (Some(revoke), Some(encoding), Some(url)) =
+            (&self.entry.revoke, &self.revoke, &self.endpoints.revocation)
+        else {
+            if self.entry.is_discovered() {
+                return self.base.revoke(credentials).await;
+            }
+            return Ok(Revocation::Unsupported);
+        };
+        let to = Destination { url, encoding };
+        let renews_itself = credentials.refresh_token == credentials.access_token;
+        let refresh = credentials.refresh_token.as_ref().filter(|_| !renews_itself);
+        let access = credentials.access_token.as_ref();
+        let (refresh, access) = match revoke.token {
+            RevokedToken::Both => (refresh, access),
+            RevokedToken::Access => (None, access),
+            // Where there never was a refresh token, the access token is the grant.
+            RevokedToken::Refresh => (refresh, access.filter(|_| refresh.is_none())),
+        };
+        let mut outcome = None;
+        if let Some(token) = refresh {
+            outcome = Some(self.revoke_token(revoke, &to, token, "refresh_token").await?);
+        }
+        if let Some(token) = access {
+            let access = self.revoke_token(revoke, &to, token, "access_token").await;
+            match outcome {
+                // The grant is ended; what is left of the access token runs out by itself.
+                Some(Revocation::Revoked) => {}
+                _ => outcome = Some(access?),
+            }
+        }
+        Ok(outcome.unwrap_or(Revocation::Unsupported))
+    }
+}
+
+/// Templates of parameters, filled; one that uses a parameter without a value is left out.
+pub(super) fn filled(
+    templates: &std::collections::BTreeMap<String, super::template::Template>,
+    parameters: &Parameters,
+) -> Vec<(String, String)> {
+    let filled = templates.iter();
+    filled.filter_map(|(name, it)| Some((name.clone(), it.fill(&parameters.alone())?))).collect()
+}
+
+/// One object over the other.
+fn merged(under: Value, over: Value) -> Value {
+    match (under, over) {
+        (Value::Object(mut under), Value::Object(over)) => {
+            under.extend(over);
+            Value::Object(under)
+        }
+        (_, over) => over,
+    }
+}

@@ -1,0 +1,443 @@
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use serde_json::{Map, Value, json};
+use symbolon_domain::{
+    identity_provider::{Capabilities, ProviderSecrets, ProviderType, Rotation},
+    ports::{Connector, InvalidConfig},
+};
+use url::Url;
+
+use super::{
+    connector::{CatalogConnector, Endpoints},
+    entry::{
+        Authentication, Body, CodeGrant, Entry, Method, Need, Parameter, ParameterKind,
+        RefreshRotation, Requires, Revoke, Token,
+    },
+    template::Template,
+    values::Parameters,
+};
+use crate::{
+    client::{Client, ClientAuthentication, Encoding},
+    config::{
+        CLIENT_SECRETS, Fields, MOST_SECONDS, client_id_schema, client_secret_schema, invalid,
+        next_client_secret_schema, scopes_schema,
+    },
+    connector::OpenIdConnector,
+    engine::Engine,
+    error_rules::ErrorRules,
+    metadata::{Issuer, Metadata},
+    registry::ProviderKind,
+    signing_alg::SigningAlg,
+    token_answer::Layout,
+};
+
+/// A type that is an entry of the catalog.
+pub(crate) struct CatalogKind {
+    pub(crate) name: String,
+    pub(crate) entry: Arc<Entry>,
+}
+
+impl Entry {
+    pub(crate) fn capabilities(&self) -> Capabilities {
+        let rotation = match self.refresh.as_ref().map(|it| it.rotation) {
+            Some(RefreshRotation::Reusable) => Rotation::Reusable,
+            _ => Rotation::MayRotate,
+        };
+        let browser = self.authorization.is_some();
+        Capabilities {
+            browser,
+            device: self.device.is_some(),
+            refresh: self.refresh.is_some(),
+            revoke: self.revoke.is_some() || self.is_discovered(),
+            sign_in: self.sign_in && browser,
+            rotation,
+        }
+    }
+
+    /// Whether its provider is asked where things are.
+    pub(crate) fn is_discovered(&self) -> bool {
+        self.openid.as_ref().is_some_and(|it| it.jwks_uri.is_none())
+    }
+
+    /// Whether instances have a client of ours at the provider.
+    fn has_client(&self) -> bool {
+        self.authorization.is_some()
+    }
+
+    fn has_secret(&self) -> bool {
+        self.has_client() && self.token.client_secret != Need::None
+    }
+
+    fn secret_names(&self) -> Vec<String> {
+        let own = self.parameters.iter().filter(|(_, it)| it.secret).map(|(name, _)| name.clone());
+        let client = self.has_secret().then_some(CLIENT_SECRETS).into_iter().flatten();
+        client.map(str::to_owned).chain(own).collect()
+    }
+
+    fn config_names(&self) -> Vec<&str> {
+        let mut names = Vec::new();
+        if self.has_client() {
+            names.extend(["client_id", "scopes"]);
+        }
+        if self.refresh.is_some() {
+            names.push("refresh_token_idle_seconds");
+        }
+        let plain = self.parameters.iter().filter(|(_, it)| !it.secret);
+        names.extend(plain.map(|(name, _)| name.as_str()));
+        names
+    }
+
+    fn schema(&self) -> Value {
+        let mut properties = Map::new();
+        let mut required: Vec<&str> = Vec::new();
+        let register = self.register.as_ref();
+        for (name, parameter) in &self.parameters {
+            properties.insert(name.clone(), parameter.schema());
+            if parameter.default.is_none() {
+                required.push(name);
+            }
+        }
+        if self.has_client() {
+            required.push("client_id");
+            let name = register.and_then(|it| it.client_id.as_ref());
+            properties.insert("client_id".into(), self.named(client_id_schema(), name));
+        }
+        if self.has_secret() {
+            if self.token.client_secret == Need::Required {
+                required.push("client_secret");
+            }
+            let name = register.and_then(|it| it.client_secret.as_ref());
+            properties.insert("client_secret".into(), self.named(client_secret_schema(), name));
+            properties.insert("client_secret_next".into(), next_client_secret_schema());
+        }
+        if let Some(authorization) = &self.authorization {
+            let default = match &authorization.scopes[..] {
+                [] => "none".to_owned(),
+                scopes => scopes.join(", "),
+            };
+            let mut description = format!("What to ask for. Without it: {default}.");
+            if let Some(Requires::Scopes(scopes)) =
+                self.refresh.as_ref().and_then(|it| it.requires.as_ref())
+            {
+                description += " A refresh token comes only with ";
+                description += &scopes.join(", ");
+                description.push('.');
+            }
+            properties.insert("scopes".into(), scopes_schema(&description));
+        }
+        if self.refresh.is_some() {
+            properties.insert(
+                "refresh_token_idle_seconds".into(),
+                json!({
+                    "type": "integer", "minimum": 60, "maximum": MOST_SECONDS,
+                    "description": "How long a refresh token works that is not used, where it is \
+                                    another time than the catalog knows: it is used in time then."
+                }),
+            );
+        }
+        json!({
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "type": "object",
+            "additionalProperties": false,
+            "required": required,
+            "properties": properties,
+        })
+    }
+
+    /// A schema whose description tells what the provider calls the thing.
+    fn named(&self, mut schema: Value, name: Option<&String>) -> Value {
+        if let (Some(own), Some(object)) = (name, schema.as_object_mut()) {
+            let title = &self.title;
+            object.insert("description".into(), format!("What {title} calls {own}.").into());
+        }
+        schema
+    }
+}
+
+impl Parameter {
+    fn schema(&self) -> Value {
+        let mut schema = json!({
+            "type": "string", "minLength": 1, "maxLength": 2048,
+            "description": self.description, "examples": [self.example],
+        });
+        if let Some(object) = schema.as_object_mut() {
+            if let Some(pattern) = &self.pattern {
+                object.insert("pattern".into(), format!("^(?:{pattern})$").into());
+            }
+            if !self.one_of.is_empty() {
+                object.insert("enum".into(), self.one_of.clone().into());
+            }
+            if self.kind == ParameterKind::Origin {
+                object.insert("format".into(), "uri".into());
+            }
+            if let Some(default) = &self.default {
+                object.insert("default".into(), default.as_str().into());
+            }
+            if self.secret {
+                object.insert("writeOnly".into(), true.into());
+            }
+        }
+        schema
+    }
+}
+
+impl ProviderKind for CatalogKind {
+    fn provider_type(&self) -> ProviderType {
+        let entry = &self.entry;
+        let authority =
+            entry.parameters.iter().filter(|(_, it)| it.authority).map(|(name, _)| name.clone());
+        ProviderType {
+            name: self.name.clone(),
+            title: entry.title.clone(),
+            description: entry.description.clone(),
+            documentation: entry.documentation.first().cloned().unwrap_or_default(),
+            config_schema: entry.schema(),
+            secret_names: entry.secret_names(),
+            authority_keys: authority.collect(),
+            capabilities: entry.capabilities(),
+        }
+    }
+
+    fn connect(
+        &self,
+        engine: &Engine,
+        config: &Map<String, Value>,
+        secrets: &ProviderSecrets,
+    ) -> Result<Arc<dyn Connector>, InvalidConfig> {
+        let entry = &self.entry;
+        let names = entry.secret_names();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let fields = Fields::new(config, secrets, &entry.config_names(), &names)?;
+        let parameters = self.parameters(&fields)?;
+        let at = Addresses { engine, parameters: &parameters };
+        let issuer = at.issuer(entry)?;
+        let endpoints = at.endpoints(entry)?;
+        let client = Client {
+            token_issuers: match &entry.openid {
+                None => Vec::new(),
+                Some(_) => vec![issuer.as_str().to_owned()],
+            },
+            issuer,
+            client_id: parameters.client_id.clone(),
+            authentication: authentication(entry, &fields)?,
+            next_secret: if entry.has_secret() { fields.next_client_secret()? } else { None },
+            scopes: if entry.has_client() { fields.scopes()? } else { None },
+            offline_access: false,
+            signing_algs: algorithms(entry),
+            authorization_parameters: Vec::new(),
+            refresh_token_idle: idle(entry, &fields)?,
+            capabilities: entry.capabilities(),
+            error_rules: self.error_rules(),
+        };
+        Ok(Arc::new(CatalogConnector {
+            base: OpenIdConnector::new(engine.clone(), client),
+            layout: layout(&entry.token),
+            token: encoding(&entry.token, &parameters),
+            refresh: refresh_encoding(entry, &parameters),
+            revoke: entry.revoke.as_ref().map(|it| revoke_encoding(it, &entry.token, &parameters)),
+            config: Value::Object(config.clone()),
+            entry: Arc::clone(entry),
+            parameters,
+            endpoints,
+        }))
+    }
+}
+
+impl CatalogKind {
+    /// The entry's own rules first, then those that were written down for its type.
+    fn error_rules(&self) -> ErrorRules {
+        ErrorRules::built_in(&self.name).after(self.entry.errors.clone())
+    }
+
+    fn parameters(&self, fields: &Fields<'_>) -> Result<Parameters, InvalidConfig> {
+        let (mut plain, mut secret) = (BTreeMap::new(), BTreeMap::new());
+        for (name, parameter) in &self.entry.parameters {
+            if parameter.secret {
+                let value = fields.secret(name)?;
+                secret.insert(name.clone(), value.ok_or_else(|| invalid(name, "is missing"))?);
+                continue;
+            }
+            let value = match fields.optional(name)? {
+                Some(value) => value,
+                None => parameter.default.as_deref().ok_or_else(|| invalid(name, "is missing"))?,
+            };
+            if !parameter.admits(value) {
+                return Err(invalid(name, parameter.expected()));
+            }
+            plain.insert(name.clone(), value.to_owned());
+        }
+        let client_id = if self.entry.has_client() { fields.client_id()? } else { "" };
+        Ok(Parameters { client_id: client_id.to_owned(), plain, secret })
+    }
+}
+
+impl Parameter {
+    fn expected(&self) -> String {
+        if !self.one_of.is_empty() {
+            return format!("must be one of {}", self.one_of.join(", "));
+        }
+        let example = &self.example;
+        match (self.kind, &self.pattern) {
+            (ParameterKind::Origin, _) => {
+                format!("must be an address without a slash at its end, for example {example}")
+            }
+            (_, Some(pattern)) => format!("must match {pattern}, for example {example}"),
+            (_, None) => format!("must be 1 to 2048 characters, for example {example}"),
+        }
+    }
+}
+
+/// Fills addresses, and has the client look at them.
+struct Addresses<'a> {
+    engine: &'a Engine,
+    parameters: &'a Parameters,
+}
+
+impl Addresses<'_> {
+    fn url(&self, template: &Template) -> Result<Url, InvalidConfig> {
+        // What could be at fault is what was configured.
+        let field = template.parameters().next().unwrap_or("type");
+        let text = template
+            .fill_url(&self.parameters.alone())
+            .ok_or_else(|| invalid(field, "makes no address"))?;
+        let url = Url::parse(&text).map_err(|_| invalid(field, "makes no address"))?;
+        self.engine.http().check(&url).map_err(|error| invalid(field, error.to_string()))?;
+        Ok(url)
+    }
+
+    fn optional(&self, template: Option<&Template>) -> Result<Option<Url>, InvalidConfig> {
+        template.map(|it| self.url(it)).transpose()
+    }
+
+    /// The issuer; of a provider that is none, the origin of its token endpoint or of its first
+    /// call, by which its documents and secrets are told from those of others.
+    fn issuer(&self, entry: &Entry) -> Result<Issuer, InvalidConfig> {
+        let (field, text) = if let Some(openid) = &entry.openid {
+            let text = openid.issuer.fill_url(&self.parameters.alone());
+            (openid.issuer.parameters().next(), text)
+        } else {
+            let template = entry.token.url.as_ref().or(entry.profile.first().map(|it| &it.url));
+            let url = self.optional(template)?;
+            (None, url.map(|it| it.origin().ascii_serialization()))
+        };
+        let field = field.unwrap_or("type");
+        let text = text.ok_or_else(|| invalid(field, "makes no address"))?;
+        Issuer::new(text, self.engine.http()).map_err(|error| invalid(field, error.to_string()))
+    }
+
+    fn endpoints(&self, entry: &Entry) -> Result<Endpoints, InvalidConfig> {
+        let authorization = entry.authorization.as_ref().and_then(|it| it.url.as_ref());
+        let authorization = self.optional(authorization)?;
+        let token = self.optional(entry.token.url.as_ref())?;
+        let jwks = entry.openid.as_ref().and_then(|it| it.jwks_uri.as_ref());
+        let known = match (&authorization, &token) {
+            (Some(authorization), Some(token)) if !entry.is_discovered() => Some(Metadata {
+                authorization_endpoint: authorization.clone(),
+                token_endpoint: token.clone(),
+                jwks_uri: self.optional(jwks)?,
+                userinfo_endpoint: None,
+                revocation_endpoint: None,
+                device_authorization_endpoint: None,
+                scopes_supported: Vec::new(),
+                token_endpoint_auth_methods_supported: Vec::new(),
+                code_challenge_methods_supported: None,
+                authorization_response_iss_parameter_supported: false,
+            }),
+            _ => None,
+        };
+        // Filled at once for the sake of what may be wrong with them.
+        for call in entry.profile.iter().filter(|it| it.url.pointers().next().is_none()) {
+            self.url(&call.url)?;
+        }
+        let refresh = entry.refresh.as_ref().and_then(|it| it.url.as_ref());
+        Ok(Endpoints {
+            authorization,
+            token,
+            refresh: self.optional(refresh)?,
+            long_lived: self.optional(entry.long_lived.as_ref().map(|it| &it.url))?,
+            revocation: self.optional(entry.revoke.as_ref().map(|it| &it.url))?,
+            known: known.map(Arc::new),
+        })
+    }
+}
+
+fn authentication(
+    entry: &Entry,
+    fields: &Fields<'_>,
+) -> Result<ClientAuthentication, InvalidConfig> {
+    if !entry.has_secret() {
+        return Ok(ClientAuthentication::None);
+    }
+    let Some(secret) = fields.client_secret()? else {
+        return match entry.token.client_secret {
+            Need::Required => Err(invalid("client_secret", "is missing")),
+            Need::Optional | Need::None => Ok(ClientAuthentication::None),
+        };
+    };
+    Ok(match (entry.token.grant, entry.token.authentication) {
+        (CodeGrant::Assertion, _) => ClientAuthentication::Assertion(secret),
+        (_, Authentication::Basic) => ClientAuthentication::Basic(secret),
+        (_, Authentication::Post) => ClientAuthentication::Post(secret),
+        (_, Authentication::Either) => ClientAuthentication::Either(secret),
+        (_, Authentication::None | Authentication::Bearer) => ClientAuthentication::None,
+    })
+}
+
+fn idle(entry: &Entry, fields: &Fields<'_>) -> Result<Option<Duration>, InvalidConfig> {
+    let Some(refresh) = &entry.refresh else { return Ok(None) };
+    let known = refresh.idle_seconds.into_iter().chain(refresh.lifetime_seconds).min();
+    let own = fields.seconds("refresh_token_idle_seconds")?;
+    Ok(own.or(known.map(|it| Duration::from_secs(it.min(MOST_SECONDS)))))
+}
+
+fn algorithms(entry: &Entry) -> Vec<SigningAlg> {
+    let named = entry.openid.iter().flat_map(|it| &it.algorithms);
+    let named: Vec<_> = named.filter_map(|it| SigningAlg::parse(it)).collect();
+    if named.is_empty() { SigningAlg::DEFAULT.to_vec() } else { named }
+}
+
+fn layout(token: &Token) -> Layout {
+    Layout {
+        answer: token.answer.clone(),
+        unit: token.expires_in_unit,
+        expires_at: token.expires_at.clone(),
+        lifetime: token.lifetime_seconds.map(Duration::from_secs),
+        token_types: token.accepted_types.clone(),
+        separator: token.granted_scope_separator.clone(),
+        loose: true,
+    }
+}
+
+fn headers(parameters: &Parameters, maps: &[&BTreeMap<String, Template>]) -> Vec<(String, String)> {
+    let all = maps.iter().copied().flatten();
+    all.filter_map(|(name, value)| Some((name.clone(), value.fill(&parameters.alone())?))).collect()
+}
+
+fn encoding(token: &Token, parameters: &Parameters) -> Encoding {
+    Encoding {
+        method: token.method,
+        body: token.body,
+        headers: headers(parameters, &[&token.headers]),
+        client_id: token.client_id_parameter.clone(),
+        client_secret: token.client_secret_parameter.clone(),
+    }
+}
+
+fn refresh_encoding(entry: &Entry, parameters: &Parameters) -> Encoding {
+    let mut encoding = encoding(&entry.token, parameters);
+    if let Some(refresh) = &entry.refresh {
+        encoding.method = refresh.method.unwrap_or(encoding.method);
+        encoding.headers = headers(parameters, &[&entry.token.headers, &refresh.headers]);
+    }
+    encoding
+}
+
+fn revoke_encoding(revoke: &Revoke, token: &Token, parameters: &Parameters) -> Encoding {
+    Encoding {
+        method: revoke.method,
+        body: if revoke.method == Method::Get { Body::Query } else { revoke.body },
+        headers: headers(parameters, &[&revoke.headers]),
+        client_id: token.client_id_parameter.clone(),
+        client_secret: token.client_secret_parameter.clone(),
+    }
+}

@@ -1,0 +1,253 @@
+//! Whose account it is: the calls of an entry, and what is found in their answers.
+
+use serde_json::{Map, Value, json};
+use symbolon_domain::{
+    account::ExternalAccount,
+    ids::ExternalId,
+    ports::{ConnectorError, Grant, Sent},
+    secret::Secret,
+};
+use url::Url;
+
+use super::{
+    connector::{CatalogConnector, filled},
+    entry::{Alternatives, Call, Method},
+    template::{Pointer, text},
+};
+use crate::{
+    connector::to_domain,
+    http::HttpRequest,
+    json,
+    metadata::misconfigured,
+    profile::{self, LONGEST},
+    untrusted,
+};
+
+impl CatalogConnector {
+    /// All that is known of a grant: the exchange, the configuration, and the answers to the
+    /// entry's calls.
+    pub(super) async fn facts(&self, grant: &Grant) -> Result<Value, ConnectorError> {
+        let mut facts = grant.facts.clone();
+        facts.insert("claims".into(), Value::Object(grant.claims.clone()));
+        facts.insert("config".into(), self.config.clone());
+        let Some(access_token) = &grant.credentials.access_token else {
+            return Ok(Value::Object(facts));
+        };
+        if let Some(userinfo) = self.userinfo(grant, access_token).await? {
+            facts.insert("userinfo".into(), Value::Object(userinfo));
+        }
+        let mut facts = Value::Object(facts);
+        for call in &self.entry.profile {
+            if let Some(answer) = self.call(call, access_token, &facts).await?
+                && let Some(facts) = facts.as_object_mut()
+            {
+                facts.insert(call.name.clone(), answer);
+            }
+        }
+        Ok(facts)
+    }
+
+    /// The claims of the userinfo endpoint that discovery names, about the same account.
+    async fn userinfo(
+        &self,
+        grant: &Grant,
+        access_token: &Secret,
+    ) -> Result<Option<Map<String, Value>>, ConnectorError> {
+        if !self.entry.openid.as_ref().is_some_and(|it| it.userinfo && it.jwks_uri.is_none()) {
+            return Ok(None);
+        }
+        let metadata = self.base.metadata().await?;
+        let Some(endpoint) = &metadata.userinfo_endpoint else { return Ok(None) };
+        let userinfo = self.base.userinfo(endpoint, access_token, &metadata).await?;
+        // OpenID Connect Core 1.0 §5.3.2.
+        let subject = userinfo.get("sub").filter(|it| it.is_string());
+        if subject.is_none() || subject != grant.claims.get("sub") {
+            return Err(untrusted("the userinfo answer", "it is about another account"));
+        }
+        Ok(Some(userinfo))
+    }
+
+    /// The answer to one call; `None` where it may be refused and was.
+    async fn call(
+        &self,
+        call: &Call,
+        access_token: &Secret,
+        facts: &Value,
+    ) -> Result<Option<Value>, ConnectorError> {
+        let name = &call.name;
+        let filling = self.parameters.and(facts);
+        let url = call.url.fill_url(&filling).and_then(|it| Url::parse(&it).ok());
+        let Some(url) = url else {
+            return if call.optional {
+                Ok(None)
+            } else {
+                Err(untrusted("the account", "what its profile's address is made of is missing"))
+            };
+        };
+        self.check_host(call, &url)?;
+        let request = self.request(call, url, access_token)?;
+        let answer = self.base.engine.http.send(request).await.map_err(to_domain)?;
+        let unavailable = |what: String| ConnectorError::Unavailable {
+            detail: what,
+            retry_after: answer.retry_after(self.base.engine.clock.now()),
+            sent: Sent::Answered,
+        };
+        match answer.status {
+            200..=299 => {}
+            408 | 425 | 429 => {
+                let status = answer.status;
+                return Err(unavailable(format!("the call {name} was answered with {status}")));
+            }
+            400..=499 if call.optional => return Ok(None),
+            status @ 400..=499 => {
+                return Err(misconfigured(&format!(
+                    "the call {name} was answered with {status}: check that the client may use this \
+                     API, and that the scopes suffice for it"
+                )));
+            }
+            status => {
+                return Err(unavailable(format!("the call {name} was answered with {status}")));
+            }
+        }
+        let unreadable = || unavailable(format!("the answer to the call {name} cannot be read"));
+        let body = answer.body.as_ref().map_err(|_| unreadable())?;
+        let value = json::value(body).map_err(|_| unreadable())?;
+        if let Some(ok) = &call.ok
+            && ok.find(&value) != Some(&Value::Bool(true))
+        {
+            if call.optional {
+                return Ok(None);
+            }
+            return Err(misconfigured(&format!(
+                "the call {name} was answered with an error: check the scopes of the client"
+            )));
+        }
+        Ok(Some(value))
+    }
+
+    /// An address whose host came from the outside must be one of those that the entry names.
+    fn check_host(&self, call: &Call, url: &Url) -> Result<(), ConnectorError> {
+        if !call.url.host_parts().1 {
+            return Ok(());
+        }
+        let host = url.host_str().unwrap_or_default();
+        let fits = |pattern: &String| match pattern.strip_prefix('*') {
+            Some(end) => host.len() > end.len() && host.ends_with(end),
+            None => host == pattern,
+        };
+        if url.scheme() == "https" && self.entry.token.hosts.iter().any(fits) {
+            Ok(())
+        } else {
+            Err(untrusted("the token answer", "it names a host that is none of the provider's"))
+        }
+    }
+
+    fn request(
+        &self,
+        call: &Call,
+        mut url: Url,
+        access_token: &Secret,
+    ) -> Result<HttpRequest, ConnectorError> {
+        if let Some(name) = &call.token_parameter {
+            url.query_pairs_mut().append_pair(name, access_token.expose());
+        }
+        let form = filled(&call.form, &self.parameters);
+        let body = call.graphql.as_ref().map(|it| json!({ "query": it }).to_string());
+        let request = match (body.or_else(|| call.json.clone()), form.is_empty()) {
+            (Some(body), _) => HttpRequest::post(url, "application/json", body.into_bytes()),
+            (None, false) => {
+                let form: Vec<(&str, &str)> =
+                    form.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+                HttpRequest::post_form(url, &form)
+            }
+            (None, true) => match call.method.unwrap_or(Method::Get) {
+                Method::Get => HttpRequest::get(url),
+                Method::Post => HttpRequest::without_body(reqwest::Method::POST, url),
+                Method::Delete | Method::Put => {
+                    return Err(misconfigured("a profile call must not change anything"));
+                }
+            },
+        };
+        let request = request.accept("application/json");
+        let request = match &call.token_parameter {
+            Some(_) => request,
+            None => request.authorization(&call.scheme, access_token.expose()),
+        };
+        let headers = filled(&call.headers, &self.parameters);
+        Ok(headers.iter().fold(request, |it, (name, value)| it.with_header(name, value)))
+    }
+
+    /// The account that the facts are about.
+    pub(super) fn account(
+        &self,
+        grant: &Grant,
+        facts: &Value,
+    ) -> Result<ExternalAccount, ConnectorError> {
+        let own = &self.entry.account;
+        let find = |it: &Alternatives| {
+            it.0.iter().find_map(|it| it.fill(&self.parameters.and(facts))).filter(is_fit)
+        };
+        let standard = if self.entry.openid.is_some() {
+            let userinfo = facts.get("userinfo").and_then(Value::as_object);
+            let userinfo = userinfo.cloned().unwrap_or_default();
+            Some(profile::account(&grant.claims, &userinfo)?)
+        } else {
+            None
+        };
+        let external_id = if own.id.0.is_empty() {
+            standard.as_ref().map(|it| it.external_id.clone())
+        } else {
+            let id = own.id.0.iter().find_map(|it| it.fill(&self.parameters.and(facts)));
+            id.and_then(|it| ExternalId::new(it).ok())
+        };
+        let external_id = external_id
+            .ok_or_else(|| untrusted("the account", "it has no id that is known to last"))?;
+        let mut account = ExternalAccount {
+            external_id,
+            legacy_id: None,
+            email: None,
+            email_verified: false,
+            name: None,
+            claims: Map::new(),
+        };
+        if let Some(standard) = standard {
+            account = ExternalAccount { external_id: account.external_id, ..standard };
+        }
+        if let Some(name) = find(&own.name) {
+            account.name = Some(name);
+        }
+        if !own.email.0.is_empty() {
+            account.email = find(&own.email);
+            account.email_verified = false;
+        }
+        if account.email.is_some() {
+            account.email_verified |= is_verified(own.email_verified.as_ref(), facts)
+                || own.email_verified_present.as_ref().is_some_and(|it| it.find(facts).is_some());
+        }
+        if let Some(tenant) = find(&own.tenant) {
+            account.claims.insert("tenant".into(), tenant.into());
+        }
+        for (name, pointer) in &own.keep {
+            let value = pointer.find(facts).and_then(text).map(std::borrow::Cow::into_owned);
+            if let Some(value) = value.filter(is_fit) {
+                account.claims.insert(name.clone(), value.into());
+            }
+        }
+        Ok(account)
+    }
+}
+
+/// `true`, or, as some providers have it, the text `"true"`.
+fn is_verified(pointer: Option<&Pointer>, facts: &Value) -> bool {
+    match pointer.and_then(|it| it.find(facts)) {
+        Some(Value::Bool(verified)) => *verified,
+        Some(Value::String(text)) => text == "true",
+        _ => false,
+    }
+}
+
+/// Whether a text may be kept and shown.
+#[expect(clippy::ptr_arg, reason = "it filters options of texts")]
+fn is_fit(text: &String) -> bool {
+    !text.is_empty() && text.chars().count() <= LONGEST && !text.chars().any(char::is_control)
+}

@@ -1,0 +1,550 @@
+//! What an entry must keep to, beyond its form: the mistakes that catalogs elsewhere are full of.
+
+use std::{collections::BTreeMap, sync::LazyLock};
+
+use regex::Regex;
+use url::Url;
+
+use super::{
+    entry::{
+        Alternatives, Authentication, Body, CodeGrant, Entry, Need, Parameter, ParameterKind, Pkce,
+        RefreshWith,
+    },
+    template::{Pointer, Template},
+};
+
+/// What the engine says itself, in one request or another.
+const ENGINES_OWN: &[&str] = &[
+    "assertion",
+    "client_assertion",
+    "client_assertion_type",
+    "client_id",
+    "client_secret",
+    "code",
+    "code_challenge",
+    "code_challenge_method",
+    "code_verifier",
+    "device_code",
+    "grant_type",
+    "nonce",
+    "redirect_uri",
+    "refresh_token",
+    "request",
+    "request_uri",
+    "response_mode",
+    "response_type",
+    "scope",
+    "state",
+    "token",
+];
+
+/// Keys of every configuration.
+const CONFIG_KEYS: &[&str] =
+    &["client_id", "client_secret", "client_secret_next", "scopes", "refresh_token_idle_seconds"];
+
+/// Characters of a host, to see what a pattern admits.
+const NO_HOST: &[&str] =
+    &["/", "@", ":", "?", "#", "\\", "a/b", "a@b", "a:b", "a?b", "a#b", "a\\b"];
+
+static NAME: LazyLock<Option<Regex>> =
+    LazyLock::new(|| Regex::new("^[a-z0-9][a-z0-9_-]{0,62}$").ok());
+
+impl Entry {
+    /// Reads an entry from its TOML text.
+    ///
+    /// # Errors
+    ///
+    /// Says what was expected.
+    pub(crate) fn parse(name: &str, text: &str) -> Result<Self, String> {
+        let entry: Self = toml::from_str(text).map_err(|error| error.to_string())?;
+        entry.check(name)?;
+        Ok(entry)
+    }
+
+    /// Checks everything that the form alone does not say.
+    pub(crate) fn check(&self, name: &str) -> Result<(), String> {
+        if !NAME.as_ref().is_some_and(|it| it.is_match(name)) {
+            return Err("its name must be of a-z, 0-9, _ and -, and at most 63 characters".into());
+        }
+        self.check_texts()?;
+        self.check_parameters()?;
+        self.check_addresses()?;
+        self.check_own_names()?;
+        self.check_pointers()?;
+        self.check_lifetimes()?;
+        for (index, rule) in self.errors.iter().enumerate() {
+            rule.check().map_err(|why| format!("errors, rule {index}: {why}"))?;
+        }
+        Ok(())
+    }
+
+    fn check_texts(&self) -> Result<(), String> {
+        for (key, text) in [("title", &self.title), ("description", &self.description)] {
+            if text.trim().is_empty() {
+                return Err(format!("{key} must not be empty"));
+            }
+        }
+        if self.documentation.is_empty() {
+            return Err("documentation must name at least one page".into());
+        }
+        for page in &self.documentation {
+            let url =
+                Url::parse(page).map_err(|_| format!("documentation: {page} is no address"))?;
+            if url.scheme() != "https" {
+                return Err(format!("documentation: {page} must be https"));
+            }
+        }
+        let date = |it: &str| {
+            let parts: Vec<&str> = it.split('-').collect();
+            parts.iter().map(|it| it.len()).eq([4, 2, 2])
+                && parts.iter().all(|it| it.bytes().all(|it| it.is_ascii_digit()))
+        };
+        if !date(&self.checked) {
+            return Err("checked must be a date like 2026-11-25".into());
+        }
+        Ok(())
+    }
+
+    /// Every template of the entry, with the key that it stands under.
+    fn templates(&self) -> Vec<(&'static str, &Template)> {
+        let mut all = self.addresses();
+        let mut maps = vec![("token.headers", &self.token.headers)];
+        maps.push(("token.parameters", &self.token.parameters));
+        if let Some(it) = &self.authorization {
+            maps.push(("authorization.parameters", &it.parameters));
+        }
+        if let Some(it) = &self.refresh {
+            maps.push(("refresh.parameters", &it.parameters));
+            maps.push(("refresh.headers", &it.headers));
+        }
+        if let Some(it) = &self.revoke {
+            maps.push(("revoke.parameters", &it.parameters));
+            maps.push(("revoke.headers", &it.headers));
+        }
+        for call in &self.profile {
+            maps.push(("profile.headers", &call.headers));
+            maps.push(("profile.form", &call.form));
+        }
+        all.extend(maps.into_iter().flat_map(|(key, map)| map.values().map(move |it| (key, it))));
+        let account = &self.account;
+        for (key, alternatives) in [
+            ("account.id", &account.id),
+            ("account.name", &account.name),
+            ("account.email", &account.email),
+            ("account.tenant", &account.tenant),
+        ] {
+            all.extend(alternatives.0.iter().map(|it| (key, it)));
+        }
+        all
+    }
+
+    /// Every template that is an address.
+    fn addresses(&self) -> Vec<(&'static str, &Template)> {
+        let mut all: Vec<(&'static str, &Template)> = Vec::new();
+        let mut add = |key, url| all.extend(Option::map(url, |it| (key, it)));
+        add("authorization.url", self.authorization.as_ref().and_then(|it| it.url.as_ref()));
+        add("token.url", self.token.url.as_ref());
+        add("long_lived.url", self.long_lived.as_ref().map(|it| &it.url));
+        add("refresh.url", self.refresh.as_ref().and_then(|it| it.url.as_ref()));
+        add("revoke.url", self.revoke.as_ref().map(|it| &it.url));
+        add("device.url", self.device.as_ref().and_then(|it| it.url.as_ref()));
+        if let Some(openid) = &self.openid {
+            add("openid.issuer", Some(&openid.issuer));
+            add("openid.jwks_uri", openid.jwks_uri.as_ref());
+            for issuer in &openid.issuers {
+                add("openid.issuers", Some(issuer));
+            }
+        }
+        for call in &self.profile {
+            add("profile.url", Some(&call.url));
+        }
+        all
+    }
+
+    fn check_parameters(&self) -> Result<(), String> {
+        for (name, parameter) in &self.parameters {
+            let at = |why: &str| format!("parameters.{name}: {why}");
+            if CONFIG_KEYS.contains(&name.as_str()) {
+                return Err(at("is a key of every provider already"));
+            }
+            if let Some(pattern) = &parameter.pattern
+                && anchored(pattern).is_none()
+            {
+                return Err(at("its pattern is no regular expression"));
+            }
+            for (what, value) in
+                [("example", Some(&parameter.example)), ("default", parameter.default.as_ref())]
+            {
+                if value.is_some_and(|it| !parameter.admits(it)) {
+                    return Err(at(&format!("its {what} does not fit it")));
+                }
+            }
+            if parameter.secret && parameter.default.is_some() {
+                return Err(at("a secret has no default"));
+            }
+        }
+        let used: Vec<&str> = self.templates().iter().flat_map(|(_, it)| it.parameters()).collect();
+        for name in self.parameters.keys() {
+            if !used.contains(&name.as_str()) && !self.names_config(name) {
+                return Err(format!("parameters.{name}: nothing uses it"));
+            }
+        }
+        for (key, template) in self.templates() {
+            for name in template.parameters() {
+                if name != "client_id" && !self.parameters.contains_key(name) {
+                    return Err(format!("{key}: {{{name}}} is no parameter of the entry"));
+                }
+                if self.parameters.get(name).is_some_and(|it| it.secret) && key.ends_with("url") {
+                    return Err(format!(
+                        "{key}: {{{name}}} is a secret, which no address may hold"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether some pointer goes to this key of the configuration.
+    fn names_config(&self, name: &str) -> bool {
+        let whole = format!("/config/{name}");
+        let own = Pointer::try_from(whole).ok();
+        self.pointers().iter().any(|(_, it)| Some(*it) == own.as_ref())
+    }
+
+    fn check_addresses(&self) -> Result<(), String> {
+        for (key, template) in self.addresses() {
+            let (names, fact) = template.host_parts();
+            for name in names {
+                if let Some(parameter) = self.parameters.get(name)
+                    && !parameter.is_of_a_host()
+                {
+                    return Err(format!(
+                        "{key}: {{{name}}} stands in the host, so it must have one_of or a pattern that \
+                         admits none of / @ : ? # \\"
+                    ));
+                }
+            }
+            if fact && self.token.hosts.is_empty() {
+                return Err(format!("{key}: a fact makes the host, so token.hosts must say which"));
+            }
+            if let Some(name) = template.origin()
+                && self.parameters.get(name).is_none_or(|it| it.kind != ParameterKind::Origin)
+            {
+                return Err(format!(
+                    "{key}: {{{name}}} begins it, so it must be of the kind origin"
+                ));
+            }
+            let sample = self.sample(template);
+            let url = Url::parse(&sample).map_err(|_| format!("{key}: {sample} is no address"))?;
+            if url.scheme() != "https" || url.host_str().is_none() {
+                return Err(format!("{key}: must be an https address"));
+            }
+            if url.fragment().is_some() {
+                return Err(format!("{key}: must have no fragment"));
+            }
+        }
+        let discovered = self.openid.as_ref().is_some_and(|it| it.jwks_uri.is_none());
+        if let Some(authorization) = &self.authorization
+            && !discovered
+            && (authorization.url.is_none() || self.token.url.is_none())
+        {
+            return Err(
+                "authorization.url and token.url are missing, and there is no discovery".into()
+            );
+        }
+        if self.authorization.is_none() && self.openid.is_none() && self.profile.is_empty() {
+            return Err(
+                "without an authorization there must be a profile call that tells whose token \
+                        it is"
+                    .into(),
+            );
+        }
+        Ok(())
+    }
+
+    /// The template with examples in its gaps.
+    fn sample(&self, template: &Template) -> String {
+        template.sample(|name| self.parameters.get(name).map(|it| it.example.as_str()))
+    }
+
+    fn check_own_names(&self) -> Result<(), String> {
+        let mut maps: Vec<(&str, &BTreeMap<String, Template>)> =
+            vec![("token.parameters", &self.token.parameters)];
+        if let Some(it) = &self.authorization {
+            maps.push(("authorization.parameters", &it.parameters));
+        }
+        if let Some(it) = &self.refresh {
+            maps.push(("refresh.parameters", &it.parameters));
+        }
+        if let Some(it) = &self.revoke {
+            maps.push(("revoke.parameters", &it.parameters));
+        }
+        for (key, map) in maps {
+            for (name, value) in map {
+                if ENGINES_OWN.contains(&name.as_str()) {
+                    return Err(format!("{key}.{name}: is the engine's to say"));
+                }
+                if value.pointers().next().is_some() {
+                    return Err(format!("{key}.{name}: must be made of parameters alone"));
+                }
+            }
+        }
+        if let Some(authorization) = &self.authorization {
+            for name in &authorization.callback {
+                if ENGINES_OWN.contains(&name.as_str()) || name == "iss" || name == "error" {
+                    return Err(format!("authorization.callback: {name} is the engine's to read"));
+                }
+            }
+            let parted = [&authorization.scopes, &authorization.always];
+            let separator = &authorization.scope_separator;
+            if parted.into_iter().flatten().any(|it| it.contains(separator.as_str())) {
+                return Err("authorization.scopes: a scope holds the separator".into());
+            }
+            if authorization.pkce == Pkce::Unsupported && self.token.client_secret != Need::Required
+            {
+                return Err("without PKCE the client must have a secret".into());
+            }
+        }
+        let token = &self.token;
+        if token.authentication == Authentication::Bearer {
+            return Err("token.authentication: there is no token yet".into());
+        }
+        if token.grant == CodeGrant::Assertion && token.client_secret != Need::Required {
+            return Err("token.grant: an assertion needs the client secret".into());
+        }
+        if token.body == Body::None {
+            return Err("token.body: the fields must go somewhere".into());
+        }
+        Ok(())
+    }
+
+    /// Every pointer of the entry into the facts, with the key that it stands under.
+    fn pointers(&self) -> Vec<(&'static str, &Pointer)> {
+        let mut all: Vec<_> = self
+            .templates()
+            .into_iter()
+            .flat_map(|(key, it)| it.pointers().map(move |it| (key, it)))
+            .collect();
+        let account = &self.account;
+        let verified = [&account.email_verified, &account.email_verified_present];
+        all.extend(verified.into_iter().flatten().map(|it| ("account.email_verified", it)));
+        all.extend(account.keep.values().map(|it| ("account.keep", it)));
+        all
+    }
+
+    fn check_pointers(&self) -> Result<(), String> {
+        let mut roots = vec!["token", "config"];
+        if self.openid.is_some() {
+            roots.extend(["claims", "userinfo"]);
+        }
+        if self.authorization.as_ref().is_some_and(|it| !it.callback.is_empty()) {
+            roots.push("callback");
+        }
+        for call in &self.profile {
+            if roots.contains(&call.name.as_str()) || call.name.contains('/') {
+                return Err(format!("profile: {} is not free as a name", call.name));
+            }
+            roots.push(&call.name);
+        }
+        for (key, pointer) in self.pointers() {
+            if !roots.contains(&pointer.root()) {
+                let known = roots.join(", ");
+                return Err(format!(
+                    "{key}: there is nothing called /{}; expected one of {known}",
+                    pointer.root()
+                ));
+            }
+        }
+        let Alternatives(id) = &self.account.id;
+        if id.is_empty() && self.openid.is_none() {
+            return Err("account.id is missing".into());
+        }
+        if id.iter().any(|it| it.pointers().next().is_none()) {
+            return Err("account.id: must come from the facts".into());
+        }
+        if self.account.email_verified.is_some() && self.account.email_verified_present.is_some() {
+            return Err(
+                "account: email_verified and email_verified_present exclude each other".into()
+            );
+        }
+        for call in &self.profile {
+            let bodies = [call.graphql.is_some(), call.json.is_some(), !call.form.is_empty()];
+            if bodies.into_iter().filter(|it| *it).count() > 1 {
+                return Err(format!("profile {}: has more than one body", call.name));
+            }
+            if call
+                .json
+                .as_ref()
+                .is_some_and(|it| serde_json::from_str::<serde_json::Value>(it).is_err())
+            {
+                return Err(format!("profile {}: its json is no JSON", call.name));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_lifetimes(&self) -> Result<(), String> {
+        let refresh = self.refresh.as_ref();
+        let lives = [
+            ("token.lifetime_seconds", self.token.lifetime_seconds),
+            ("refresh.idle_seconds", refresh.and_then(|it| it.idle_seconds)),
+            ("refresh.lifetime_seconds", refresh.and_then(|it| it.lifetime_seconds)),
+        ];
+        if let Some((key, _)) = lives.iter().find(|(_, it)| *it == Some(0)) {
+            return Err(format!("{key}: must not be zero"));
+        }
+        if self.token.never_expires && (refresh.is_some() || self.token.lifetime_seconds.is_some())
+        {
+            return Err("token.never_expires: yet there is a refresh or a lifetime".into());
+        }
+        if let Some(refresh) = refresh
+            && (refresh.with == RefreshWith::AccessToken) != refresh.grant.is_some()
+        {
+            return Err("refresh: with = \"access_token\" and grant belong together".into());
+        }
+        Ok(())
+    }
+}
+
+impl Parameter {
+    /// Whether this value fits.
+    pub(crate) fn admits(&self, value: &str) -> bool {
+        if value.is_empty() || value.len() > 2048 || value.chars().any(char::is_control) {
+            return false;
+        }
+        if !self.one_of.is_empty() {
+            return self.one_of.iter().any(|it| it == value);
+        }
+        if self.kind == ParameterKind::Origin {
+            let url = Url::parse(value).ok();
+            return url.is_some_and(|it| {
+                matches!(it.scheme(), "https" | "http")
+                    && it.has_host()
+                    && it.username().is_empty()
+                    && it.password().is_none()
+                    && it.query().is_none()
+                    && it.fragment().is_none()
+            }) && !value.ends_with(['/', '?', '#'])
+                && !value.contains(char::is_whitespace);
+        }
+        self.pattern.as_deref().is_none_or(|it| anchored(it).is_some_and(|it| it.is_match(value)))
+    }
+
+    fn is_of_a_host(&self) -> bool {
+        if !self.one_of.is_empty() {
+            return !self.one_of.iter().any(|it| it.contains(['/', '@', ':', '?', '#', '\\']));
+        }
+        self.pattern.is_some() && !NO_HOST.iter().any(|it| self.admits(it))
+    }
+}
+
+/// The expression, for the whole of a value.
+fn anchored(pattern: &str) -> Option<Regex> {
+    Regex::new(&format!("^(?:{pattern})$")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ENTRY: &str = r#"
+        title = "Example"
+        description = "An example."
+        documentation = ["https://docs.example/oauth"]
+        checked = "2026-11-25"
+        [parameters.host]
+        description = "The host."
+        example = "a"
+        pattern = "[a-z]+"
+        [authorization]
+        url = "https://{host}.example/authorize"
+        scopes = ["read"]
+        [token]
+        url = "https://{host}.example/token"
+        [refresh]
+        [[profile]]
+        url = "https://{host}.example/me"
+        [account]
+        id = "/profile/id"
+    "#;
+
+    fn why(from: &str, to: &str) -> String {
+        assert!(ENTRY.contains(from), "{from}");
+        Entry::parse("example", &ENTRY.replacen(from, to, 1)).err().unwrap_or_default()
+    }
+
+    #[test]
+    fn a_sound_entry_is_one() {
+        assert_eq!(Entry::parse("example", ENTRY).err(), None);
+    }
+
+    #[test]
+    fn a_mistake_is_told_with_its_place() {
+        let url = "url = \"https://{host}.example/token\"";
+        for (from, to, expected) in [
+            ("title =", "titel =", "titel"),
+            ("title = \"Example\"", "title = \" \"", "title"),
+            ("[\"https://docs.example/oauth\"]", "[]", "documentation"),
+            ("2026-11-25", "yesterday", "checked"),
+            ("pattern = \"[a-z]+\"", "", "stands in the host"),
+            ("[a-z]+", ".+", "stands in the host"),
+            ("[a-z]+", "[a-z", "pattern"),
+            ("example = \"a\"", "example = \"1\"", "example does not fit"),
+            ("{host}.example/me", "{other}.example/me", "no parameter"),
+            ("https://{host}.example/me", "http://{host}.example/me", "https"),
+            ("https://{host}.example/me", "https://{host}.example/me#x", "fragment"),
+            ("https://{host}.example/me", "https://{/token/host}/me", "token.hosts"),
+            ("https://{host}.example/me", "{host}/me", "kind origin"),
+            ("/profile/id", "/other/id", "/other"),
+            ("id = \"/profile/id\"", "", "account.id"),
+            ("/profile/id", "{host}", "must come from the facts"),
+            (url, "", "token.url"),
+            (url, &format!("{url}\nparameters = {{ grant_type = \"x\" }}"), "engine's"),
+            (url, &format!("{url}\nlifetime_seconds = 0"), "zero"),
+            (url, &format!("{url}\nnever_expires = true"), "never_expires"),
+            (url, &format!("{url}\nauthentication = \"bearer\""), "no token yet"),
+            ("scopes = [\"read\"]", "scopes = [\"a b\"]", "separator"),
+            ("scopes = [\"read\"]", "parameters = { state = \"x\" }", "engine's"),
+            ("scopes = [\"read\"]", "callback = [\"iss\"]", "engine's"),
+            ("[refresh]", "[refresh]\nwith = \"access_token\"", "belong together"),
+        ] {
+            let told = why(from, to);
+            assert!(told.contains(expected), "{from} -> {to}: {told}");
+        }
+    }
+
+    #[test]
+    fn a_parameter_that_nothing_uses_is_a_mistake() {
+        let more = "[parameters.unused]\ndescription = \"x\"\nexample = \"a\"\n[authorization]";
+        assert!(why("[authorization]", more).contains("nothing uses it"));
+    }
+
+    #[test]
+    fn an_origin_is_an_address_and_nothing_more() {
+        let origin = Parameter {
+            description: String::new(),
+            example: String::new(),
+            pattern: None,
+            one_of: Vec::new(),
+            default: None,
+            secret: false,
+            authority: true,
+            kind: ParameterKind::Origin,
+        };
+        for fine in ["https://git.example", "https://git.example:8443", "https://a.example/git"] {
+            assert!(origin.admits(fine), "{fine}");
+        }
+        for wrong in [
+            "git.example",
+            "https://git.example/",
+            "https://u:p@git.example",
+            "https://git.example?x",
+            "https://git.example#x",
+            "ftp://git.example",
+            "https://git.example /a",
+            "",
+        ] {
+            assert!(!origin.admits(wrong), "{wrong}");
+        }
+    }
+}
