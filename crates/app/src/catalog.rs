@@ -4,10 +4,14 @@ use std::sync::Arc;
 
 use symbolon_oauth2::{
     Registry,
+    catalog::Catalog,
     http::{HttpClient, HttpClientError, HttpSettings},
 };
 
-use crate::{settings::HttpClientSettings, system_clock::SystemClock};
+use crate::{
+    settings::{CatalogSettings, HttpClientSettings},
+    system_clock::SystemClock,
+};
 
 /// The guarded client, as the operator set it.
 ///
@@ -23,7 +27,10 @@ pub(crate) fn http_client(settings: &HttpClientSettings) -> Result<HttpClient, H
     })
 }
 
-/// The catalog.
-pub(crate) fn catalog(http: HttpClient) -> Registry {
+/// The catalog: the types that are code, those that are data, and the operator's own over them.
+pub(crate) fn catalog(http: HttpClient, settings: &CatalogSettings) -> Registry {
     Registry::new(http, Arc::new(SystemClock))
+        .with(symbolon_google::kind())
+        .with_catalog(Catalog::built_in())
+        .with_catalog(settings.own.clone())
 }

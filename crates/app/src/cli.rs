@@ -112,6 +112,16 @@ Example:
     /// Make and inspect the keys that seal secrets at rest
     #[command(subcommand, arg_required_else_help = true)]
     Keyring(KeyringCommand),
+    /// Show the catalog of provider types, and try its entries
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        after_help = "\
+Examples:
+  symbolon provider-types list
+  symbolon provider-types show gitlab      what to register there and to configure here"
+    )]
+    ProviderTypes(ProviderTypesCommand),
     /// Check that everything the service needs is in order
     #[command(
         long_about = "\
@@ -268,6 +278,26 @@ pub struct CreateApiKeyArgs {
     #[arg(long = "user", value_name = "ID|PREFIX*", num_args = 1)]
     pub users: Vec<String>,
     /// How the key is printed.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `provider-types …`.
+#[derive(Debug, Subcommand)]
+pub enum ProviderTypesCommand {
+    /// List the types, and what each can do
+    List(OutputArgs),
+    /// Show what a type can do, what to register at the provider and what to configure
+    Show(ShowTypeArgs),
+}
+
+/// `provider-types show`.
+#[derive(Debug, Args)]
+pub struct ShowTypeArgs {
+    /// Which one, for example `gitlab`
+    #[arg(value_name = "TYPE")]
+    pub name: String,
+    /// How the type is printed.
     #[command(flatten)]
     pub output: OutputArgs,
 }

@@ -7,6 +7,7 @@ mod freeze;
 mod import;
 mod keyring;
 mod migrate;
+mod provider_types;
 mod serve;
 
 use std::{future::Future, path::Path};
@@ -39,6 +40,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Freeze(command) => block_on(freeze::freeze(&command, config)),
         Command::Unfreeze(arguments) => block_on(freeze::unfreeze(&arguments, config)),
         Command::Keyring(command) => block_on(keyring::run(&command, config)),
+        Command::ProviderTypes(command) => block_on(provider_types::run(&command, config)),
         Command::Doctor(output) => block_on(doctor::run(output, config)),
         Command::Import(command) => block_on(import::run(&command, config)),
         Command::Export(arguments) => block_on(export::run(&arguments, config)),

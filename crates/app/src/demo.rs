@@ -92,7 +92,7 @@ pub(crate) async fn run(arguments: &DemoArgs) -> Result<(), Failure> {
     let settings = settings(&directory, &product)?;
     let http = http_client(&settings.http_client)?;
     let connectors: Arc<dyn Connectors> =
-        Arc::new(DemoCatalog { inner: Arc::new(catalog(http.clone())) });
+        Arc::new(DemoCatalog { inner: Arc::new(catalog(http.clone(), &settings.catalog)) });
     let database = Arc::new(Database::open_to_serve(&settings.database, Arc::new(keys)).await?);
     let key = new_key(database.repositories().keys).await?;
     let service = Service::new(ServiceParts {

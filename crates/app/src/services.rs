@@ -316,7 +316,8 @@ mod tests {
             organization_identities: store.clone(),
             webhooks: store.clone(),
         };
-        let connectors = Arc::new(catalog(http_client(&settings.http_client).unwrap()));
+        let connectors =
+            Arc::new(catalog(http_client(&settings.http_client).unwrap(), &settings.catalog));
         let public_url = "http://localhost/".parse().unwrap();
         let services = Services::new(
             &repositories,

@@ -20,7 +20,7 @@ use std::{
 use config::{Config, Environment, File, FileFormat, Map, Value, ValueKind};
 use symbolon_domain::{refresh_plan::RefreshPlan, secret::Secret, services::ReturnUrls};
 use symbolon_keyring::{KeyCommand, KeyFile, KeyService, KeyVariable};
-use symbolon_oauth2::{SigningAlg, TrustedIssuer};
+use symbolon_oauth2::{SigningAlg, TrustedIssuer, catalog::Catalog};
 use url::Url;
 
 pub use symbolon_http::Network;
@@ -33,7 +33,10 @@ use self::{
     section::{Findings, Section},
     value::{duration, number, text, texts},
 };
-use crate::catalog::{catalog, http_client};
+use crate::{
+    catalog::{catalog, http_client},
+    failure::sentence,
+};
 
 /// Where the configuration is looked for when nobody says otherwise; need not be there.
 pub const DEFAULT_FILE: &str = "symbolon.toml";
@@ -68,6 +71,8 @@ pub struct Settings {
     pub sentry_rpc: SentryRpcSettings,
     /// Whose tokens may be exchanged for others.
     pub token_exchange: TokenExchangeSettings,
+    /// Provider types of the operator's own.
+    pub catalog: CatalogSettings,
     /// Providers declared in the file.
     pub providers: Vec<ProviderSettings>,
 }
@@ -189,6 +194,13 @@ pub struct LedgerSettings {
     pub retention: Duration,
 }
 
+/// Section `catalog`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CatalogSettings {
+    /// The entries of the folder; each in place of the embedded one of its name, if there is one.
+    pub own: Catalog,
+}
+
 /// Section `telemetry`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TelemetrySettings {
@@ -259,7 +271,9 @@ impl Settings {
         if !settings.providers.is_empty()
             && let Ok(http) = http_client(&settings.http_client)
         {
-            findings.mistakes.extend(provider::check(&settings.providers, &catalog(http)));
+            findings
+                .mistakes
+                .extend(provider::check(&settings.providers, &catalog(http, &settings.catalog)));
         }
         if findings.mistakes.is_empty() { Ok(settings) } else { Err(Mistakes(findings.mistakes)) }
     }
@@ -293,6 +307,7 @@ impl Settings {
             telemetry: read_telemetry(root.section("telemetry")),
             sentry_rpc: read_sentry_rpc(root.section("sentry_rpc")),
             token_exchange: read_token_exchange(root.section("token_exchange")),
+            catalog: read_catalog(root.section("catalog")),
             providers: provider::read(&mut root),
         };
         root.finish();
@@ -645,6 +660,15 @@ fn read_ledger(mut section: Section<'_>) -> LedgerSettings {
     let days = whole(&mut section, "retention_days", 1, 3650).unwrap_or(90);
     section.finish();
     LedgerSettings { retention: Duration::from_secs(DAY * days) }
+}
+
+fn read_catalog(mut section: Section<'_>) -> CatalogSettings {
+    let own = section.checked("folder", |it| {
+        let folder = text(it).ok_or("expected the path of a folder with files NAME.toml")?;
+        Catalog::read(Path::new(&folder)).map_err(|error| sentence(&error))
+    });
+    section.finish();
+    CatalogSettings { own: own.unwrap_or_default() }
 }
 
 fn read_telemetry(mut section: Section<'_>) -> TelemetrySettings {

@@ -96,6 +96,11 @@ pub struct ProviderType {
     pub description: String,
     /// The provider's own documentation that the type rests on.
     pub documentation: String,
+    /// How to register our client at the provider.
+    pub registration: Registration,
+    /// What an operator must know, each in a sentence or two: what the provider does not have, and
+    /// what to do about it.
+    pub notes: Vec<String>,
     /// JSON Schema (2020-12) of `config`; secrets are marked `writeOnly`.
     pub config_schema: Value,
     /// The keys of `config` that are secrets.
@@ -106,6 +111,21 @@ pub struct ProviderType {
     pub authority_keys: Vec<String>,
     /// What instances can do.
     pub capabilities: Capabilities,
+}
+
+/// How to register our client at a provider, in the provider's own words, as far as they are known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Registration {
+    /// The page where it is done.
+    pub page: Option<String>,
+    /// The way from there.
+    pub steps: Option<String>,
+    /// What the redirect URI is called there.
+    pub redirect_uri: Option<String>,
+    /// What the client id is called there.
+    pub client_id: Option<String>,
+    /// What the client secret is called there.
+    pub client_secret: Option<String>,
 }
 
 /// What a provider can do; known before it is asked.

@@ -26,7 +26,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::{Map, Value, json};
 use symbolon_domain::{
-    identity_provider::{Capabilities, ProviderSecrets, ProviderType, Rotation},
+    identity_provider::{Capabilities, ProviderSecrets, ProviderType, Registration, Rotation},
     ports::{Connector, InvalidConfig},
 };
 use symbolon_oauth2::{
@@ -84,6 +84,8 @@ impl ProviderKind for Google {
                 .into(),
             documentation: "https://developers.google.com/identity/openid-connect/openid-connect"
                 .into(),
+            registration: Registration::default(),
+            notes: Vec::new(),
             config_schema: schema(),
             secret_names: CLIENT_SECRETS.map(str::to_owned).to_vec(),
             authority_keys: Vec::new(),

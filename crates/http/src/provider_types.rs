@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 use symbolon_domain::{
     Error,
-    identity_provider::{Capabilities, ProviderType, Rotation},
+    identity_provider::{Capabilities, ProviderType, Registration, Rotation},
     ports::Connectors,
 };
 use utoipa::ToSchema;
@@ -50,6 +50,10 @@ struct ProviderTypeBody {
     description: String,
     /// The provider's own documentation that the type rests on.
     documentation: String,
+    /// How to register a client at the provider, in the provider's own words.
+    registration: RegistrationBody,
+    /// What an operator must know.
+    notes: Vec<String>,
     /// JSON Schema (2020-12) of `config`.
     #[schema(value_type = Object)]
     config_schema: Value,
@@ -58,6 +62,27 @@ struct ProviderTypeBody {
     secrets: Vec<String>,
     /// What instances can do.
     capabilities: CapabilitiesBody,
+}
+
+/// How to register a client at a provider, as far as it is known.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Registration)]
+struct RegistrationBody {
+    /// The page where it is done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    page: Option<String>,
+    /// The way from there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    steps: Option<String>,
+    /// What the redirect URI is called there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    redirect_uri: Option<String>,
+    /// What the client id is called there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_id: Option<String>,
+    /// What the client secret is called there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_secret: Option<String>,
 }
 
 /// What a provider can do.
@@ -84,6 +109,8 @@ impl From<ProviderType> for ProviderTypeBody {
     fn from(kind: ProviderType) -> Self {
         let Capabilities { browser, device, refresh, revoke, sign_in, rotation } =
             kind.capabilities;
+        let Registration { page, steps, redirect_uri, client_id, client_secret } =
+            kind.registration;
         let rotation = match rotation {
             Rotation::MayRotate => "may_rotate",
             Rotation::Reusable => "reusable",
@@ -93,6 +120,8 @@ impl From<ProviderType> for ProviderTypeBody {
             title: kind.title,
             description: kind.description,
             documentation: kind.documentation,
+            registration: RegistrationBody { page, steps, redirect_uri, client_id, client_secret },
+            notes: kind.notes,
             config_schema: kind.config_schema,
             secrets: kind.secret_names,
             capabilities: CapabilitiesBody { browser, device, refresh, revoke, sign_in, rotation },

@@ -36,7 +36,7 @@ static BUILT_IN: LazyLock<Catalog> = LazyLock::new(|| {
 });
 
 /// Entries, by the name of their type.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Catalog {
     entries: BTreeMap<String, Arc<Entry>>,
 }

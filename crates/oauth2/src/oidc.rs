@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use symbolon_domain::{
-    identity_provider::{Capabilities, ProviderSecrets, ProviderType, Rotation},
+    identity_provider::{Capabilities, ProviderSecrets, ProviderType, Registration, Rotation},
     ports::{Connector, InvalidConfig},
 };
 
@@ -44,6 +44,8 @@ impl ProviderKind for Oidc {
                           provider shows."
                 .into(),
             documentation: "https://openid.net/specs/openid-connect-core-1_0.html".into(),
+            registration: Registration::default(),
+            notes: Vec::new(),
             config_schema: schema(),
             secret_names: CLIENT_SECRETS.map(str::to_owned).to_vec(),
             // A `sub` is unique at its issuer alone (OpenID Connect Core 1.0 §2).

@@ -35,7 +35,7 @@ pub(super) async fn run(command: &ImportCommand, config: Option<&Path>) -> Resul
             let parts = SentryParts {
                 archive: &*repositories.archive,
                 providers: &*repositories.providers,
-                connectors: &catalog(http_client(&settings.http_client)?),
+                connectors: &catalog(http_client(&settings.http_client)?, &settings.catalog),
                 settings: &how,
                 now: SystemClock.now(),
             };

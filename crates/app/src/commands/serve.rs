@@ -61,7 +61,7 @@ async fn start(
     let keys = tokio::task::spawn_blocking(move || LiveKeyRing::start(service));
     let keys = keys.await.map_err(|it| Failure::System("cannot load the keys", it.into()))??;
     let keys = Arc::new(keys);
-    let connectors = Arc::new(catalog(http_client(&settings.http_client)?));
+    let connectors = Arc::new(catalog(http_client(&settings.http_client)?, &settings.catalog));
     // Before the database is touched: a service that cannot listen migrates nothing.
     let listener = listen(settings.server.listen).await?;
     let database = Database::open_to_serve(&settings.database, keys.clone()).await?;

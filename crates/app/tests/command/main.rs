@@ -10,6 +10,7 @@ mod doctor;
 mod freeze;
 mod keyring;
 mod migrate;
+mod provider_types;
 mod running;
 mod serve;
 mod shutdown;

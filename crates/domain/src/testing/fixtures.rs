@@ -25,7 +25,8 @@ use crate::{
     event::{Actor, Event, EventKind, NewEvent},
     identity::{Identity, IdentityStatus},
     identity_provider::{
-        Capabilities, IdentityProvider, ProviderOptions, ProviderSecrets, ProviderType, Rotation,
+        Capabilities, IdentityProvider, ProviderOptions, ProviderSecrets, ProviderType,
+        Registration, Rotation,
     },
     ids::{
         ApiKeyId, AuthIdentityId, AuthProviderId, EventId, ExternalId, IdentityId, LinkSessionId,
@@ -246,6 +247,8 @@ pub fn provider_type() -> ProviderType {
         title: "OpenID Connect".into(),
         description: "Any OpenID provider.".into(),
         documentation: "https://openid.net/specs/openid-connect-core-1_0.html".into(),
+        registration: Registration::default(),
+        notes: Vec::new(),
         config_schema: json!({ "type": "object" }),
         secret_names: vec!["client_secret".into()],
         authority_keys: vec!["issuer".into()],

@@ -12,7 +12,9 @@ use url::Url;
 use crate::{
     account::ExternalAccount,
     credentials::Credentials,
-    identity_provider::{Capabilities, IdentityProvider, ProviderSecrets, ProviderType, Rotation},
+    identity_provider::{
+        Capabilities, IdentityProvider, ProviderSecrets, ProviderType, Registration, Rotation,
+    },
     ids::ExternalId,
     ports::{
         AuthorizationRequest, CodeExchange, Connector, ConnectorError, Connectors, Grant,
@@ -461,6 +463,8 @@ impl Connectors for ScriptedProvider {
             title: "Scripted".to_owned(),
             description: "A provider in memory, for tests.".to_owned(),
             documentation: "https://scripted.example/docs".to_owned(),
+            registration: Registration::default(),
+            notes: Vec::new(),
             config_schema: json!({"type": "object"}),
             secret_names: vec!["client_secret".to_owned()],
             authority_keys: vec!["issuer".to_owned()],

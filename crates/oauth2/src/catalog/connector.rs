@@ -50,6 +50,8 @@ pub(crate) struct CatalogConnector {
     pub(crate) config: Value,
     pub(crate) endpoints: Endpoints,
     pub(crate) layout: Layout,
+    /// The same of a refresh.
+    pub(crate) refresh_layout: Layout,
     /// How the token endpoint is written to.
     pub(crate) token: Encoding,
     /// The same to refresh.
@@ -480,15 +482,15 @@ impl Connector for CatalogConnector {
             fields.push((name, scopes));
         }
         let secrets = [&request.refresh_token];
+        let layout = &self.refresh_layout;
         let mut tokens = if refresh.with == RefreshWith::AccessToken {
             let asked = to.encoding.request(to.url.clone(), &fields);
             let answer = self.base.engine.http.send(asked).await.map_err(to_domain)?;
-            self.base.read_answer(TOKEN_ENDPOINT, &answer, &self.layout, &secrets)?
+            self.base.read_answer(TOKEN_ENDPOINT, &answer, layout, &secrets)?
         } else {
             let other = refresh.authentication.and_then(|it| self.base.authenticated_by(it));
             let base = other.as_ref().unwrap_or(&self.base);
-            let read =
-                |answer: &_| base.read_answer(TOKEN_ENDPOINT, answer, &self.layout, &secrets);
+            let read = |answer: &_| base.read_answer(TOKEN_ENDPOINT, answer, layout, &secrets);
             base.send_authenticated(&metadata, &to, &fields, read).await?
         };
         if let (Some(openid), Some(id_token)) = (&self.entry.openid, &tokens.id_token) {

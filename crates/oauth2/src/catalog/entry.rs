@@ -11,7 +11,7 @@ use super::{
 };
 
 /// One provider type that is only data.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Entry {
     /// What people call it.
@@ -401,6 +401,8 @@ pub(crate) struct Refresh {
     pub(crate) method: Option<Method>,
     /// As to the token endpoint unless said.
     pub(crate) authentication: Option<Authentication>,
+    /// Where things are in the answer, if not where the exchange has them.
+    pub(crate) answer: Option<Answer>,
     /// What makes the provider send a refresh token, for people.
     pub(crate) requires: Option<Requires>,
 }

@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde_json::{Map, Value, json};
 use symbolon_domain::{
-    identity_provider::{Capabilities, ProviderSecrets, ProviderType, Rotation},
+    identity_provider::{Capabilities, ProviderSecrets, ProviderType, Registration, Rotation},
     ports::{Connector, InvalidConfig},
 };
 use url::Url;
@@ -10,8 +10,8 @@ use url::Url;
 use super::{
     connector::{CatalogConnector, Endpoints},
     entry::{
-        Authentication, Body, CodeGrant, Entry, Method, Need, Parameter, ParameterKind,
-        RefreshRotation, Requires, Revoke, Token,
+        Authentication, Body, CodeGrant, Entry, Method, Need, Parameter, ParameterKind, Refresh,
+        RefreshRotation, Register, Requires, Revoke, Token,
     },
     template::Template,
     values::Parameters,
@@ -154,6 +154,18 @@ impl Entry {
     }
 }
 
+impl From<Register> for Registration {
+    fn from(it: Register) -> Self {
+        Self {
+            page: Some(it.at),
+            steps: it.steps,
+            redirect_uri: it.redirect_uri,
+            client_id: it.client_id,
+            client_secret: it.client_secret,
+        }
+    }
+}
+
 impl Parameter {
     fn schema(&self) -> Value {
         let mut schema = json!({
@@ -191,6 +203,8 @@ impl ProviderKind for CatalogKind {
             title: entry.title.clone(),
             description: entry.description.clone(),
             documentation: entry.documentation.first().cloned().unwrap_or_default(),
+            registration: entry.register.clone().map(Into::into).unwrap_or_default(),
+            notes: entry.notes.clone(),
             config_schema: entry.schema(),
             secret_names: entry.secret_names(),
             authority_keys: authority.collect(),
@@ -231,7 +245,8 @@ impl ProviderKind for CatalogKind {
         };
         Ok(Arc::new(CatalogConnector {
             base: OpenIdConnector::new(engine.clone(), client),
-            layout: layout(&entry.token),
+            layout: layout(&entry.token, None),
+            refresh_layout: layout(&entry.token, entry.refresh.as_ref()),
             token: encoding(&entry.token, &parameters),
             refresh: refresh_encoding(entry, &parameters),
             revoke: entry.revoke.as_ref().map(|it| revoke_encoding(it, &entry.token, &parameters)),
@@ -396,9 +411,10 @@ fn algorithms(entry: &Entry) -> Vec<SigningAlg> {
     if named.is_empty() { SigningAlg::DEFAULT.to_vec() } else { named }
 }
 
-fn layout(token: &Token) -> Layout {
+fn layout(token: &Token, refresh: Option<&Refresh>) -> Layout {
+    let own = refresh.and_then(|it| it.answer.as_ref());
     Layout {
-        answer: token.answer.clone(),
+        answer: own.unwrap_or(&token.answer).clone(),
         unit: token.expires_in_unit,
         expires_at: token.expires_at.clone(),
         lifetime: token.lifetime_seconds.map(Duration::from_secs),

@@ -8,7 +8,9 @@ use symbolon_domain::{
     credentials::Credentials,
     event::Actor,
     identity::{Identity, IdentityFilter},
-    identity_provider::{Capabilities, IdentityProvider, ProviderSecrets, ProviderType, Rotation},
+    identity_provider::{
+        Capabilities, IdentityProvider, ProviderSecrets, ProviderType, Registration, Rotation,
+    },
     ids::{IdentityId, ProviderId, RevocationId},
     page::{Page, PageRequest},
     ports::{
@@ -467,6 +469,8 @@ impl Connectors for Ports {
             title: "Simulated".to_owned(),
             description: String::new(),
             documentation: String::new(),
+            registration: Registration::default(),
+            notes: Vec::new(),
             config_schema: json!({}),
             secret_names: Vec::new(),
             authority_keys: Vec::new(),

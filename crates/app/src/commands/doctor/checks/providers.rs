@@ -48,7 +48,7 @@ pub(super) async fn check(
     database: Option<&Database>,
     http: &HttpClient,
 ) -> Found {
-    let connectors: Arc<dyn Connectors> = Arc::new(catalog(http.clone()));
+    let connectors: Arc<dyn Connectors> = Arc::new(catalog(http.clone(), &settings.catalog));
     let mut found = Found::default();
     let mut candidates = Vec::new();
     for provider in &settings.providers {

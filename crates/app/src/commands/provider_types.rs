@@ -1,0 +1,175 @@
+use std::{fmt::Write as _, path::Path};
+
+use serde_json::{Value, json};
+use symbolon_domain::{
+    identity_provider::{Capabilities, ProviderType, Registration, Rotation},
+    ports::Connectors as _,
+};
+use symbolon_oauth2::Registry;
+
+use crate::{
+    catalog::{catalog, http_client},
+    cli::{OutputArgs, ProviderTypesCommand, ShowTypeArgs},
+    failure::Failure,
+    output::{print, print_json, table},
+    settings::Settings,
+};
+
+/// `symbolon provider-types …`.
+#[expect(clippy::unused_async, reason = "as every command is")]
+pub(super) async fn run(
+    command: &ProviderTypesCommand,
+    config: Option<&Path>,
+) -> Result<(), Failure> {
+    let settings = Settings::load(config, &[])?;
+    let registry = catalog(http_client(&settings.http_client)?, &settings.catalog);
+    match command {
+        ProviderTypesCommand::List(output) => list(&registry, *output),
+        ProviderTypesCommand::Show(arguments) => show(&registry, arguments),
+    }
+}
+
+fn list(registry: &Registry, output: OutputArgs) -> Result<(), Failure> {
+    let types = registry.types();
+    if output.json {
+        return print_json(&types.iter().map(form).collect::<Vec<_>>());
+    }
+    let yes = |it: bool| if it { "yes" } else { "-" }.to_owned();
+    let rows: Vec<_> = types
+        .iter()
+        .map(|it| {
+            let Capabilities { browser, device, refresh, revoke, sign_in, .. } = it.capabilities;
+            let [browser, device, refresh, revoke, sign_in] =
+                [browser, device, refresh, revoke, sign_in].map(yes);
+            [it.name.clone(), it.title.clone(), browser, device, sign_in, refresh, revoke]
+        })
+        .collect();
+    let headings = ["TYPE", "TITLE", "BROWSER", "DEVICE", "SIGN-IN", "REFRESH", "REVOKE"];
+    print(&format!(
+        "{}\n{} types. `symbolon provider-types show TYPE` says what to configure.\n",
+        table(headings, &rows),
+        rows.len()
+    ))
+}
+
+fn show(registry: &Registry, arguments: &ShowTypeArgs) -> Result<(), Failure> {
+    let name = &arguments.name;
+    let found = registry.find_type(name).ok_or_else(|| {
+        let near: Vec<String> = registry
+            .types()
+            .into_iter()
+            .map(|it| it.name)
+            .filter(|it| it.starts_with(name.get(..3).unwrap_or(name)))
+            .collect();
+        let hint = match &near[..] {
+            [] => "`symbolon provider-types list` shows them all".to_owned(),
+            near => format!("is it {}?", near.join(", ")),
+        };
+        Failure::Argument(format!("there is no provider type {name}; {hint}"))
+    })?;
+    if arguments.output.json { print_json(&form(&found)) } else { print(&page(&found)) }
+}
+
+/// A type for people.
+fn page(it: &ProviderType) -> String {
+    let mut page = format!("{} ({})\n{}\n", it.title, it.name, it.description);
+    // Writing to a String does not fail.
+    let _ = writeln!(page, "Documentation: {}", it.documentation);
+    let _ = writeln!(page, "\nCan do: {}", abilities(it.capabilities));
+    let Registration { page: at, steps, redirect_uri, client_id, client_secret } = &it.registration;
+    if at.is_some() || steps.is_some() {
+        let _ = writeln!(page, "\nRegister a client:");
+        for line in [at, steps].into_iter().flatten() {
+            let _ = writeln!(page, "  {line}");
+        }
+        let called = [
+            ("redirect URI", redirect_uri),
+            ("client_id", client_id),
+            ("client_secret", client_secret),
+        ];
+        for (ours, theirs) in called {
+            if let Some(theirs) = theirs {
+                let _ = writeln!(page, "  Our {ours} is called {theirs} there.");
+            }
+        }
+        let _ = writeln!(
+            page,
+            "  The redirect URI is SERVER.PUBLIC_URL/callback/ID: creating the provider answers it."
+        );
+    }
+    let _ = writeln!(page, "\nConfiguration:");
+    let required = it.config_schema["required"].as_array().cloned().unwrap_or_default();
+    let properties = it.config_schema["properties"].as_object().cloned().unwrap_or_default();
+    for (name, schema) in &properties {
+        let mut marks = Vec::new();
+        if required.iter().any(|it| it == name.as_str()) {
+            marks.push("required".to_owned());
+        }
+        if it.secret_names.contains(name) {
+            marks.push("secret".to_owned());
+        }
+        if let Some(default) = schema["default"].as_str() {
+            marks.push(format!("default {default}"));
+        }
+        if let Some(values) = schema["enum"].as_array() {
+            let values: Vec<&str> = values.iter().filter_map(Value::as_str).collect();
+            marks.push(values.join(" | "));
+        }
+        let marks =
+            if marks.is_empty() { String::new() } else { format!(" ({})", marks.join(", ")) };
+        let about = schema["description"].as_str().unwrap_or_default();
+        let _ = writeln!(page, "  {name}{marks}\n    {about}");
+    }
+    if !it.notes.is_empty() {
+        let _ = writeln!(page, "\nTo know:");
+        for note in &it.notes {
+            let _ = writeln!(page, "  - {note}");
+        }
+    }
+    page
+}
+
+fn abilities(capabilities: Capabilities) -> String {
+    let Capabilities { browser, device, refresh, revoke, sign_in, rotation } = capabilities;
+    let refresh_name = match rotation {
+        Rotation::MayRotate => "refresh",
+        Rotation::Reusable => "refresh (the refresh token stays the same)",
+    };
+    let all = [
+        (browser, "link in a browser"),
+        (!browser, "take a token that the user made there"),
+        (device, "link a device"),
+        (sign_in, "sign in"),
+        (refresh, refresh_name),
+        (revoke, "revoke"),
+    ];
+    let able: Vec<&str> = all.into_iter().filter(|(able, _)| *able).map(|(_, it)| it).collect();
+    able.join(", ")
+}
+
+/// A type for programs: as `GET /v1/provider-types` has it.
+fn form(it: &ProviderType) -> Value {
+    let Capabilities { browser, device, refresh, revoke, sign_in, rotation } = it.capabilities;
+    let rotation = match rotation {
+        Rotation::MayRotate => "may_rotate",
+        Rotation::Reusable => "reusable",
+    };
+    let Registration { page, steps, redirect_uri, client_id, client_secret } = &it.registration;
+    json!({
+        "name": it.name,
+        "title": it.title,
+        "description": it.description,
+        "documentation": it.documentation,
+        "registration": {
+            "page": page, "steps": steps, "redirect_uri": redirect_uri, "client_id": client_id,
+            "client_secret": client_secret,
+        },
+        "notes": it.notes,
+        "config_schema": it.config_schema,
+        "secrets": it.secret_names,
+        "capabilities": {
+            "browser": browser, "device": device, "refresh": refresh, "revoke": revoke,
+            "sign_in": sign_in, "rotation": rotation,
+        },
+    })
+}
