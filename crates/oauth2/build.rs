@@ -27,7 +27,9 @@ fn main() -> ExitCode {
     match list() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            println!("cargo::error={}", error.to_string().replace('\n', " | "));
+            for line in error.to_string().lines() {
+                println!("cargo::error={line}");
+            }
             ExitCode::FAILURE
         }
     }
@@ -39,10 +41,16 @@ fn list() -> io::Result<()> {
     files.retain(|it| it.extension().is_some_and(|it| it == "toml"));
     files.sort();
     let mut list = String::from("&[\n");
+    let mut wrong = Vec::new();
     for file in &files {
-        let (name, text) =
-            checked(file).map_err(|why| io::Error::other(format!("{}: {why}", file.display())))?;
-        let _ = writeln!(list, "({name:?}, {text:?}),");
+        match checked(file) {
+            // Writing to a String does not fail.
+            Ok((name, text)) => drop(writeln!(list, "({name:?}, {text:?}),")),
+            Err(why) => wrong.push(format!("{}: {why}", file.display())),
+        }
+    }
+    if !wrong.is_empty() {
+        return Err(io::Error::other(wrong.join("\n")));
     }
     list += "]\n";
     let out = env::var_os("OUT_DIR").ok_or_else(|| io::Error::other("OUT_DIR is not set"))?;

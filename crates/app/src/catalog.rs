@@ -24,6 +24,7 @@ pub(crate) fn http_client(settings: &HttpClientSettings) -> Result<HttpClient, H
         max_response_bytes: settings.max_response_bytes,
         allow_private_networks: settings.allow_private_networks,
         allow_http: settings.allow_http,
+        stand_in: None,
     })
 }
 

@@ -119,7 +119,8 @@ Example:
         after_help = "\
 Examples:
   symbolon provider-types list
-  symbolon provider-types show gitlab      what to register there and to configure here"
+  symbolon provider-types show gitlab      what to register there and to configure here
+  symbolon provider-types check gitlab     how it fares with what the provider answers"
     )]
     ProviderTypes(ProviderTypesCommand),
     /// Check that everything the service needs is in order
@@ -289,6 +290,38 @@ pub enum ProviderTypesCommand {
     List(OutputArgs),
     /// Show what a type can do, what to register at the provider and what to configure
     Show(ShowTypeArgs),
+    /// Try a type, or a file of your own, against the sandbox in the shape of its provider
+    #[command(
+        long_about = "\
+Try a type of the catalog, or a file of your own, against the sandbox in the shape of its provider.
+
+The sandbox answers what the provider's documentation says that it answers, to the requests that it
+documents and to no others. The type is led through link, profile, refresh, failed refreshes and
+revocation, and whatever does not fit is told. Nothing leaves this machine.
+
+A file NAME.toml of your own needs a shape: NAME.shape.toml beside it, or --shape FILE.
+docs/catalog.md describes both.",
+        after_help = "\
+Examples:
+  symbolon provider-types check github
+  symbolon provider-types check types/wiki.toml
+  symbolon provider-types check types/wiki.toml --shape wiki-answers.toml --json"
+    )]
+    Check(CheckTypeArgs),
+}
+
+/// `provider-types check`.
+#[derive(Debug, Args)]
+pub struct CheckTypeArgs {
+    /// A type of the catalog, or a file with an entry
+    #[arg(value_name = "TYPE|FILE")]
+    pub target: String,
+    /// What the provider answers [default: NAME.shape.toml beside FILE, or what is built in]
+    #[arg(long, value_name = "FILE")]
+    pub shape: Option<PathBuf>,
+    /// How the report is printed.
+    #[command(flatten)]
+    pub output: OutputArgs,
 }
 
 /// `provider-types show`.

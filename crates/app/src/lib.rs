@@ -22,6 +22,7 @@ mod shutdown;
 mod sweeper;
 mod system_clock;
 pub mod telemetry;
+pub mod trial;
 mod webhooks;
 
 pub use self::{replica::replica_name, shutdown::Shutdown, system_clock::SystemClock};

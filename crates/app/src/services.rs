@@ -107,7 +107,7 @@ impl Services {
             clock: Arc::clone(&clock),
             tasks: tasks.clone(),
             settings: Arc::new(LinkSettings {
-                public_url,
+                public_url: public_url.clone(),
                 return_urls: settings.link.return_urls.clone(),
                 session_ttl: settings.link.session_ttl,
             }),
@@ -131,6 +131,7 @@ impl Services {
                 call_timeout: call_timeout(settings.http_client.timeout),
                 concurrency_per_provider: settings.refresh.concurrency_per_provider,
                 replica,
+                public_url: Some(public_url),
             },
         );
         let scheduler = Scheduler::new(

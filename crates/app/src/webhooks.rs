@@ -34,6 +34,7 @@ pub(crate) fn sender(settings: &Settings) -> Result<Arc<dyn WebhookSender>, Fail
         max_response_bytes: MOST_BYTES,
         allow_private_networks: settings.http_client.allow_private_networks,
         allow_http: settings.http_client.allow_http,
+        stand_in: None,
     })?;
     Ok(Arc::new(StandardWebhooks::new(http, Arc::new(SystemClock))))
 }

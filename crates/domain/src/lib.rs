@@ -78,6 +78,7 @@
 //!         tasks,
 //!     },
 //!     TokenSettings {
+//!         public_url: None,
 //!         margin: Duration::from_secs(60),
 //!         call_timeout: Duration::from_secs(10),
 //!         concurrency_per_provider: 16,

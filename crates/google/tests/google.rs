@@ -276,6 +276,7 @@ async fn credentials_are_refreshed_and_revoked() {
         .refresh(&RefreshRequest {
             refresh_token: Secret::new("r"),
             external_id: ExternalId::new("110169484474386276334").unwrap(),
+            redirect_uri: None,
         })
         .await
         .unwrap();
@@ -307,6 +308,7 @@ async fn of_two_client_secrets_the_one_that_google_knows_is_found() {
     let request = RefreshRequest {
         refresh_token: Secret::new("r"),
         external_id: ExternalId::new("110169484474386276334").unwrap(),
+        redirect_uri: None,
     };
     for _ in 0..2 {
         assert!(connector.refresh(&request).await.is_ok());

@@ -20,12 +20,12 @@ use std::{
 use chrono::{DateTime, Utc};
 use reqwest::{
     dns::{Addrs, Name, Resolve, Resolving},
-    header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderMap, HeaderValue},
+    header::{ACCEPT_ENCODING, CONTENT_ENCODING, HOST, HeaderMap, HeaderValue},
     redirect, retry,
 };
 use symbolon_domain::ports::Sent;
 use tokio::time::{Instant, timeout_at};
-use url::{Host, Url};
+use url::{Host, Position, Url};
 
 use self::addresses::is_public;
 pub use self::request::HttpRequest;
@@ -42,6 +42,10 @@ pub struct HttpSettings {
     pub allow_private_networks: bool,
     /// Whether plain http may be spoken.
     pub allow_http: bool,
+    /// Where every request goes instead, in plain http with the host that was meant in its `Host`
+    /// header, after its address was checked as ever. Only for trying out provider types; no
+    /// configuration can ask for it.
+    pub stand_in: Option<SocketAddr>,
 }
 
 impl Default for HttpSettings {
@@ -52,6 +56,7 @@ impl Default for HttpSettings {
             max_response_bytes: 1024 * 1024,
             allow_private_networks: false,
             allow_http: false,
+            stand_in: None,
         }
     }
 }
@@ -171,7 +176,7 @@ impl HttpClient {
                 .no_deflate()
                 .no_zstd()
                 .http1_only()
-                .https_only(!settings.allow_http)
+                .https_only(!settings.allow_http && settings.stand_in.is_none())
                 // Shorter than the deadline, so that a failure to connect is known as one.
                 .connect_timeout(settings.timeout / 2)
                 .pool_max_idle_per_host(idle)
@@ -239,9 +244,20 @@ impl HttpClient {
         }
         let host = shown_host(&request.url);
         let client = if request.own_connection { &self.single } else { &self.pooled };
+        let (mut url, mut headers) = (request.url, request.headers);
+        if let Some(stand_in) = self.settings.stand_in {
+            let meant = url[Position::BeforeHost..Position::AfterPort].to_owned();
+            let led_there = url.set_scheme("http").is_ok()
+                && url.set_ip_host(stand_in.ip()).is_ok()
+                && url.set_port(Some(stand_in.port())).is_ok();
+            let Some(meant) = HeaderValue::from_str(&meant).ok().filter(|_| led_there) else {
+                return Err(HttpError::NotSent("the address cannot be led elsewhere".into()));
+            };
+            headers.insert(HOST, meant);
+        }
         let mut outgoing = client
-            .request(request.method, request.url)
-            .headers(request.headers)
+            .request(request.method, url)
+            .headers(headers)
             .header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         if let Some(body) = request.body {
             outgoing = outgoing.body(body.to_vec());

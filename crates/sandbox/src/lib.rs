@@ -78,6 +78,7 @@ mod revocation;
 mod sandbox;
 mod server;
 mod settings;
+pub mod shape;
 mod token;
 mod userinfo;
 

@@ -5,18 +5,19 @@ use symbolon_domain::{
     identity_provider::{Capabilities, ProviderType, Registration, Rotation},
     ports::Connectors as _,
 };
-use symbolon_oauth2::Registry;
+use symbolon_oauth2::{Registry, catalog::Catalog};
+use symbolon_sandbox::shape::Shape;
 
 use crate::{
     catalog::{catalog, http_client},
-    cli::{OutputArgs, ProviderTypesCommand, ShowTypeArgs},
-    failure::Failure,
+    cli::{CheckTypeArgs, OutputArgs, ProviderTypesCommand, ShowTypeArgs},
+    failure::{Failure, sentence},
     output::{print, print_json, table},
     settings::Settings,
+    trial::{self, Verdict},
 };
 
 /// `symbolon provider-types …`.
-#[expect(clippy::unused_async, reason = "as every command is")]
 pub(super) async fn run(
     command: &ProviderTypesCommand,
     config: Option<&Path>,
@@ -26,6 +27,7 @@ pub(super) async fn run(
     match command {
         ProviderTypesCommand::List(output) => list(&registry, *output),
         ProviderTypesCommand::Show(arguments) => show(&registry, arguments),
+        ProviderTypesCommand::Check(arguments) => check(&settings, arguments).await,
     }
 }
 
@@ -68,6 +70,67 @@ fn show(registry: &Registry, arguments: &ShowTypeArgs) -> Result<(), Failure> {
         Failure::Argument(format!("there is no provider type {name}; {hint}"))
     })?;
     if arguments.output.json { print_json(&form(&found)) } else { print(&page(&found)) }
+}
+
+async fn check(settings: &Settings, arguments: &CheckTypeArgs) -> Result<(), Failure> {
+    let target = &arguments.target;
+    let path = Path::new(target);
+    let is_file = path.extension().is_some_and(|it| it == "toml");
+    let mut own = settings.catalog.own.clone();
+    let mut name = target.as_str();
+    let mut shape_file = arguments.shape.clone();
+    if is_file {
+        own = own
+            .with(Catalog::read_file(path).map_err(|error| Failure::Argument(sentence(&error)))?);
+        name = path.file_stem().and_then(|it| it.to_str()).unwrap_or_default();
+        let beside = path.with_extension("shape.toml");
+        if shape_file.is_none() && beside.exists() {
+            shape_file = Some(beside);
+        }
+    }
+    let shape = match &shape_file {
+        Some(file) => {
+            let text = std::fs::read_to_string(file).map_err(|error| {
+                Failure::Argument(format!("{}: cannot be read: {error}", file.display()))
+            })?;
+            Shape::parse(&text)
+                .map_err(|error| Failure::Argument(format!("{}: {error}", file.display())))?
+        }
+        None => match Shape::built_in(name) {
+            Some(shape) => shape.map_err(|error| Failure::Argument(error.to_string()))?,
+            None => {
+                return Err(Failure::Argument(format!(
+                    "nothing is known of what {name} answers; write it into {} (docs/catalog.md \
+                     says how) or name a file with --shape",
+                    Path::new(name).with_extension("shape.toml").display()
+                )));
+            }
+        },
+    };
+    let report = trial::try_out(name, &own, shape)
+        .await
+        .map_err(|error| Failure::Argument(sentence(&error)))?;
+    if arguments.output.json {
+        print_json(
+            &json!({ "type": name, "fine": report.is_fine(), "findings": report.findings }),
+        )?;
+    } else {
+        let rows: Vec<_> = report
+            .findings
+            .iter()
+            .map(|it| [it.verdict.to_string(), it.step.clone(), it.detail.clone()])
+            .collect();
+        print(&table(["VERDICT", "STEP", "DETAIL"], &rows))?;
+    }
+    if report.is_fine() {
+        return Ok(());
+    }
+    let problems = report.findings.iter().filter(|it| it.verdict == Verdict::Problem).count();
+    Err(Failure::Argument(format!(
+        "{name} does not fare as documented: {problems} of {} steps; correct the entry, or the shape \
+         where the documentation says otherwise",
+        report.findings.len()
+    )))
 }
 
 /// A type for people.

@@ -7,6 +7,7 @@ title = "Wiki of ours"
 description = "The wiki that we run."
 documentation = ["https://wiki.example/oauth"]
 checked = "2026-11-25"
+evidence = "pages"
 notes = ["There is no revocation endpoint: users take the access back in their settings."]
 
 [register]

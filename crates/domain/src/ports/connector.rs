@@ -69,6 +69,8 @@ pub struct RefreshRequest {
     /// Whose credentials they are: an ID token in the answer must name the same account
     /// ([OpenID Connect Core 1.0 §12.2](https://openid.net/specs/openid-connect-core-1_0.html#RefreshTokenResponse)).
     pub external_id: ExternalId,
+    /// Our callback of this provider instance, for providers that want to see it again.
+    pub redirect_uri: Option<Url>,
 }
 
 /// Whether a grant was ended.

@@ -67,7 +67,7 @@ impl LinkSettings {
     /// ([RFC 9700 §4.4.2](https://www.rfc-editor.org/rfc/rfc9700#section-4.4.2)).
     #[must_use]
     pub fn redirect_uri(&self, provider: ProviderId) -> Url {
-        self.page(&["callback", &provider.to_string()])
+        redirect_uri(&self.public_url, provider)
     }
 
     fn connect_url(&self, token: &Secret) -> Url {
@@ -75,12 +75,21 @@ impl LinkSettings {
     }
 
     fn page(&self, segments: &[&str]) -> Url {
-        let mut url = self.public_url.clone();
-        if let Ok(mut path) = url.path_segments_mut() {
-            path.pop_if_empty().extend(segments);
-        }
-        url
+        page(&self.public_url, segments)
     }
+}
+
+/// The redirect URI of a provider instance at a service that browsers reach here.
+pub(crate) fn redirect_uri(public_url: &Url, provider: ProviderId) -> Url {
+    page(public_url, &["callback", &provider.to_string()])
+}
+
+fn page(public_url: &Url, segments: &[&str]) -> Url {
+    let mut url = public_url.clone();
+    if let Ok(mut path) = url.path_segments_mut() {
+        path.pop_if_empty().extend(segments);
+    }
+    url
 }
 
 /// A session to be started.

@@ -9,6 +9,7 @@ mod refresh;
 use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
+use url::Url;
 
 use self::{
     circuit::Circuits,
@@ -84,6 +85,9 @@ pub struct TokenSettings {
     pub concurrency_per_provider: usize,
     /// The name of this replica, in leases and events.
     pub replica: String,
+    /// Where browsers reach this service: some providers want to see the redirect URI again when
+    /// they are asked for new tokens. Without it they are not shown one.
+    pub public_url: Option<Url>,
 }
 
 impl TokenSettings {

@@ -513,6 +513,7 @@ pub fn refresh_request() -> RefreshRequest {
     RefreshRequest {
         refresh_token: Secret::new("refresh-1"),
         external_id: external_id("account-1"),
+        redirect_uri: None,
     }
 }
 

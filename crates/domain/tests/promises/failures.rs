@@ -297,6 +297,7 @@ async fn what_could_not_be_written_is_written_with_the_next_answer() {
         tasks: world.tasks.clone(),
     };
     let settings = TokenSettings {
+        public_url: None,
         margin: Duration::from_mins(1),
         call_timeout: CALL_TIMEOUT,
         concurrency_per_provider: 16,

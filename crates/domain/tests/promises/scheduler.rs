@@ -122,6 +122,7 @@ impl World {
             tasks: self.tasks.clone(),
         };
         let settings = TokenSettings {
+            public_url: None,
             margin: MARGIN,
             call_timeout: CALL_TIMEOUT,
             concurrency_per_provider: 8,

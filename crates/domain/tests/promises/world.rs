@@ -87,6 +87,7 @@ impl World {
             tasks: self.tasks.clone(),
         };
         let settings = TokenSettings {
+            public_url: None,
             margin: Duration::from_mins(1),
             call_timeout: CALL_TIMEOUT,
             concurrency_per_provider: 16,

@@ -244,6 +244,7 @@ impl Ports {
             tasks: tasks.clone(),
         };
         let settings = TokenSettings {
+            public_url: None,
             margin: Duration::from_mins(1),
             call_timeout: Duration::from_secs(10),
             concurrency_per_provider: 16,

@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use aws_lc_rs::digest;
@@ -113,6 +113,45 @@ impl CatalogConnector {
             }
         }
         scopes
+    }
+
+    /// What of the authorization response are facts.
+    fn callback(&self, parameters: &BTreeMap<String, String>) -> Value {
+        let names = self.entry.authorization.iter().flat_map(|it| &it.callback);
+        let known = names.filter_map(|it| Some((it.clone(), parameters.get(it)?.as_str().into())));
+        Value::Object(known.collect())
+    }
+
+    /// Where a code is traded, where the authorization response says so.
+    fn token_url(
+        &self,
+        parameters: &BTreeMap<String, String>,
+    ) -> Result<Option<Url>, ConnectorError> {
+        let Some(template) = &self.entry.token.url else { return Ok(None) };
+        if template.pointers().next().is_none() {
+            return Ok(None);
+        }
+        let facts = json!({ "callback": self.callback(parameters) });
+        let url = template.fill_url(&self.parameters.and(&facts));
+        let url = url.and_then(|it| Url::parse(&it).ok());
+        let what = "the authorization response";
+        let url = url.ok_or_else(|| untrusted(what, "it does not say where its code is traded"))?;
+        self.check_host(&url)?;
+        Ok(Some(url))
+    }
+
+    /// An address whose host came from the outside must be one of those that the entry names.
+    pub(super) fn check_host(&self, url: &Url) -> Result<(), ConnectorError> {
+        let host = url.host_str().unwrap_or_default();
+        let fits = |pattern: &String| match pattern.strip_prefix('*') {
+            Some(end) => host.len() > end.len() && host.ends_with(end),
+            None => host == pattern,
+        };
+        if url.scheme() == "https" && self.entry.token.hosts.iter().any(fits) {
+            Ok(())
+        } else {
+            Err(untrusted("an address", "its host is none of the provider's"))
+        }
     }
 
     /// Asks an endpoint of the token kind, and reads what came of it.
@@ -234,10 +273,13 @@ impl CatalogConnector {
             filled.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let authentication = revoke.authentication.unwrap_or(self.entry.token.authentication);
         let by_itself = authentication == Authentication::Bearer;
-        if !revoke.token_parameter.is_empty() && !by_itself
-            || by_itself && revoke.token_parameter != "token"
-        {
-            fields.push((&revoke.token_parameter, token.expose()));
+        let parameter = match &revoke.token_parameter {
+            Some(named) => named,
+            None if by_itself => "",
+            None => "token",
+        };
+        if !parameter.is_empty() {
+            fields.push((parameter, token.expose()));
         }
         if revoke.hint {
             fields.push(("token_type_hint", hint));
@@ -419,7 +461,9 @@ impl Connector for CatalogConnector {
         }
         fields.extend(further.iter().map(|(name, value)| (name.as_str(), value.as_str())));
         let secrets = [&exchange.code, &exchange.code_verifier, &exchange.nonce];
-        let to = Destination { url: &metadata.token_endpoint, encoding: &self.token };
+        let dynamic = self.token_url(&exchange.parameters)?;
+        let url = dynamic.as_ref().unwrap_or(&metadata.token_endpoint);
+        let to = Destination { url, encoding: &self.token };
         let mut tokens = self.ask_for_tokens(&metadata, &to, &fields, &secrets).await?;
         if let (Some(longer), Some(url)) = (&self.entry.long_lived, &self.endpoints.long_lived) {
             tokens = self.trade_again(longer.grant, url, longer.method, tokens).await?;
@@ -432,14 +476,10 @@ impl Connector for CatalogConnector {
             let trade = Some(exchange);
             claims = self.check_id_token(openid, id_token, &metadata, &tokens, trade).await?;
         }
-        let callback: Map<String, Value> = authorization
-            .callback
-            .iter()
-            .filter_map(|it| Some((it.clone(), exchange.parameters.get(it)?.as_str().into())))
-            .collect();
+        let callback = self.callback(&exchange.parameters);
         let facts = Map::from_iter([
             ("token".to_owned(), tokens.rest.clone()),
-            ("callback".to_owned(), Value::Object(callback)),
+            ("callback".to_owned(), callback),
         ]);
         let scopes = self.scopes(authorization, &exchange.scopes);
         Ok(Grant { credentials: self.credentials(tokens, scopes), claims, facts })
@@ -480,6 +520,11 @@ impl Connector for CatalogConnector {
             && let Some((name, scopes)) = &scopes
         {
             fields.push((name, scopes));
+        }
+        if refresh.send_redirect_uri
+            && let Some(redirect_uri) = &request.redirect_uri
+        {
+            fields.push(("redirect_uri", redirect_uri.as_str()));
         }
         let secrets = [&request.refresh_token];
         let layout = &self.refresh_layout;
@@ -540,7 +585,7 @@ impl Connector for CatalogConnector {
         let (Some(revoke), Some(encoding), Some(url)) =
             (&self.entry.revoke, &self.revoke, &self.endpoints.revocation)
         else {
-            if self.entry.is_discovered() {
+            if self.entry.revokes_by_discovery() {
                 return self.base.revoke(credentials).await;
             }
             return Ok(Revocation::Unsupported);
@@ -573,7 +618,7 @@ impl Connector for CatalogConnector {
 
 /// Templates of parameters, filled; one that uses a parameter without a value is left out.
 pub(super) fn filled(
-    templates: &std::collections::BTreeMap<String, super::template::Template>,
+    templates: &BTreeMap<String, super::template::Template>,
     parameters: &Parameters,
 ) -> Vec<(String, String)> {
     let filled = templates.iter();

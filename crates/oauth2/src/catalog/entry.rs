@@ -20,8 +20,10 @@ pub(crate) struct Entry {
     pub(crate) description: String,
     /// The pages that it rests on; the first is the one to read.
     pub(crate) documentation: Vec<String>,
-    /// When they were read, `2026-11-25`.
+    /// When its facts were last looked at, `2026-11-25`.
     pub(crate) checked: String,
+    /// What they rest on.
+    pub(crate) evidence: Evidence,
     /// What an operator must know.
     #[serde(default)]
     pub(crate) notes: Vec<String>,
@@ -57,6 +59,18 @@ pub(crate) struct Entry {
     /// What error answers mean where the standard's table reads them wrongly.
     #[serde(default)]
     pub(crate) errors: Vec<ErrorRule>,
+}
+
+/// What the facts of an entry rest on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Evidence {
+    /// The provider's pages, read.
+    Pages,
+    /// Excerpts of them, and public code that speaks to the provider.
+    Excerpts,
+    /// General knowledge: nobody has compared them with the pages.
+    Unread,
 }
 
 /// How to register a client, for people.
@@ -463,6 +477,9 @@ pub(crate) struct OpenId {
     /// Further names that `iss` may have.
     #[serde(default)]
     pub(crate) issuers: Vec<Template>,
+    /// Whether it revokes where discovery says so.
+    #[serde(default = "yes")]
+    pub(crate) revocation: bool,
     /// Whether its userinfo endpoint is asked.
     #[serde(default = "yes")]
     pub(crate) userinfo: bool,
@@ -517,8 +534,9 @@ pub(crate) struct Account {
     /// The address.
     #[serde(default)]
     pub(crate) email: Alternatives,
-    /// What is true where the address was verified.
-    pub(crate) email_verified: Option<Pointer>,
+    /// What is true where the address was verified: one of these.
+    #[serde(default)]
+    pub(crate) email_verified: Pointers,
     /// What is there where the address was verified.
     pub(crate) email_verified_present: Option<Pointer>,
     /// The workspace or the like.
@@ -531,22 +549,39 @@ pub(crate) struct Account {
 
 /// Templates of which the first that has a value counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(from = "OneOrMany")]
+#[serde(from = "OneOrMany<Template>")]
 pub(crate) struct Alternatives(pub(crate) Vec<Template>);
+
+/// Several pointers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(from = "OneOrMany<Pointer>")]
+pub(crate) struct Pointers(pub(crate) Vec<Pointer>);
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum OneOrMany {
-    One(Template),
-    Many(Vec<Template>),
+enum OneOrMany<T> {
+    One(T),
+    Many(Vec<T>),
 }
 
-impl From<OneOrMany> for Alternatives {
-    fn from(it: OneOrMany) -> Self {
-        match it {
-            OneOrMany::One(template) => Self(vec![template]),
-            OneOrMany::Many(templates) => Self(templates),
+impl<T> OneOrMany<T> {
+    fn into_vec(self) -> Vec<T> {
+        match self {
+            Self::One(one) => vec![one],
+            Self::Many(many) => many,
         }
+    }
+}
+
+impl From<OneOrMany<Template>> for Alternatives {
+    fn from(it: OneOrMany<Template>) -> Self {
+        Self(it.into_vec())
+    }
+}
+
+impl From<OneOrMany<Pointer>> for Pointers {
+    fn from(it: OneOrMany<Pointer>) -> Self {
+        Self(it.into_vec())
     }
 }
 
@@ -567,9 +602,9 @@ pub(crate) struct Revoke {
     /// Which tokens.
     #[serde(default)]
     pub(crate) token: RevokedToken,
-    /// The field that holds the token; empty where none is named.
-    #[serde(default = "token")]
-    pub(crate) token_parameter: String,
+    /// The field that holds the token: `token` unless said, and none where the token proves itself
+    /// in the header; empty for none.
+    pub(crate) token_parameter: Option<String>,
     /// Further fields.
     #[serde(default)]
     pub(crate) parameters: BTreeMap<String, Template>,
@@ -640,8 +675,4 @@ fn profile() -> String {
 
 fn bearer() -> String {
     "Bearer".into()
-}
-
-fn token() -> String {
-    "token".into()
 }

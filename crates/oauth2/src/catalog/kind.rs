@@ -10,8 +10,8 @@ use url::Url;
 use super::{
     connector::{CatalogConnector, Endpoints},
     entry::{
-        Authentication, Body, CodeGrant, Entry, Method, Need, Parameter, ParameterKind, Refresh,
-        RefreshRotation, Register, Requires, Revoke, Token,
+        Authentication, Body, CodeGrant, Entry, Evidence, Method, Need, Parameter, ParameterKind,
+        Refresh, RefreshRotation, Register, Requires, Revoke, Token,
     },
     template::Template,
     values::Parameters,
@@ -48,10 +48,15 @@ impl Entry {
             browser,
             device: self.device.is_some(),
             refresh: self.refresh.is_some(),
-            revoke: self.revoke.is_some() || self.is_discovered(),
+            revoke: self.revoke.is_some() || self.revokes_by_discovery(),
             sign_in: self.sign_in && browser,
             rotation,
         }
+    }
+
+    /// Whether it revokes where its provider says so.
+    pub(crate) fn revokes_by_discovery(&self) -> bool {
+        self.is_discovered() && self.openid.as_ref().is_some_and(|it| it.revocation)
     }
 
     /// Whether its provider is asked where things are.
@@ -62,6 +67,14 @@ impl Entry {
     /// Whether instances have a client of ours at the provider.
     fn has_client(&self) -> bool {
         self.authorization.is_some()
+    }
+
+    /// What an operator must know, what the entry rests on first where that is not enough.
+    fn all_notes(&self) -> Vec<String> {
+        let unread = "Nobody has compared this entry with the provider's pages yet: it was written \
+                      from general knowledge. Try it with a client for tests first.";
+        let unread = (self.evidence == Evidence::Unread).then(|| unread.to_owned());
+        unread.into_iter().chain(self.notes.iter().cloned()).collect()
     }
 
     fn has_secret(&self) -> bool {
@@ -204,7 +217,7 @@ impl ProviderKind for CatalogKind {
             description: entry.description.clone(),
             documentation: entry.documentation.first().cloned().unwrap_or_default(),
             registration: entry.register.clone().map(Into::into).unwrap_or_default(),
-            notes: entry.notes.clone(),
+            notes: entry.all_notes(),
             config_schema: entry.schema(),
             secret_names: entry.secret_names(),
             authority_keys: authority.collect(),
@@ -331,7 +344,10 @@ impl Addresses<'_> {
             let text = openid.issuer.fill_url(&self.parameters.alone());
             (openid.issuer.parameters().next(), text)
         } else {
-            let template = entry.token.url.as_ref().or(entry.profile.first().map(|it| &it.url));
+            let fixed = |it: &&Template| it.pointers().next().is_none();
+            let browser = entry.authorization.as_ref().and_then(|it| it.url.as_ref());
+            let token = entry.token.url.as_ref().filter(fixed).or(browser);
+            let template = token.or(entry.profile.first().map(|it| &it.url));
             let url = self.optional(template)?;
             (None, url.map(|it| it.origin().ascii_serialization()))
         };
@@ -343,7 +359,12 @@ impl Addresses<'_> {
     fn endpoints(&self, entry: &Entry) -> Result<Endpoints, InvalidConfig> {
         let authorization = entry.authorization.as_ref().and_then(|it| it.url.as_ref());
         let authorization = self.optional(authorization)?;
-        let token = self.optional(entry.token.url.as_ref())?;
+        let token = match &entry.token.url {
+            // Only the exchange knows it; until then the place where the browser goes names the
+            // provider.
+            Some(it) if it.pointers().next().is_some() => authorization.clone(),
+            other => self.optional(other.as_ref())?,
+        };
         let jwks = entry.openid.as_ref().and_then(|it| it.jwks_uri.as_ref());
         let known = match (&authorization, &token) {
             (Some(authorization), Some(token)) if !entry.is_discovered() => Some(Metadata {

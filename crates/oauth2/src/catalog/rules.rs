@@ -56,7 +56,10 @@ impl Entry {
     ///
     /// Says what was expected.
     pub(crate) fn parse(name: &str, text: &str) -> Result<Self, String> {
-        let entry: Self = toml::from_str(text).map_err(|error| error.to_string())?;
+        let entry: Self = toml::from_str(text).map_err(|error| {
+            let before = error.span().and_then(|it| text.get(..it.start)).unwrap_or_default();
+            format!("line {}: {}", before.matches('\n').count() + 1, error.message())
+        })?;
         entry.check(name)?;
         Ok(entry)
     }
@@ -326,8 +329,8 @@ impl Entry {
             .flat_map(|(key, it)| it.pointers().map(move |it| (key, it)))
             .collect();
         let account = &self.account;
-        let verified = [&account.email_verified, &account.email_verified_present];
-        all.extend(verified.into_iter().flatten().map(|it| ("account.email_verified", it)));
+        let verified = account.email_verified.0.iter().chain(&account.email_verified_present);
+        all.extend(verified.map(|it| ("account.email_verified", it)));
         all.extend(account.keep.values().map(|it| ("account.keep", it)));
         all
     }
@@ -359,10 +362,20 @@ impl Entry {
         if id.is_empty() && self.openid.is_none() {
             return Err("account.id is missing".into());
         }
-        if id.iter().any(|it| it.pointers().next().is_none()) {
-            return Err("account.id: must come from the facts".into());
+        for template in id.iter().filter(|it| it.pointers().next().is_none()) {
+            // The token of a shop at the shop's own address stands for the shop, and for nobody.
+            let authority = |name| self.parameters.get(name).is_some_and(|it| it.authority);
+            if self.sign_in || !template.parameters().any(authority) {
+                return Err(
+                    "account.id: must come from the facts; only with sign_in = false may it \
+                            be made of a parameter with authority = true"
+                        .into(),
+                );
+            }
         }
-        if self.account.email_verified.is_some() && self.account.email_verified_present.is_some() {
+        if !self.account.email_verified.0.is_empty()
+            && self.account.email_verified_present.is_some()
+        {
             return Err(
                 "account: email_verified and email_verified_present exclude each other".into()
             );
@@ -452,6 +465,7 @@ mod tests {
         description = "An example."
         documentation = ["https://docs.example/oauth"]
         checked = "2026-11-25"
+        evidence = "pages"
         [parameters.host]
         description = "The host."
         example = "a"

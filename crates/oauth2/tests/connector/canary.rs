@@ -76,6 +76,7 @@ async fn no_error_of_any_step_shows_a_secret() {
     let refresh = RefreshRequest {
         refresh_token: Secret::new(CANARY),
         external_id: ExternalId::new("alice").unwrap(),
+        redirect_uri: None,
     };
     for (status, body) in echoes() {
         let provider = Provider::start().await;
@@ -179,6 +180,7 @@ async fn no_log_line_shows_a_secret_even_at_the_finest_level() {
     let request = RefreshRequest {
         refresh_token: Secret::new(CANARY),
         external_id: ExternalId::new("alice").unwrap(),
+        redirect_uri: None,
     };
     connector.refresh(&request).await.unwrap();
     provider.answer("/revoke", ok(&json!({})));

@@ -65,6 +65,7 @@ pub(crate) fn loopback_within(timeout: Duration) -> HttpClient {
         max_response_bytes: 64 * 1024,
         allow_private_networks: true,
         allow_http: true,
+        stand_in: None,
     };
     HttpClient::new(settings).unwrap()
 }
@@ -265,6 +266,7 @@ pub(crate) fn refresh_request() -> RefreshRequest {
     RefreshRequest {
         refresh_token: Secret::new("refresh-0"),
         external_id: ExternalId::new("alice").unwrap(),
+        redirect_uri: None,
     }
 }
 

@@ -23,6 +23,7 @@ use crate::{
         NewRevocation, RefreshEnd, RefreshRequest, RepositoryError, Sent, StoredCredentials,
     },
     revocation::{GrantOwner, OrphanedGrant},
+    services::linking::redirect_uri,
 };
 
 /// Longest that a holder waits before it looks again whether the lease is free; a notification
@@ -218,7 +219,9 @@ impl Tokens {
             Err(error) => return self.give_back(lease, error.into()).await,
         };
         let external_id = identity.external_id.clone();
-        let request = RefreshRequest { refresh_token, external_id };
+        let redirect_uri =
+            self.settings.public_url.as_ref().map(|it| redirect_uri(it, provider.0.id));
+        let request = RefreshRequest { refresh_token, external_id, redirect_uri };
         let of = Refreshed { identity, provider, request };
         self.call(held, &stored, connector.as_ref(), &of).await
     }

@@ -173,6 +173,7 @@ impl World {
 
     pub(crate) fn settings(replica: String) -> TokenSettings {
         TokenSettings {
+            public_url: None,
             margin: MARGIN,
             call_timeout: CALL_TIMEOUT,
             concurrency_per_provider: 4,

@@ -1,0 +1,522 @@
+//! Tries a provider type against the sandbox that wears its provider's shape: link, profile,
+//! renewal, failed renewals, revocation. `symbolon provider-types check` prints what comes of it.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use symbolon_domain::{
+    account::ExternalAccount,
+    credentials::Credentials,
+    identity_provider::{IdentityProvider, ProviderOptions, ProviderSecrets, ProviderType},
+    ids::{ExternalId, ProviderId},
+    ports::{
+        AuthorizationRequest, CodeExchange, Connector, ConnectorError, Connectors, Grant,
+        RefreshRequest, Revocation, Sent,
+    },
+    secret::Secret,
+};
+use symbolon_oauth2::{
+    Registry,
+    catalog::Catalog,
+    http::{HttpClient, HttpClientError, HttpSettings},
+};
+use symbolon_sandbox::shape::{Failing, Outcome, Shape, ShapeServer};
+use url::Url;
+
+use crate::system_clock::SystemClock;
+
+/// Ten years, in seconds.
+const LONGEST_LIFE: u64 = 10 * 365 * 24 * 60 * 60;
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What was looked at, in a few words.
+    pub step: String,
+    /// What came of it.
+    pub verdict: Verdict,
+    /// What is wrong and what to do, or what the provider does not offer; empty where all is well.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+}
+
+/// What came of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// As documented.
+    Ok,
+    /// The provider has no such step, and the entry says so.
+    NotOffered,
+    /// Something is wrong with the entry or with the shape.
+    Problem,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Ok => "ok",
+            Self::NotOffered => "not offered",
+            Self::Problem => "problem",
+        })
+    }
+}
+
+/// All that was found of one type.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// In the order in which it was looked at.
+    pub findings: Vec<Finding>,
+}
+
+impl Report {
+    /// Whether nothing is wrong.
+    #[must_use]
+    pub fn is_fine(&self) -> bool {
+        self.findings.iter().all(|it| it.verdict != Verdict::Problem)
+    }
+
+    fn add(&mut self, step: &str, verdict: Verdict, detail: String) {
+        self.findings.push(Finding { step: step.to_owned(), verdict, detail });
+    }
+
+    /// A step that is well when nothing is wrong.
+    fn judge(&mut self, step: &str, wrong: &[String]) {
+        let verdict = if wrong.is_empty() { Verdict::Ok } else { Verdict::Problem };
+        self.add(step, verdict, wrong.join("; "));
+    }
+}
+
+/// The trial could not be held.
+#[derive(Debug, thiserror::Error)]
+pub enum TrialError {
+    /// No client.
+    #[error(transparent)]
+    Http(#[from] HttpClientError),
+    /// No sandbox.
+    #[error("the sandbox cannot start")]
+    Sandbox(#[from] std::io::Error),
+    /// There is no such type.
+    #[error("there is no provider type {0}; `symbolon provider-types list` shows them all")]
+    NoSuchType(String),
+}
+
+/// Tries one type of the catalog, with `own` over what is built in.
+///
+/// # Errors
+///
+/// [`TrialError`] when the trial cannot be held; what is wrong with the type is in the report.
+pub async fn try_out(name: &str, own: &Catalog, shape: Shape) -> Result<Report, TrialError> {
+    let server = ShapeServer::start(shape.clone()).await?;
+    let http = HttpClient::new(HttpSettings {
+        timeout: std::time::Duration::from_secs(5),
+        stand_in: Some(server.address()),
+        ..HttpSettings::default()
+    })?;
+    let registry = registry(http, own);
+    let found = registry.find_type(name).ok_or_else(|| TrialError::NoSuchType(name.to_owned()))?;
+    let mut trial = Trial { shape, server, found, report: Report::default() };
+    trial.run(&registry).await;
+    Ok(trial.report)
+}
+
+fn registry(http: HttpClient, own: &Catalog) -> Registry {
+    Registry::new(http, Arc::new(SystemClock))
+        .with(symbolon_google::kind())
+        .with_catalog(Catalog::built_in())
+        .with_catalog(own.clone())
+}
+
+struct Trial {
+    shape: Shape,
+    server: ShapeServer,
+    found: ProviderType,
+    report: Report,
+}
+
+impl Trial {
+    async fn run(&mut self, registry: &Registry) {
+        let Some(connector) = self.connect(registry) else { return };
+        let connector = connector.as_ref();
+        let Some(grant) = self.link(connector).await else { return };
+        let Some(account) = self.profile(connector, &grant).await else { return };
+        self.compare(&account, &grant.credentials);
+        let renewed = self.renew(connector, &grant.credentials, &account.external_id).await;
+        self.wrong_client(connector, &grant.credentials, &account.external_id).await;
+        self.revoke(connector, &grant.credentials, renewed.as_ref()).await;
+    }
+
+    /// What did not fit in the requests since this was asked last.
+    fn complaints(&self) -> Vec<String> {
+        self.server.take_complaints()
+    }
+
+    fn connect(&mut self, registry: &Registry) -> Option<Arc<dyn Connector>> {
+        let mut config = Map::new();
+        let mut secrets = ProviderSecrets::new();
+        for (name, value) in &self.shape.config {
+            match value.as_str().filter(|_| self.found.secret_names.contains(name)) {
+                Some(secret) => drop(secrets.insert(name.clone(), Secret::new(secret))),
+                None => drop(config.insert(name.clone(), value.clone())),
+            }
+        }
+        let provider = IdentityProvider {
+            id: ProviderId(1),
+            provider_type: self.found.name.clone(),
+            external_id: None,
+            config,
+            secret_names: secrets.keys().cloned().collect(),
+            options: ProviderOptions::default(),
+            names_issuer: false,
+            date_added: DateTime::<Utc>::UNIX_EPOCH,
+            version: 1,
+        };
+        match registry.connect(&provider, &secrets) {
+            Ok(connector) => {
+                self.report.judge("configuration", &[]);
+                Some(connector)
+            }
+            Err(error) => {
+                self.report.judge("configuration", &[error.to_string()]);
+                None
+            }
+        }
+    }
+
+    async fn link(&mut self, connector: &dyn Connector) -> Option<Grant> {
+        if !connector.capabilities().browser {
+            let detail = "users bring a token that they made at the provider";
+            let verdict =
+                if self.shape.authorize.is_some() { Verdict::Problem } else { Verdict::NotOffered };
+            self.report.add("authorization", verdict, detail.to_owned());
+            return Some(self.brought());
+        }
+        let request = AuthorizationRequest {
+            redirect_uri: redirect_uri(),
+            state: Secret::random(),
+            nonce: Secret::random(),
+            code_verifier: Secret::random(),
+            scopes: Vec::new(),
+            login_hint: None,
+        };
+        let url = match connector.authorize(&request).await {
+            Ok(url) => url,
+            Err(error) => {
+                let mut wrong = vec![error.to_string()];
+                wrong.extend(self.complaints());
+                self.report.judge("authorization", &wrong);
+                return None;
+            }
+        };
+        let visit = self.server.visit(&url);
+        let mut wrong = self.complaints();
+        let mut parameters = visit.parameters;
+        if parameters.remove("state").as_deref() != Some(request.state.expose()) {
+            wrong.push("state is not sent along as it is".into());
+        }
+        let issuer = parameters.remove("iss");
+        if let Err(error) = connector.check_issuer(issuer.as_deref(), false).await {
+            wrong.push(error.to_string());
+        }
+        self.report.judge("authorization", &wrong);
+        let exchange = CodeExchange {
+            code: Secret::new(parameters.remove("code").unwrap_or_default()),
+            redirect_uri: request.redirect_uri,
+            code_verifier: request.code_verifier,
+            nonce: request.nonce,
+            scopes: Vec::new(),
+            parameters,
+        };
+        let grant = connector.exchange(&exchange).await;
+        let mut wrong = self.complaints();
+        match grant {
+            Ok(grant) => {
+                self.report.judge("exchange", &wrong);
+                Some(grant)
+            }
+            Err(error) => {
+                wrong.insert(0, error.to_string());
+                self.report.judge("exchange", &wrong);
+                None
+            }
+        }
+    }
+
+    /// A grant of a token that the user made: the one that the shape's calls know.
+    fn brought(&self) -> Grant {
+        let headers = self.shape.call.first().map(|it| &it.headers);
+        let authorization = headers.and_then(|it| it.get("Authorization"));
+        let token = authorization.and_then(|it| it.split_whitespace().last()).unwrap_or("token");
+        let credentials =
+            Credentials { access_token: Some(Secret::new(token)), ..Credentials::default() };
+        Grant { credentials, claims: Map::new(), facts: Map::new() }
+    }
+
+    async fn profile(
+        &mut self,
+        connector: &dyn Connector,
+        grant: &Grant,
+    ) -> Option<ExternalAccount> {
+        let account = connector.build_identity(grant).await;
+        let mut wrong = self.complaints();
+        match account {
+            Ok(account) => {
+                self.report.judge("profile", &wrong);
+                Some(account)
+            }
+            Err(error) => {
+                wrong.insert(0, error.to_string());
+                self.report.judge("profile", &wrong);
+                None
+            }
+        }
+    }
+
+    fn compare(&mut self, account: &ExternalAccount, credentials: &Credentials) {
+        let Outcome {
+            external_id,
+            name,
+            email,
+            email_verified,
+            expires_in,
+            scopes,
+            keep,
+            legacy_id,
+        } = &self.shape.expect;
+        let mut wrong = Vec::new();
+        let mut same = |what: &str, expected: &Option<String>, given: Option<&str>| {
+            if expected.as_deref() != given {
+                let shown = |it: Option<&str>| it.unwrap_or("nothing").to_owned();
+                let (expected, given) = (shown(expected.as_deref()), shown(given));
+                wrong.push(format!("{what} is {given}, and the documentation says {expected}"));
+            }
+        };
+        same("the id", &Some(external_id.clone()), Some(account.external_id.as_str()));
+        same("the name", name, account.name.as_deref());
+        same("the address", email, account.email.as_deref());
+        let verified = |it: bool| Some(if it { "verified" } else { "not verified" }.to_owned());
+        same(
+            "the address",
+            &verified(*email_verified),
+            verified(account.email_verified).as_deref(),
+        );
+        let older = account.legacy_id.as_ref().map(ExternalId::as_str);
+        same("the older id", legacy_id, older);
+        for (key, expected) in keep {
+            let text = |it: &Value| it.as_str().map_or_else(|| it.to_string(), str::to_owned);
+            let given = account.claims.get(key).map(text);
+            same(&format!("what is kept as {key}"), &Some(text(expected)), given.as_deref());
+        }
+        self.report.judge("account", &wrong);
+
+        let mut wrong = Vec::new();
+        let life = credentials.expires_at.zip(credentials.obtained_at);
+        let life = life.map(|(end, start)| (end - start).num_seconds());
+        // Longer lives than ten years count as ten.
+        let expected = expires_in.and_then(|it| i64::try_from(it.min(LONGEST_LIFE)).ok());
+        let near = match (life, expected) {
+            // An absolute time was written a moment before it was read.
+            (Some(life), Some(expected)) => (life - expected).abs() <= 5,
+            (None, None) => true,
+            _ => false,
+        };
+        if !near {
+            let shown = |it: Option<i64>| it.map_or("no known end".into(), |it| format!("{it} s"));
+            wrong.push(format!(
+                "the token lives {}, and the documentation says {}",
+                shown(life),
+                shown(expected)
+            ));
+        }
+        if let Some(expected) = scopes {
+            let sorted = |scopes: &[String]| {
+                let mut scopes = scopes.to_vec();
+                scopes.sort();
+                scopes.join(" ")
+            };
+            let (given, expected) = (sorted(&credentials.scopes), sorted(expected));
+            // Where nothing is said, what was asked for was granted.
+            if given != expected && !expected.is_empty() {
+                wrong.push(format!("granted is {given}, and the documentation says {expected}"));
+            }
+        }
+        if self.shape.refresh.is_some() && credentials.refresh_token.is_none() {
+            wrong.push("there is no refresh token".into());
+        }
+        self.report.judge("token", &wrong);
+    }
+
+    async fn renew(
+        &mut self,
+        connector: &dyn Connector,
+        credentials: &Credentials,
+        external_id: &ExternalId,
+    ) -> Option<Credentials> {
+        if !self.agrees("refresh", connector.capabilities().refresh, self.shape.refresh.is_some()) {
+            return None;
+        }
+        let refresh_token = credentials.refresh_token.clone()?;
+        let request = RefreshRequest {
+            refresh_token,
+            external_id: external_id.clone(),
+            redirect_uri: Some(redirect_uri()),
+        };
+        let renewed = connector.refresh(&request).await;
+        let mut wrong = self.complaints();
+        let renewed = match renewed {
+            Ok(renewed) => {
+                if renewed.access_token.is_none() {
+                    wrong.push("there is no access token".into());
+                }
+                Some(renewed)
+            }
+            Err(error) => {
+                wrong.insert(0, error.to_string());
+                None
+            }
+        };
+        self.report.judge("refresh", &wrong);
+
+        for (step, failing) in [
+            ("refresh, dead token", Failing::DeadRefreshToken),
+            ("refresh, server error", Failing::ServerError),
+            ("refresh, too many requests", Failing::TooManyRequests),
+            ("refresh, a page", Failing::Page),
+            ("refresh, broken off", Failing::BrokenOff),
+        ] {
+            self.server.fail(Some(failing));
+            let failed = connector.refresh(&request).await;
+            self.server.fail(None);
+            // What did not fit was told at the refresh that worked.
+            drop(self.complaints());
+            let wrong = match failed {
+                Ok(_) => Some("it counts as a success".to_owned()),
+                Err(error) => misread(failing, &error),
+            };
+            self.report.judge(step, wrong.as_slice());
+        }
+        renewed
+    }
+
+    async fn wrong_client(
+        &mut self,
+        connector: &dyn Connector,
+        credentials: &Credentials,
+        external_id: &ExternalId,
+    ) {
+        if self.shape.wrong_client.is_none() {
+            return;
+        }
+        self.server.fail(Some(Failing::WrongClient));
+        let refreshes = connector.capabilities().refresh;
+        let token = credentials.refresh_token.as_ref().filter(|_| refreshes);
+        let refused = if let Some(token) = token {
+            let request = RefreshRequest {
+                refresh_token: token.clone(),
+                external_id: external_id.clone(),
+                redirect_uri: Some(redirect_uri()),
+            };
+            connector.refresh(&request).await.map(drop)
+        } else {
+            let exchange = CodeExchange {
+                code: Secret::random(),
+                redirect_uri: redirect_uri(),
+                code_verifier: Secret::random(),
+                nonce: Secret::random(),
+                scopes: Vec::new(),
+                parameters: BTreeMap::new(),
+            };
+            connector.exchange(&exchange).await.map(drop)
+        };
+        self.server.fail(None);
+        drop(self.complaints());
+        let wrong = match refused {
+            Ok(()) => Some("it counts as a success".to_owned()),
+            Err(error) => misread(Failing::WrongClient, &error),
+        };
+        self.report.judge("wrong client secret", wrong.as_slice());
+    }
+
+    async fn revoke(
+        &mut self,
+        connector: &dyn Connector,
+        linked: &Credentials,
+        renewed: Option<&Credentials>,
+    ) {
+        let documented = !self.shape.revoke.is_empty();
+        if !self.agrees("revoke", connector.capabilities().revoke, documented) {
+            return;
+        }
+        drop(self.server.take_steps());
+        let mut outcome = connector.revoke(linked).await;
+        let mut wrong = self.complaints();
+        if !wrong.is_empty()
+            && let Some(renewed) = renewed
+        {
+            // Some pages show the tokens of the renewal.
+            outcome = connector.revoke(renewed).await;
+            let again = self.complaints();
+            if again.is_empty() {
+                wrong = again;
+            }
+        }
+        match outcome {
+            Ok(Revocation::Revoked) => {}
+            Ok(Revocation::Unsupported) => wrong.push("it says that there is no such step".into()),
+            Err(error) => wrong.insert(0, error.to_string()),
+        }
+        let asked = self.server.take_steps();
+        for index in 1..=self.shape.revoke.len() {
+            let step = format!("revoke {index}");
+            if !asked.contains(&step) {
+                wrong.push(format!("the documented step {step} was not asked for"));
+            }
+        }
+        self.report.judge("revoke", &wrong);
+    }
+
+    /// Whether entry and shape both have a step. Where neither has, it is not offered.
+    fn agrees(&mut self, step: &str, entry: bool, shape: bool) -> bool {
+        match (entry, shape) {
+            (true, true) => return true,
+            (false, false) => self.report.add(step, Verdict::NotOffered, String::new()),
+            (true, false) => {
+                let wrong = "the entry has it, and the documentation in the shape has not";
+                self.report.judge(step, &[wrong.to_owned()]);
+            }
+            (false, true) => {
+                let wrong = "the documentation in the shape has it, and the entry has not";
+                self.report.judge(step, &[wrong.to_owned()]);
+            }
+        }
+        false
+    }
+}
+
+/// How a failure was read that means something else; `None` when it was read right.
+fn misread(failing: Failing, error: &ConnectorError) -> Option<String> {
+    let right = match failing {
+        Failing::DeadRefreshToken => matches!(error, ConnectorError::GrantRejected { .. }),
+        Failing::WrongClient => matches!(error, ConnectorError::ClientRejected { .. }),
+        Failing::ServerError | Failing::TooManyRequests => {
+            matches!(error, ConnectorError::Unavailable { sent: Sent::Answered, .. })
+        }
+        Failing::Page | Failing::BrokenOff => {
+            matches!(error, ConnectorError::Unavailable { sent: Sent::Unknown, .. })
+        }
+    };
+    let meaning = match failing {
+        Failing::DeadRefreshToken => "the grant is gone; add a rule under [[errors]]",
+        Failing::WrongClient => "our client is rejected; add a rule under [[errors]]",
+        Failing::ServerError | Failing::TooManyRequests => "nothing happened, and it may pass",
+        Failing::Page | Failing::BrokenOff => "nobody knows whether it happened",
+    };
+    (!right).then(|| format!("it is read as \"{error}\", and means that {meaning}"))
+}
+
+fn redirect_uri() -> Url {
+    // Parses: it is written here.
+    Url::parse("https://symbolon.example/callback/1").unwrap_or_else(|_| unreachable!())
+}
