@@ -12,7 +12,7 @@ PROVIDER := tests/oidc-provider/node_modules/.package-lock.json
 # Starts one throwaway PostgreSQL for all the tests of a run.
 WITH_POSTGRES := cargo run --quiet -p symbolon-test-postgres --bin with-postgres --
 
-.PHONY: help demo test test-unit simulate mutants chaos lint fmt bench bench-data bench-refresh bench-rotate doc setup clean
+.PHONY: help demo test test-unit simulate mutants chaos lint fmt bench bench-data bench-refresh bench-rotate providers doc setup clean
 
 help: ## Lists what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ chaos: setup ## Kills replicas, database and connections for four minutes, and c
 bench-rotate: setup ## Measures what replacing a key costs for docs/benchmarks.md
 	cargo build --release -p symbolon-tests --bin bench
 	target/release/bench rotate docs/benchmarks.md
+
+providers: ## Writes docs/providers.md from the catalog
+	cargo run --quiet -p symbolon -- provider-types list --markdown > docs/providers.md
 
 doc: ## Builds the documentation into target/doc
 	cargo doc --workspace --all-features --no-deps

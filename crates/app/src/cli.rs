@@ -287,7 +287,7 @@ pub struct CreateApiKeyArgs {
 #[derive(Debug, Subcommand)]
 pub enum ProviderTypesCommand {
     /// List the types, and what each can do
-    List(OutputArgs),
+    List(ListTypesArgs),
     /// Show what a type can do, what to register at the provider and what to configure
     Show(ShowTypeArgs),
     /// Try a type, or a file of your own, against the sandbox in the shape of its provider
@@ -320,6 +320,17 @@ pub struct CheckTypeArgs {
     #[arg(long, value_name = "FILE")]
     pub shape: Option<PathBuf>,
     /// How the report is printed.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `provider-types list`.
+#[derive(Debug, Args)]
+pub struct ListTypesArgs {
+    /// Print a page with all that `show` tells of each: docs/providers.md, of your own catalog
+    #[arg(long, conflicts_with = "json")]
+    pub markdown: bool,
+    /// How the list is printed.
     #[command(flatten)]
     pub output: OutputArgs,
 }

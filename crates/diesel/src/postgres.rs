@@ -5,7 +5,7 @@ use std::{
     collections::HashSet,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicI64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -290,6 +290,9 @@ pub struct Store {
     connector: Connector,
     sealer: Arc<dyn Sealer>,
     plan: RefreshPlan,
+    /// Up to which row plans were made: the entries of what was planned stay in the index for a
+    /// while, and are not to be read again for each batch of a million.
+    planned_up_to: AtomicI64,
     bell: Bell,
     listener: tokio::task::AbortHandle,
 }
@@ -416,7 +419,17 @@ impl Store {
         let listener = tokio::spawn(listen(connector.clone(), bell.clone())).abort_handle();
         let hot = vec![HotConnection::default(), HotConnection::default()];
         let plan = settings.refresh_plan;
-        Ok(Self { pool, hot, turn: AtomicUsize::new(0), connector, sealer, plan, bell, listener })
+        Ok(Self {
+            pool,
+            hot,
+            turn: AtomicUsize::new(0),
+            connector,
+            sealer,
+            plan,
+            planned_up_to: AtomicI64::new(0),
+            bell,
+            listener,
+        })
     }
 
     pub(crate) async fn reader(&self) -> Result<Object<Conn>, RepositoryError> {

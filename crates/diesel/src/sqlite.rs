@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError, TryLockError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicI64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -195,6 +195,9 @@ pub struct Store {
     turn: AtomicUsize,
     sealer: Arc<dyn Sealer>,
     plan: RefreshPlan,
+    /// Up to which row plans were made: the entries of what was planned stay in the index for a
+    /// while, and are not to be read again for each batch of a million.
+    planned_up_to: AtomicI64,
     bell: Bell,
 }
 
@@ -229,6 +232,7 @@ impl Store {
             busy_timeout,
             hot,
             turn: AtomicUsize::new(0),
+            planned_up_to: AtomicI64::new(0),
             sealer,
             plan: settings.refresh_plan,
             bell: Bell::new(),

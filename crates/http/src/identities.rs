@@ -15,6 +15,7 @@ use symbolon_domain::{
     identity::{Identity, IdentityFilter, IdentityStatus},
     ids::{ExternalId, IdentityId, InvalidId, ProviderId, UserId},
     ports::{LinkOutcome, Unlink},
+    secret::Secret,
     services::{Identities, NewIdentity},
 };
 use utoipa::ToSchema;
@@ -246,9 +247,10 @@ struct NewIdentityBody {
     provider_id: i64,
     /// Whose it is.
     user_id: ProductId,
-    /// Which account: 1 to 255 characters.
+    /// Which account: 1 to 255 characters. Left out for a provider type whose users bring a token
+    /// that they made there: the provider is asked whose `data.access_token` is.
     #[schema(example = "248289761001")]
-    external_id: String,
+    external_id: Option<String>,
     /// An older name of the account: an identity under it is rewritten to `external_id`.
     legacy_id: Option<String>,
     /// The profile and the product's own values. The keys `access_token`, `refresh_token`,
@@ -284,23 +286,42 @@ async fn link_identity(
     JsonBody(new): JsonBody<NewIdentityBody>,
 ) -> Result<Response, ApiError> {
     check_scopes(&new.scopes)?;
+    let provider_id = ProviderId(new.provider_id);
+    let user_id = new.user_id.check("user_id", UserId::new)?;
+    let no_provider = || ApiError::invalid("provider_id", "there is no such identity provider");
+    if !routes.sight.sees_provider(caller.limits(), provider_id).await? {
+        return Err(no_provider());
+    }
+    let mut data = new.data;
+    let external_id = if let Some(text) = new.external_id {
+        ExternalId::new(text).map_err(|problem| ApiError::invalid("external_id", problem))?
+    } else {
+        let token = data.get("access_token").and_then(Value::as_str).ok_or_else(|| {
+            ApiError::invalid("external_id", "is missing, and so is data.access_token")
+        })?;
+        let token = Secret::new(token);
+        let account = routes.sight.providers.account_behind(provider_id, &token).await;
+        let account = account.map_err(|error| match error {
+            Error::NotFound(_) => no_provider(),
+            other => other.into(),
+        })?;
+        // What the provider says goes before what the caller says of it.
+        data.extend(account.profile());
+        account.external_id
+    };
     let new = NewIdentity {
-        provider_id: ProviderId(new.provider_id),
-        user_id: new.user_id.check("user_id", UserId::new)?,
-        external_id: ExternalId::new(new.external_id)
-            .map_err(|problem| ApiError::invalid("external_id", problem))?,
+        provider_id,
+        user_id,
+        external_id,
         legacy_id: new
             .legacy_id
             .map(ExternalId::new)
             .transpose()
             .map_err(|problem| ApiError::invalid("legacy_id", problem))?,
-        data: new.data,
+        data,
         scopes: new.scopes,
         reattach: new.reattach,
     };
-    if !routes.sight.sees_provider(caller.limits(), new.provider_id).await? {
-        return Err(ApiError::invalid("provider_id", "there is no such identity provider"));
-    }
     match routes.identities.link(new, caller.actor()).await? {
         LinkOutcome::Created(identity) => {
             let location = HeaderValue::try_from(format!("/v1/identities/{}", identity.id))

@@ -19,6 +19,7 @@ mod list;
 mod network;
 mod openapi;
 mod operations;
+mod provider_keys;
 mod provider_types;
 mod providers;
 mod request;
@@ -116,9 +117,10 @@ pub fn router(parts: HttpParts) -> Router {
         .merge(providers::router(providers::ProviderRoutes {
             authenticator: authenticator.clone(),
             sight: sight.clone(),
-            providers,
+            providers: Arc::clone(&providers),
             links: Arc::clone(&linking.settings),
         }))
+        .merge(provider_keys::router(providers))
         .merge(provider_types::router(provider_types::ProviderTypeRoutes {
             authenticator: authenticator.clone(),
             connectors: Arc::clone(&connectors),

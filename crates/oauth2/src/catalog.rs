@@ -7,6 +7,7 @@
 mod connector;
 pub(crate) mod entry;
 pub(crate) mod error_rule;
+mod generic;
 mod kind;
 mod profile;
 mod rules;
@@ -21,7 +22,7 @@ use std::{
 };
 
 use self::entry::Entry;
-pub(crate) use self::kind::CatalogKind;
+pub(crate) use self::{generic::Generic, kind::CatalogKind};
 
 /// Name and JSON text of every embedded entry, in the order of their names.
 const EMBEDDED: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/catalog.rs"));

@@ -1,17 +1,21 @@
 use std::{sync::LazyLock, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use chrono::{DateTime, Utc};
 use symbolon_domain::{identity_provider::Capabilities, secret::Secret};
 use url::{Url, form_urlencoded::byte_serialize};
 use zeroize::Zeroizing;
 
 use crate::{
     catalog::entry::{Body, Method},
+    client_key::{ClientKey, secret_assertion},
     error_rules::ErrorRules,
     http::HttpRequest,
     metadata::{Issuer, Metadata},
     signing_alg::SigningAlg,
 };
+
+const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
 /// Who we are at one provider, and how we ask.
 #[derive(Clone, Debug)]
@@ -33,6 +37,15 @@ pub struct Client {
     pub offline_access: bool,
     /// How ID tokens may be signed.
     pub signing_algs: Vec<SigningAlg>,
+    /// What the tokens are for ([RFC 8707](https://www.rfc-editor.org/rfc/rfc8707)): said at every
+    /// step.
+    pub resource: Vec<String>,
+    /// Whether authorization requests are pushed to the provider first, even where it does not
+    /// insist ([RFC 9126](https://www.rfc-editor.org/rfc/rfc9126)).
+    pub pushes: bool,
+    /// Keys whose public halves are published beside that of `authentication`: the one that will
+    /// sign next.
+    pub published_keys: Vec<ClientKey>,
     /// Sent along in every authorization request.
     pub authorization_parameters: Vec<(String, String)>,
     /// How long a refresh token works that is not used, where the provider's answers do not say.
@@ -56,23 +69,41 @@ pub enum ClientAuthentication {
     /// As the provider says that it likes it: `client_secret_post` where its metadata list that
     /// and not `client_secret_basic`, otherwise the latter.
     Either(Secret),
+    /// `client_secret_jwt`: signs an assertion.
+    SecretJwt(Secret),
+    /// `private_key_jwt`: signs an assertion.
+    PrivateKeyJwt(ClientKey),
+    /// In the body as a secret that is made and signed for each request
+    /// ([Apple](https://developer.apple.com/documentation/accountorganizationaldatasharing/creating-a-client-secret)).
+    SignedSecret(SignedSecret),
     /// In the body as `client_assertion`, which it is not: so Azure DevOps has it
     /// ([documentation](https://learn.microsoft.com/en-us/azure/devops/integrate/get-started/authentication/oauth)).
     Assertion(Secret),
 }
 
+/// For whom an assertion is meant, and when it is made.
+pub(crate) struct Addressee<'a> {
+    /// The issuer: the audience that every authorization server accepts, and no other server does
+    /// ([RFC 7523bis](https://datatracker.ietf.org/doc/draft-ietf-oauth-rfc7523bis/)).
+    pub(crate) issuer: &'a str,
+    pub(crate) now: DateTime<Utc>,
+}
+
 /// What becomes of a form and a request so that they are authenticated.
 pub(crate) enum Proof<'a> {
     Header(Zeroizing<String>),
+    /// Made for this request.
+    Made(Vec<(&'a str, Secret)>),
     Fields(Vec<(&'a str, &'a str)>),
 }
 
 impl ClientAuthentication {
     pub(crate) fn secret(&self) -> Option<&Secret> {
         match self {
-            Self::None => None,
+            Self::None | Self::PrivateKeyJwt(_) | Self::SignedSecret(_) => None,
             Self::Basic(secret)
             | Self::Post(secret)
+            | Self::SecretJwt(secret)
             | Self::Either(secret)
             | Self::Assertion(secret) => Some(secret),
         }
@@ -81,7 +112,8 @@ impl ClientAuthentication {
     /// The same way with another secret.
     pub(crate) fn with(&self, secret: &Secret) -> Self {
         match self {
-            Self::None => Self::None,
+            Self::None | Self::PrivateKeyJwt(_) | Self::SignedSecret(_) => self.clone(),
+            Self::SecretJwt(_) => Self::SecretJwt(secret.clone()),
             Self::Basic(_) => Self::Basic(secret.clone()),
             Self::Post(_) => Self::Post(secret.clone()),
             Self::Either(_) => Self::Either(secret.clone()),
@@ -94,6 +126,7 @@ impl ClientAuthentication {
         client_id: &'a str,
         metadata: &Metadata,
         encoding: &'a Encoding,
+        to: &Addressee<'_>,
     ) -> Proof<'a> {
         let listed = &metadata.token_endpoint_auth_methods_supported;
         let lists = |name: &str| listed.iter().any(|it| it == name);
@@ -113,12 +146,44 @@ impl ClientAuthentication {
                     basic(secret)
                 }
             }
+            // Signing fails for no key that was read; if it did, the provider would refuse us.
+            Self::SecretJwt(secret) => {
+                assertion(secret_assertion(secret, client_id, to.issuer, to.now))
+            }
+            Self::PrivateKeyJwt(key) => assertion(key.assertion(client_id, to.issuer, to.now)),
+            Self::SignedSecret(own) => {
+                let signed = own.key.signed_secret(client_id, own, to.now);
+                Proof::Made(vec![
+                    (encoding.client_id.as_str(), Secret::new(client_id)),
+                    (encoding.client_secret.as_str(), signed.unwrap_or_else(|| Secret::new(""))),
+                ])
+            }
             Self::Assertion(secret) => Proof::Fields(vec![
-                ("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"),
+                ("client_assertion_type", JWT_BEARER),
                 ("client_assertion", secret.expose()),
             ]),
         }
     }
+}
+
+fn assertion(signed: Option<Secret>) -> Proof<'static> {
+    Proof::Made(vec![
+        ("client_assertion_type", Secret::new(JWT_BEARER)),
+        ("client_assertion", signed.unwrap_or_else(|| Secret::new(""))),
+    ])
+}
+
+/// A client secret that is a token signed by us.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignedSecret {
+    /// What signs it.
+    pub key: ClientKey,
+    /// What the provider calls the key.
+    pub key_id: String,
+    /// Who signs it.
+    pub issuer: String,
+    /// For whom.
+    pub audience: String,
 }
 
 /// How the fields of a request are written, where a provider departs from a form that is posted.
@@ -183,7 +248,18 @@ impl Proof<'_> {
             Self::Header(credentials) => {
                 encoding.request(url, fields).authorization("Basic", credentials)
             }
-            Self::Fields(own) => encoding.request(url, &[fields, own].concat()),
+            Self::Fields(own) => {
+                // A pushed request names the client itself (RFC 9126 §2.1).
+                let is_new = |it: &&(&str, &str)| !fields.iter().any(|(name, _)| *name == it.0);
+                let own: Vec<_> = own.iter().filter(is_new).copied().collect();
+                encoding.request(url, &[fields, &own].concat())
+            }
+            Self::Made(made) => {
+                let is_new = |it: &&(&str, Secret)| !fields.iter().any(|(name, _)| *name == it.0);
+                let own = made.iter().filter(is_new).map(|(name, value)| (*name, value.expose()));
+                let own: Vec<_> = own.collect();
+                encoding.request(url, &[fields, &own].concat())
+            }
         }
     }
 }

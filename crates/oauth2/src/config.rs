@@ -5,6 +5,8 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 use symbolon_domain::{identity_provider::ProviderSecrets, ports::InvalidConfig, secret::Secret};
 
+use crate::client_key::ClientKey;
+
 /// The configuration of one instance, its keys known to be ones that its type has. `null` counts
 /// as absent.
 pub struct Fields<'a> {
@@ -152,6 +154,29 @@ impl<'a> Fields<'a> {
         Ok(Some(secret.clone()))
     }
 
+    /// A switch that may be absent.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`] when it is there and neither true nor false.
+    pub fn is_on(&self, name: &str, unless_said: bool) -> Result<bool, InvalidConfig> {
+        match self.config.get(name) {
+            None | Some(Value::Null) => Ok(unless_said),
+            Some(Value::Bool(on)) => Ok(*on),
+            Some(_) => Err(invalid(name, "must be true or false")),
+        }
+    }
+
+    /// A private key of the client that may be absent.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`] when it is there and cannot be used; it is not quoted.
+    pub fn client_key(&self, name: &str) -> Result<Option<ClientKey>, InvalidConfig> {
+        let Some(pem) = self.secrets.get(name) else { return Ok(None) };
+        ClientKey::parse(pem).map(Some).map_err(|error| invalid(name, error.to_string()))
+    }
+
     /// The `scopes`, which may be absent
     /// ([RFC 6749 §3.3](https://www.rfc-editor.org/rfc/rfc6749#section-3.3)).
     ///
@@ -198,6 +223,14 @@ pub fn next_client_secret_schema() -> Value {
         "description": "A second client secret, while one takes the place of the other: the one \
                         that worked last is sent, and the other where the provider answers \
                         invalid_client."
+    })
+}
+
+/// The JSON Schema of a private key.
+pub(crate) fn client_key_schema(description: &str) -> Value {
+    json!({
+        "type": "string", "minLength": 1, "maxLength": 16384, "writeOnly": true,
+        "description": description
     })
 }
 

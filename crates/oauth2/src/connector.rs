@@ -20,7 +20,7 @@ use url::Url;
 
 use crate::{
     catalog::entry::Authentication,
-    client::{Client, ClientAuthentication, Encoding},
+    client::{Addressee, Client, ClientAuthentication, Encoding},
     client_secrets::{LastWorked, Verdict, Which, count, tell_changed},
     engine::Engine,
     http::{HttpError, HttpRequest, HttpResponse},
@@ -131,6 +131,47 @@ impl OpenIdConnector {
         scopes
     }
 
+    /// What the tokens are for, as fields.
+    fn resource(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.client.resource.iter().map(|it| ("resource", it.as_str()))
+    }
+
+    /// Pushes an authorization request where the provider insists on it or the operator wants it
+    /// ([RFC 9126 §2](https://www.rfc-editor.org/rfc/rfc9126#section-2)): the name by which the
+    /// browser brings it back. `None` where the browser carries it all.
+    async fn push(
+        &self,
+        metadata: &Metadata,
+        parameters: &[(&str, &str)],
+    ) -> Result<Option<Secret>, ConnectorError> {
+        if !metadata.require_pushed_authorization_requests && !self.client.pushes {
+            return Ok(None);
+        }
+        let Some(endpoint) = &metadata.pushed_authorization_request_endpoint else {
+            return Err(misconfigured("the provider has no endpoint to push requests to"));
+        };
+        let read = |answer: &HttpResponse| {
+            let endpoint = "the endpoint for pushed requests";
+            let body = answer.body.as_deref().ok().and_then(|it| json::object(it).ok());
+            let name = body.as_ref().and_then(|it| it.get("request_uri")?.as_str());
+            match (answer.status, name) {
+                (200 | 201, Some(name)) => Ok(Secret::new(name)),
+                (200..=299, _) => Err(ConnectorError::Unavailable {
+                    detail: format!("{endpoint} gave no readable answer"),
+                    retry_after: None,
+                    sent: Sent::Answered,
+                }),
+                // An error answer of the token endpoint's form (RFC 9126 §2.3).
+                _ => match self.read_answer(endpoint, answer, Layout::standard(), &[]) {
+                    Err(error) => Err(error),
+                    Ok(_) => Err(untrusted("the answer to a pushed request", "it has tokens")),
+                },
+            }
+        };
+        let to = Destination::standard(endpoint);
+        self.send_authenticated(metadata, &to, parameters, read).await.map(Some)
+    }
+
     /// Sends a form to one of the provider's endpoints, authenticated as the client, and reads
     /// what came of it with `read`.
     ///
@@ -147,7 +188,10 @@ impl OpenIdConnector {
         let provider = self.engine.provider;
         let send = async |which: Which| {
             let authentication = self.client.authentication(which);
-            let proof = authentication.prove(&self.client.client_id, metadata, to.encoding);
+            let addressee =
+                Addressee { issuer: self.client.issuer.as_str(), now: self.engine.clock.now() };
+            let client_id = &self.client.client_id;
+            let proof = authentication.prove(client_id, metadata, to.encoding, &addressee);
             let request = proof.request(to.url.clone(), to.encoding, fields);
             let answer = self.engine.http.send(request).await.map_err(to_domain)?;
             let result = read(&answer);
@@ -370,6 +414,15 @@ impl Connector for OpenIdConnector {
         self.client.capabilities
     }
 
+    fn public_keys(&self) -> Vec<Value> {
+        let signing = match &self.client.authentication {
+            ClientAuthentication::PrivateKeyJwt(key) => Some(key),
+            _ => None,
+        };
+        let all = signing.into_iter().chain(&self.client.published_keys);
+        all.map(|it| it.public().clone()).collect()
+    }
+
     async fn authorize(&self, request: &AuthorizationRequest) -> Result<Url, ConnectorError> {
         let metadata = self.metadata().await?;
         // Never without PKCE and never `plain` (RFC 9700 §2.1.1). A provider that lists nothing
@@ -381,28 +434,36 @@ impl Connector for OpenIdConnector {
         }
         let scopes = self.scopes(&request.scopes, &metadata);
         let challenge = digest::digest(&digest::SHA256, request.code_verifier.expose().as_bytes());
+        let (scopes_text, challenge) = (scopes.join(" "), URL_SAFE_NO_PAD.encode(challenge));
+        let mut parameters = vec![
+            ("response_type", "code"),
+            ("client_id", self.client.client_id.as_str()),
+            ("redirect_uri", request.redirect_uri.as_str()),
+            ("scope", &scopes_text),
+            ("state", request.state.expose()),
+            ("nonce", request.nonce.expose()),
+            ("code_challenge", &challenge),
+            ("code_challenge_method", "S256"),
+        ];
+        if let Some(hint) = &request.login_hint {
+            parameters.push(("login_hint", hint));
+        }
+        // Without consent there is no offline access (OpenID Connect Core 1.0 §11).
+        if scopes.iter().any(|it| it == OFFLINE_ACCESS) {
+            parameters.push(("prompt", "consent"));
+        }
+        parameters.extend(self.resource());
+        let further = self.client.authorization_parameters.iter();
+        parameters.extend(further.map(|(name, value)| (name.as_str(), value.as_str())));
         let mut url = metadata.authorization_endpoint.clone();
-        {
-            let mut query = url.query_pairs_mut();
-            query
-                .append_pair("response_type", "code")
-                .append_pair("client_id", &self.client.client_id)
-                .append_pair("redirect_uri", request.redirect_uri.as_str())
-                .append_pair("scope", &scopes.join(" "))
-                .append_pair("state", request.state.expose())
-                .append_pair("nonce", request.nonce.expose())
-                .append_pair("code_challenge", &URL_SAFE_NO_PAD.encode(challenge))
-                .append_pair("code_challenge_method", "S256");
-            if let Some(hint) = &request.login_hint {
-                query.append_pair("login_hint", hint);
+        match self.push(&metadata, &parameters).await? {
+            Some(request_uri) => {
+                let client_id = &self.client.client_id;
+                let pushed =
+                    [("client_id", client_id.as_str()), ("request_uri", request_uri.expose())];
+                url.query_pairs_mut().extend_pairs(pushed);
             }
-            // Without consent there is no offline access (OpenID Connect Core 1.0 §11).
-            if scopes.iter().any(|it| it == OFFLINE_ACCESS) {
-                query.append_pair("prompt", "consent");
-            }
-            for (name, value) in &self.client.authorization_parameters {
-                query.append_pair(name, value);
-            }
+            None => drop(url.query_pairs_mut().extend_pairs(parameters)),
         }
         Ok(url)
     }
@@ -427,12 +488,13 @@ impl Connector for OpenIdConnector {
 
     async fn exchange(&self, exchange: &CodeExchange) -> Result<Grant, ConnectorError> {
         let metadata = self.metadata().await?;
-        let fields = [
+        let mut fields = vec![
             ("grant_type", "authorization_code"),
             ("code", exchange.code.expose()),
             ("redirect_uri", exchange.redirect_uri.as_str()),
             ("code_verifier", exchange.code_verifier.expose()),
         ];
+        fields.extend(self.resource());
         let secrets = [&exchange.code, &exchange.code_verifier, &exchange.nonce];
         let tokens = self.ask_for_tokens(&metadata, &fields, &secrets).await?;
         let Some(id_token) = &tokens.id_token else {
@@ -473,8 +535,11 @@ impl Connector for OpenIdConnector {
     /// refuses them all.
     async fn refresh(&self, request: &RefreshRequest) -> Result<Credentials, ConnectorError> {
         let metadata = self.metadata().await?;
-        let fields =
-            [("grant_type", "refresh_token"), ("refresh_token", request.refresh_token.expose())];
+        let mut fields = vec![
+            ("grant_type", "refresh_token"),
+            ("refresh_token", request.refresh_token.expose()),
+        ];
+        fields.extend(self.resource());
         let mut tokens = self.ask_for_tokens(&metadata, &fields, &[&request.refresh_token]).await?;
         if let Some(id_token) = &tokens.id_token {
             let expected =

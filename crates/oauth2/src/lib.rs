@@ -9,6 +9,7 @@
 
 pub mod catalog;
 mod client;
+mod client_key;
 mod client_secrets;
 pub mod config;
 mod connector;
@@ -31,7 +32,8 @@ mod webhooks;
 use symbolon_domain::ports::ConnectorError;
 
 pub use self::{
-    client::{Client, ClientAuthentication},
+    client::{Client, ClientAuthentication, SignedSecret},
+    client_key::{ClientKey, InvalidClientKey},
     connector::OpenIdConnector,
     engine::Engine,
     error_rules::{Condition, ErrorClass, ErrorRule, ErrorRules, InvalidErrorRules, Texts},

@@ -70,6 +70,10 @@ pub(crate) struct Metadata {
     pub(crate) revocation_endpoint: Option<Url>,
     /// Scopes that it lists; it need not list all.
     pub(crate) scopes_supported: Vec<String>,
+    /// Where authorization requests are pushed to, if anywhere (RFC 9126 §5).
+    pub(crate) pushed_authorization_request_endpoint: Option<Url>,
+    /// Whether they must be.
+    pub(crate) require_pushed_authorization_requests: bool,
     /// Where a device asks to be authorized, if anywhere (RFC 8628).
     pub(crate) device_authorization_endpoint: Option<Url>,
     /// How clients may authenticate at the token endpoint; empty when it does not say.
@@ -128,6 +132,12 @@ impl Metadata {
             jwks_uri: Some(required("jwks_uri")?),
             userinfo_endpoint: endpoint("userinfo_endpoint")?,
             revocation_endpoint: endpoint("revocation_endpoint")?,
+            pushed_authorization_request_endpoint: endpoint(
+                "pushed_authorization_request_endpoint",
+            )?,
+            require_pushed_authorization_requests: object
+                .get("require_pushed_authorization_requests")
+                == Some(&Value::Bool(true)),
             device_authorization_endpoint: endpoint("device_authorization_endpoint")?,
             scopes_supported: list("scopes_supported").unwrap_or_default(),
             token_endpoint_auth_methods_supported: list("token_endpoint_auth_methods_supported")

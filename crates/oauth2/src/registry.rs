@@ -7,7 +7,13 @@ use symbolon_domain::{
     ports::{Clock, Connector, Connectors, InvalidConfig},
 };
 
-use crate::{catalog::Catalog, config::invalid, engine::Engine, http::HttpClient, oidc::Oidc};
+use crate::{
+    catalog::{Catalog, Generic},
+    config::invalid,
+    engine::Engine,
+    http::HttpClient,
+    oidc::Oidc,
+};
 
 /// A provider type and how to speak to its instances.
 pub trait ProviderKind: Send + Sync {
@@ -27,7 +33,7 @@ pub trait ProviderKind: Send + Sync {
     ) -> Result<Arc<dyn Connector>, InvalidConfig>;
 }
 
-/// The catalog of provider types: `oidc`, and those that are added.
+/// The catalog of provider types: `oidc`, `oauth2`, and those that are added.
 #[derive(Clone)]
 pub struct Registry {
     engine: Engine,
@@ -35,11 +41,11 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// A catalog of the type `oidc` alone.
+    /// A catalog of the types `oidc` and `oauth2`, which are by their configuration.
     #[must_use]
     pub fn new(http: HttpClient, clock: Arc<dyn Clock>) -> Self {
         let registry = Self { engine: Engine::new(http, clock), kinds: BTreeMap::new() };
-        registry.with(Oidc)
+        registry.with(Oidc).with(Generic)
     }
 
     /// Adds a type, in place of one of the same name.

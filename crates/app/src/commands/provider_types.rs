@@ -10,7 +10,7 @@ use symbolon_sandbox::shape::Shape;
 
 use crate::{
     catalog::{catalog, http_client},
-    cli::{CheckTypeArgs, OutputArgs, ProviderTypesCommand, ShowTypeArgs},
+    cli::{CheckTypeArgs, ListTypesArgs, ProviderTypesCommand, ShowTypeArgs},
     failure::{Failure, sentence},
     output::{print, print_json, table},
     settings::Settings,
@@ -25,15 +25,18 @@ pub(super) async fn run(
     let settings = Settings::load(config, &[])?;
     let registry = catalog(http_client(&settings.http_client)?, &settings.catalog);
     match command {
-        ProviderTypesCommand::List(output) => list(&registry, *output),
+        ProviderTypesCommand::List(arguments) => list(&registry, arguments),
         ProviderTypesCommand::Show(arguments) => show(&registry, arguments),
         ProviderTypesCommand::Check(arguments) => check(&settings, arguments).await,
     }
 }
 
-fn list(registry: &Registry, output: OutputArgs) -> Result<(), Failure> {
+fn list(registry: &Registry, arguments: &ListTypesArgs) -> Result<(), Failure> {
     let types = registry.types();
-    if output.json {
+    if arguments.markdown {
+        return print(&markdown(&types));
+    }
+    if arguments.output.json {
         return print_json(&types.iter().map(form).collect::<Vec<_>>());
     }
     let yes = |it: bool| if it { "yes" } else { "-" }.to_owned();
@@ -161,26 +164,9 @@ fn page(it: &ProviderType) -> String {
         );
     }
     let _ = writeln!(page, "\nConfiguration:");
-    let required = it.config_schema["required"].as_array().cloned().unwrap_or_default();
-    let properties = it.config_schema["properties"].as_object().cloned().unwrap_or_default();
-    for (name, schema) in &properties {
-        let mut marks = Vec::new();
-        if required.iter().any(|it| it == name.as_str()) {
-            marks.push("required".to_owned());
-        }
-        if it.secret_names.contains(name) {
-            marks.push("secret".to_owned());
-        }
-        if let Some(default) = schema["default"].as_str() {
-            marks.push(format!("default {default}"));
-        }
-        if let Some(values) = schema["enum"].as_array() {
-            let values: Vec<&str> = values.iter().filter_map(Value::as_str).collect();
-            marks.push(values.join(" | "));
-        }
+    for Key { name, marks, about } in keys(it) {
         let marks =
             if marks.is_empty() { String::new() } else { format!(" ({})", marks.join(", ")) };
-        let about = schema["description"].as_str().unwrap_or_default();
         let _ = writeln!(page, "  {name}{marks}\n    {about}");
     }
     if !it.notes.is_empty() {
@@ -190,6 +176,110 @@ fn page(it: &ProviderType) -> String {
         }
     }
     page
+}
+
+const INTRODUCTION: &str = "\
+# Provider types
+
+What `symbolon provider-types list --markdown` prints of the built-in catalog: do not edit it, run
+`make providers`. How an entry is written is in [catalog.md](catalog.md).
+
+To use a type, register a client at the provider, with the redirect URI `SERVER.PUBLIC_URL/callback/ID`
+(the provider that you create with `POST /v1/providers` answers it as `redirect_uri`), and put what you
+get into `config`. A type that knows no revocation leaves it to the user, as its notes say.
+
+";
+
+/// All types, as a page.
+fn markdown(types: &[ProviderType]) -> String {
+    let mut page = INTRODUCTION.to_owned();
+    // Writing to a String does not fail.
+    let _ = writeln!(
+        page,
+        "{} types:\n\n| type | browser | device | sign-in | refresh | revoke |",
+        types.len()
+    );
+    page.push_str("| --- | --- | --- | --- | --- | --- |\n");
+    let yes = |it: bool| if it { "yes" } else { "no" };
+    for it in types {
+        let Capabilities { browser, device, refresh, revoke, sign_in, .. } = it.capabilities;
+        let [browser, device, sign_in, refresh, revoke] =
+            [browser, device, sign_in, refresh, revoke].map(yes);
+        let _ = writeln!(
+            page,
+            "| [{name}](#{name}) | {browser} | {device} | {sign_in} | {refresh} | {revoke} |",
+            name = it.name
+        );
+    }
+    for it in types {
+        let _ = writeln!(page, "\n## {}\n\n**{}.** {}", it.name, it.title, it.description);
+        let _ = writeln!(page, "[Documentation]({}).", it.documentation);
+        let Registration { page: at, steps, redirect_uri, client_id, client_secret } =
+            &it.registration;
+        if let Some(at) = at {
+            let steps = steps.as_deref().map(|it| format!(": {it}")).unwrap_or_default();
+            let _ = writeln!(page, "\n- Register at <{at}>{steps}");
+        }
+        for (ours, theirs) in [
+            ("The redirect URI", redirect_uri),
+            ("`client_id`", client_id),
+            ("`client_secret`", client_secret),
+        ] {
+            if let Some(theirs) = theirs {
+                let _ = writeln!(page, "- {ours} is called *{theirs}* there.");
+            }
+        }
+        page.push_str("\n| config | | |\n| --- | --- | --- |\n");
+        for Key { name, marks, about } in keys(it) {
+            let about = about.replace('|', "\\|");
+            let marks = marks.join(", ").replace('|', "\\|");
+            let _ = writeln!(page, "| `{name}` | {marks} | {about} |");
+        }
+        if !it.notes.is_empty() {
+            page.push('\n');
+        }
+        for note in &it.notes {
+            let _ = writeln!(page, "- {note}");
+        }
+    }
+    page
+}
+
+/// A key of a type's configuration, for people.
+struct Key {
+    name: String,
+    marks: Vec<String>,
+    about: String,
+}
+
+/// The keys of a type's configuration, the required ones first.
+fn keys(it: &ProviderType) -> Vec<Key> {
+    let required = it.config_schema["required"].as_array().cloned().unwrap_or_default();
+    let is_required = |name: &str| required.iter().any(|it| it == name);
+    let properties = it.config_schema["properties"].as_object().cloned().unwrap_or_default();
+    let mut keys: Vec<Key> = properties
+        .iter()
+        .map(|(name, schema)| {
+            let mut marks = Vec::new();
+            if is_required(name) {
+                marks.push("required".to_owned());
+            }
+            if it.secret_names.contains(name) {
+                marks.push("secret".to_owned());
+            }
+            if let Some(default) = schema["default"].as_str() {
+                marks.push(format!("default {default}"));
+            }
+            if let Some(values) = schema["enum"].as_array() {
+                let values: Vec<&str> = values.iter().filter_map(Value::as_str).collect();
+                marks.push(values.join(" | "));
+            }
+            let about = schema["description"].as_str().unwrap_or_default().to_owned();
+            Key { name: name.clone(), marks, about }
+        })
+        .collect();
+    keys.sort_by_key(|it| !is_required(&it.name));
+    keys
 }
 
 fn abilities(capabilities: Capabilities) -> String {

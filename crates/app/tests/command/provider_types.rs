@@ -94,3 +94,12 @@ fn a_file_that_is_no_entry_stops_the_start_and_is_named() {
         place.run_with(&FOLDER, &["provider-types", "list"]).failed(expected);
     }
 }
+
+#[test]
+fn the_page_of_all_types_is_that_of_the_catalog() {
+    let place = Place::new();
+    let page = place.run(&["provider-types", "list", "--markdown"]).done();
+    let kept = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/providers.md");
+    let kept = std::fs::read_to_string(kept).unwrap();
+    assert!(page == kept, "docs/providers.md is not up to date; run `make providers`");
+}

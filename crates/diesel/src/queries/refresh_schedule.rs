@@ -1,4 +1,4 @@
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::atomic::Ordering, time::Duration};
 
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -218,21 +218,31 @@ struct Number {
 impl RefreshSchedule for Store {
     async fn plan_missing(&self, limit: u16) -> Result<usize, RepositoryError> {
         // The index that finds them has this very condition.
-        let unplanned = || {
+        let unplanned = |after: i64| {
             let missing = "(planned_generation IS NULL OR planned_generation <> generation)";
-            identities::table.filter(sql::<Bool>(missing))
+            identities::table.filter(sql::<Bool>(missing)).filter(identities::id.gt(after))
         };
+        let mut after = self.planned_up_to.load(Ordering::Relaxed);
         {
             // Nearly always there is none, and nobody is to wait for a writer to learn that.
             let mut conn = self.reader().await?;
-            let any = unplanned().select(identities::id).limit(1);
-            let any: Option<i64> = any.first(&mut *conn).await.optional().map_err(Failure::from)?;
-            if any.is_none() {
-                return Ok(0);
+            let mut any = async |after: i64| -> Result<bool, RepositoryError> {
+                let any = unplanned(after).order(identities::id).select(identities::id).limit(1);
+                let any: Option<i64> =
+                    any.first(&mut *conn).await.optional().map_err(Failure::from)?;
+                Ok(any.is_some())
+            };
+            if !any(after).await? {
+                // What came behind the last one meanwhile, or was somebody else's then.
+                self.planned_up_to.store(0, Ordering::Relaxed);
+                if after == 0 || !any(0).await? {
+                    return Ok(0);
+                }
+                after = 0;
             }
         }
         let planned = in_transaction!(self, async |conn| {
-            let query = unplanned()
+            let query = unplanned(after)
                 .order(identities::id)
                 .limit(i64::from(limit))
                 .select(Unplanned::as_select());
@@ -243,9 +253,12 @@ impl RefreshSchedule for Store {
                     .execute(conn)
                     .await?;
             }
-            Ok(rows.len())
+            Ok((rows.len(), rows.last().map_or(0, |it| it.id)))
         });
-        Ok(planned?)
+        let (planned, last) = planned?;
+        let is_full = planned == usize::from(limit);
+        self.planned_up_to.store(if is_full { last } else { 0 }, Ordering::Relaxed);
+        Ok(planned)
     }
 
     async fn due_providers(&self) -> Result<Vec<ProviderId>, RepositoryError> {

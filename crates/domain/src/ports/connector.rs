@@ -142,6 +142,13 @@ pub trait Connector: Send + Sync {
     /// What this instance can do.
     fn capabilities(&self) -> Capabilities;
 
+    /// The public halves of the keys that this client signs with, as JSON Web Keys
+    /// ([RFC 7517](https://www.rfc-editor.org/rfc/rfc7517)); none for a client that has a secret
+    /// or nothing.
+    fn public_keys(&self) -> Vec<Value> {
+        Vec::new()
+    }
+
     /// Where to send the browser. May fetch the provider's metadata.
     async fn authorize(&self, request: &AuthorizationRequest) -> Result<Url, ConnectorError>;
 

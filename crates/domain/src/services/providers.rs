@@ -4,14 +4,16 @@ use serde_json::{Map, Value};
 
 use crate::{
     Error,
+    account::ExternalAccount,
+    credentials::Credentials,
     event::Actor,
     identity_provider::{
         IdentityProvider, OptionChanges, ProviderOptions, ProviderSecrets, ProviderType,
     },
     ids::ProviderId,
     ports::{
-        AuthorityUpdate, Connector, Connectors, IdentityProviderRepository, NewIdentityProvider,
-        ProviderDeletion, ProviderUpdate, RepositoryError,
+        AuthorityUpdate, Connector, ConnectorError, Connectors, Grant, IdentityProviderRepository,
+        NewIdentityProvider, ProviderDeletion, ProviderUpdate, RepositoryError,
     },
     secret::Secret,
 };
@@ -268,6 +270,40 @@ impl Providers {
     ) -> Result<(IdentityProvider, Arc<dyn Connector>), Error> {
         let ((provider, _), connector) = self.reach(id).await?;
         Ok((provider, connector))
+    }
+
+    /// Whose account a token opens that its user made at the provider: asks the provider.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidRequest`] when the instance's type asks its users in a browser, or the
+    /// provider does not accept the token; [`Error::ProviderUnavailable`]; those of
+    /// [`connect`](Self::connect).
+    pub async fn account_behind(
+        &self,
+        id: ProviderId,
+        access_token: &Secret,
+    ) -> Result<ExternalAccount, Error> {
+        let (_, connector) = self.connect(id).await?;
+        if connector.capabilities().browser {
+            return Err(Error::invalid(
+                "external_id",
+                "is missing; only types whose users bring a token can do without",
+            ));
+        }
+        let credentials =
+            Credentials { access_token: Some(access_token.clone()), ..Credentials::default() };
+        let grant = Grant { credentials, claims: Map::new(), facts: Map::new() };
+        connector.build_identity(&grant).await.map_err(|error| match error {
+            // Its owner sees to it: it has ended, was withdrawn, or may not read the profile.
+            ConnectorError::GrantRejected { .. }
+            | ConnectorError::ClientRejected { .. }
+            | ConnectorError::Misconfigured { .. } => Error::invalid(
+                "data.access_token",
+                "is not accepted by the provider, or may not read the profile there",
+            ),
+            other => other.into(),
+        })
     }
 
     /// The same with the instance's secrets, for what must reach it when its row is gone.

@@ -368,7 +368,7 @@ async fn a_posted_response_comes_again_by_get_and_then_has_the_cookie() {
     let base = "https://symbolon.example/callback/1?";
     assert_eq!(
         location.strip_prefix(base).unwrap(),
-        "state=s%26t&code=c+d&iss=https%3A%2F%2Fop.example"
+        "user=%7B%7D&state=s%26t&code=c+d&iss=https%3A%2F%2Fop.example"
     );
 
     for malformed in ["", "state=s&code=a&code=b", "state=s&code=a&error=b", "code=a"] {

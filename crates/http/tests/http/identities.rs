@@ -1,14 +1,22 @@
+use std::sync::Arc;
+
 use axum::{
     body::Body,
     http::{Method, Request},
 };
 use serde_json::{Value, json};
 use symbolon_domain::{
+    account::ExternalAccount,
     identity::{Identity, IdentityFilter, IdentityStatus, Invalid, InvalidReason},
+    identity_provider::{Capabilities, ProviderSecrets},
     ids::{IdentityId, ProviderId, RevocationId},
     link_evidence::{LinkEvidence, LinkMethod},
     page::Page,
-    ports::{DataOutcome, DataUpdate, Link, LinkOutcome, RepositoryError, Taken, UnlinkOutcome},
+    ports::{
+        ConnectorError, DataOutcome, DataUpdate, Link, LinkOutcome, MockConnector, RepositoryError,
+        Sent, Taken, UnlinkOutcome,
+    },
+    secret::Secret,
     testing::fixtures,
 };
 
@@ -245,7 +253,6 @@ async fn a_link_that_makes_no_sense_is_refused_by_field() {
     for (body, field) in [
         (without("provider_id"), "provider_id"),
         (without("user_id"), "user_id"),
-        (without("external_id"), "external_id"),
         (with("provider_id", json!("1")), "provider_id"),
         (with("provider_id", json!(1.5)), "provider_id"),
         (with("user_id", json!("")), "user_id"),
@@ -375,4 +382,64 @@ async fn unlinking_revokes_unless_told_not_to() {
         .return_once(|_, _| Ok(None));
     let answer = mocks.app().call(Method::DELETE, "/v1/identities/1", None).await;
     assert_eq!(answer.status, 204);
+}
+
+/// An instance of a type whose users bring a token, or ask in a browser.
+fn bringing(browser: bool, account: Result<ExternalAccount, ConnectorError>) -> Mocks {
+    let mut mocks = Mocks::default();
+    mocks
+        .providers
+        .expect_find_with_secrets()
+        .returning(|_| Ok(Some((fixtures::identity_provider(), ProviderSecrets::new()))));
+    mocks.connectors.expect_connect().returning(move |_, _| {
+        let mut connector = MockConnector::new();
+        let capabilities = Capabilities { browser, ..fixtures::capabilities() };
+        connector.expect_capabilities().return_const(capabilities);
+        let account = account.clone();
+        connector.expect_build_identity().returning(move |grant| {
+            assert_eq!(grant.credentials.access_token.as_ref().unwrap().expose(), "pat-1");
+            account.clone()
+        });
+        Ok(Arc::new(connector))
+    });
+    mocks
+}
+
+#[tokio::test]
+async fn a_token_that_its_user_made_tells_whose_account_it_is() {
+    let mut mocks = bringing(false, Ok(fixtures::account()));
+    mocks
+        .identities
+        .expect_link()
+        .withf(|link| {
+            link.external_id == fixtures::account().external_id
+                && link.data["name"] == fixtures::account().name.unwrap().as_str()
+                && link.credentials.as_ref().unwrap().access_token == Some(Secret::new("pat-1"))
+        })
+        .return_once(|_| Ok(LinkOutcome::Created(fixtures::identity())));
+    let body = json!({
+        "provider_id": 1, "user_id": "user-1",
+        // A caller's word on the profile does not count.
+        "data": {"access_token": "pat-1", "name": "Mallory"},
+    });
+    assert_eq!(mocks.app().post("/v1/identities", body).await.status.as_u16(), 201);
+}
+
+#[tokio::test]
+async fn a_token_that_tells_nothing_links_nothing() {
+    let body = json!({"provider_id": 1, "user_id": "user-1", "data": {"access_token": "pat-1"}});
+    let refused = || ConnectorError::Misconfigured { detail: "the call profile said 401".into() };
+    let app = bringing(false, Err(refused())).app();
+    app.post("/v1/identities", body.clone()).await.refuses("data.access_token");
+    let app = bringing(true, Ok(fixtures::account())).app();
+    app.post("/v1/identities", body.clone()).await.refuses("external_id");
+    let silent = ConnectorError::Unavailable {
+        detail: "no answer".into(),
+        retry_after: None,
+        sent: Sent::Unknown,
+    };
+    let answer = bringing(false, Err(silent)).app().post("/v1/identities", body).await;
+    answer.problem(503, "provider_unavailable");
+    let without = json!({"provider_id": 1, "user_id": "user-1"});
+    Mocks::default().app().post("/v1/identities", without).await.refuses("external_id");
 }

@@ -52,6 +52,7 @@ async fn the_document_tells_of_these_routes() {
     GET /docs/
     GET /docs/{file}
     GET /healthz
+    GET /jwks/{provider_id}
     GET /metrics
     POST /oauth2/token
     GET /openapi.json

@@ -361,6 +361,8 @@ async fn the_catalog_tells_what_each_type_needs_and_can_do() {
     insta::assert_snapshot!(serde_json::to_string_pretty(&one).unwrap(), @r#"
     {
       "capabilities": {
+        "browser": true,
+        "device": false,
         "refresh": true,
         "revoke": true,
         "rotation": "may_rotate",
@@ -371,6 +373,8 @@ async fn the_catalog_tells_what_each_type_needs_and_can_do() {
       },
       "description": "Any OpenID provider.",
       "documentation": "https://openid.net/specs/openid-connect-core-1_0.html",
+      "notes": [],
+      "registration": {},
       "secrets": [
         "client_secret"
       ],

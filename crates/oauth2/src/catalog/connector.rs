@@ -118,7 +118,12 @@ impl CatalogConnector {
     /// What of the authorization response are facts.
     fn callback(&self, parameters: &BTreeMap<String, String>) -> Value {
         let names = self.entry.authorization.iter().flat_map(|it| &it.callback);
-        let known = names.filter_map(|it| Some((it.clone(), parameters.get(it)?.as_str().into())));
+        // Apple sends an object as the text of one.
+        let value = |text: &String| match serde_json::from_str(text) {
+            Ok(object @ Value::Object(_)) => object,
+            _ => Value::String(text.clone()),
+        };
+        let known = names.filter_map(|it| Some((it.clone(), value(parameters.get(it)?))));
         Value::Object(known.collect())
     }
 

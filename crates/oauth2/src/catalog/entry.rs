@@ -195,6 +195,8 @@ pub(crate) struct Token {
     pub(crate) authentication: Authentication,
     /// Whether it has a secret.
     pub(crate) client_secret: Need,
+    /// How its secret is made and signed for each request.
+    pub(crate) signed_secret: Option<SecretToSign>,
     /// How fields are written.
     pub(crate) body: Body,
     /// How they are sent.
@@ -236,6 +238,7 @@ impl Default for Token {
             url: None,
             authentication: Authentication::Either,
             client_secret: Need::Required,
+            signed_secret: None,
             body: Body::Form,
             method: Method::Post,
             headers: BTreeMap::new(),
@@ -254,6 +257,20 @@ impl Default for Token {
             hosts: Vec::new(),
         }
     }
+}
+
+/// A client secret that is a token signed with ES256 or RS256.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SecretToSign {
+    /// The secret parameter that holds the private key, PEM.
+    pub(crate) key: String,
+    /// What the provider calls the key.
+    pub(crate) key_id: Template,
+    /// Who signs.
+    pub(crate) issuer: Template,
+    /// For whom.
+    pub(crate) audience: String,
 }
 
 /// How the client proves to be it.

@@ -17,7 +17,7 @@ use super::{
     values::Parameters,
 };
 use crate::{
-    client::{Client, ClientAuthentication, Encoding},
+    client::{Client, ClientAuthentication, Encoding, SignedSecret},
     config::{
         CLIENT_SECRETS, Fields, MOST_SECONDS, client_id_schema, client_secret_schema, invalid,
         next_client_secret_schema, scopes_schema,
@@ -246,11 +246,17 @@ impl ProviderKind for CatalogKind {
             },
             issuer,
             client_id: parameters.client_id.clone(),
-            authentication: authentication(entry, &fields)?,
+            authentication: match signed_secret(entry, &parameters, &fields)? {
+                Some(signed) => ClientAuthentication::SignedSecret(signed),
+                None => authentication(entry, &fields)?,
+            },
             next_secret: if entry.has_secret() { fields.next_client_secret()? } else { None },
             scopes: if entry.has_client() { fields.scopes()? } else { None },
             offline_access: false,
             signing_algs: algorithms(entry),
+            resource: Vec::new(),
+            pushes: false,
+            published_keys: Vec::new(),
             authorization_parameters: Vec::new(),
             refresh_token_idle: idle(entry, &fields)?,
             capabilities: entry.capabilities(),
@@ -281,6 +287,9 @@ impl CatalogKind {
         let (mut plain, mut secret) = (BTreeMap::new(), BTreeMap::new());
         for (name, parameter) in &self.entry.parameters {
             if parameter.secret {
+                if self.entry.token.signed_secret.as_ref().is_some_and(|it| it.key == *name) {
+                    continue;
+                }
                 let value = fields.secret(name)?;
                 secret.insert(name.clone(), value.ok_or_else(|| invalid(name, "is missing"))?);
                 continue;
@@ -373,6 +382,8 @@ impl Addresses<'_> {
                 jwks_uri: self.optional(jwks)?,
                 userinfo_endpoint: None,
                 revocation_endpoint: None,
+                pushed_authorization_request_endpoint: None,
+                require_pushed_authorization_requests: false,
                 device_authorization_endpoint: None,
                 scopes_supported: Vec::new(),
                 token_endpoint_auth_methods_supported: Vec::new(),
@@ -417,6 +428,25 @@ fn authentication(
         (_, Authentication::Either) => ClientAuthentication::Either(secret),
         (_, Authentication::None | Authentication::Bearer) => ClientAuthentication::None,
     })
+}
+
+fn signed_secret(
+    entry: &Entry,
+    parameters: &Parameters,
+    fields: &Fields<'_>,
+) -> Result<Option<SignedSecret>, InvalidConfig> {
+    let Some(signed) = &entry.token.signed_secret else { return Ok(None) };
+    let key = fields.client_key(&signed.key)?.ok_or_else(|| invalid(&signed.key, "is missing"))?;
+    let fill = |template: &Template| {
+        let field = template.parameters().next().unwrap_or("type");
+        template.fill(&parameters.alone()).ok_or_else(|| invalid(field, "is missing"))
+    };
+    Ok(Some(SignedSecret {
+        key,
+        key_id: fill(&signed.key_id)?,
+        issuer: fill(&signed.issuer)?,
+        audience: signed.audience.clone(),
+    }))
 }
 
 fn idle(entry: &Entry, fields: &Fields<'_>) -> Result<Option<Duration>, InvalidConfig> {

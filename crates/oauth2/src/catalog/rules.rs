@@ -111,6 +111,12 @@ impl Entry {
     /// Every template of the entry, with the key that it stands under.
     fn templates(&self) -> Vec<(&'static str, &Template)> {
         let mut all = self.addresses();
+        if let Some(signed) = &self.token.signed_secret {
+            all.extend([
+                ("token.signed_secret.key_id", &signed.key_id),
+                ("token.signed_secret.issuer", &signed.issuer),
+            ]);
+        }
         let mut maps = vec![("token.headers", &self.token.headers)];
         maps.push(("token.parameters", &self.token.parameters));
         if let Some(it) = &self.authorization {
@@ -188,7 +194,8 @@ impl Entry {
         }
         let used: Vec<&str> = self.templates().iter().flat_map(|(_, it)| it.parameters()).collect();
         for name in self.parameters.keys() {
-            if !used.contains(&name.as_str()) && !self.names_config(name) {
+            let signs = self.token.signed_secret.as_ref().is_some_and(|it| it.key == *name);
+            if !used.contains(&name.as_str()) && !self.names_config(name) && !signs {
                 return Err(format!("parameters.{name}: nothing uses it"));
             }
         }
@@ -284,7 +291,9 @@ impl Entry {
         }
         for (key, map) in maps {
             for (name, value) in map {
-                if ENGINES_OWN.contains(&name.as_str()) {
+                // Some want the scopes again when they issue tokens for them.
+                let again = name == "scope" && key != "authorization.parameters";
+                if ENGINES_OWN.contains(&name.as_str()) && !again {
                     return Err(format!("{key}.{name}: is the engine's to say"));
                 }
                 if value.pointers().next().is_some() {
@@ -314,6 +323,16 @@ impl Entry {
         }
         if token.grant == CodeGrant::Assertion && token.client_secret != Need::Required {
             return Err("token.grant: an assertion needs the client secret".into());
+        }
+        if let Some(signed) = &token.signed_secret
+            && (token.client_secret != Need::None
+                || !self.parameters.get(&signed.key).is_some_and(|it| it.secret))
+        {
+            return Err(
+                "token.signed_secret: key must name a secret parameter, and client_secret \
+                        must be none"
+                    .into(),
+            );
         }
         if token.body == Body::None {
             return Err("token.body: the fields must go somewhere".into());

@@ -4,9 +4,11 @@
 
 mod authorization;
 mod canary;
+mod client_keys;
 mod client_secrets;
 mod discovery;
 mod exchange;
+mod generic;
 mod hostile_answers;
 mod http_client;
 mod id_tokens;

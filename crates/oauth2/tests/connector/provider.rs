@@ -185,7 +185,13 @@ impl Provider {
             changes,
         );
         let config_object = config.as_object_mut().unwrap();
-        let secrets: ProviderSecrets = ["client_secret", "client_secret_next"]
+        let names = [
+            "client_secret",
+            "client_secret_next",
+            "client_private_key",
+            "client_private_key_next",
+        ];
+        let secrets: ProviderSecrets = names
             .into_iter()
             .filter_map(|name| Some((name.to_owned(), config_object.remove(name)?)))
             .map(|(name, it)| (name, Secret::new(it.as_str().unwrap())))

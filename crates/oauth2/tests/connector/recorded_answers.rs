@@ -60,6 +60,9 @@ fn connector(
         scopes: None,
         offline_access: false,
         signing_algs: SigningAlg::DEFAULT.to_vec(),
+        resource: Vec::new(),
+        pushes: false,
+        published_keys: Vec::new(),
         authorization_parameters: Vec::new(),
         capabilities: Capabilities {
             browser: true,

@@ -96,16 +96,19 @@ async fn an_unknown_type_is_refused() {
 #[tokio::test]
 async fn the_catalog_says_what_a_type_needs_and_can_do() {
     let types = registry().types();
-    assert_eq!(types.len(), 1);
+    let names: Vec<&str> = types.iter().map(|it| it.name.as_str()).collect();
+    assert_eq!(names, ["oauth2", "oidc"]);
     let oidc = registry().find_type("oidc").unwrap();
-    assert_eq!(types[0], oidc);
-    assert_eq!(oidc.secret_names, ["client_secret", "client_secret_next"]);
+    assert_eq!(types[1], oidc);
+    let secrets =
+        ["client_secret", "client_secret_next", "client_private_key", "client_private_key_next"];
+    assert_eq!(oidc.secret_names, secrets);
     assert!(oidc.capabilities.refresh && oidc.capabilities.revoke && oidc.capabilities.sign_in);
     assert_eq!(oidc.capabilities.rotation, Rotation::MayRotate);
     let schema = oidc.config_schema;
     assert_eq!(schema["additionalProperties"], false);
     assert_eq!(schema["required"], json!(["issuer", "client_id"]));
-    for secret in ["client_secret", "client_secret_next"] {
+    for secret in secrets {
         assert_eq!(schema["properties"][secret]["writeOnly"], true);
     }
 }
