@@ -53,7 +53,7 @@ const GUARDS: &[Guard] = &[
     Guard {
         name: "nothing is written down before it is sent",
         file: REFRESH,
-        find: "match self.credentials.record_sending(&lease).await {",
+        find: "match self.credentials.record_sending(&lease, self.settings.call_timeout).await {",
         put: "match Ok::<_, RepositoryError>(LeasedWrite::Done) {",
     },
     Guard {
@@ -191,8 +191,20 @@ const GUARDS: &[Guard] = &[
     Guard {
         name: "a recording is done after the release",
         file: STORE,
-        find: ".is_some_and(|row| row.leased_until.is_none());",
-        put: ".is_some_and(|row| row.attempt < 0);",
+        find: "row.leased_until.is_none_or(|until| until - now < time)",
+        put: "row.leased_until.is_some_and(|until| until - now < time)",
+    },
+    Guard {
+        name: "a recording is done when it is too late for the sending",
+        file: STORE,
+        find: "row.leased_until.is_none_or(|until| until - now < time)",
+        put: "row.leased_until.is_none_or(|until| until - now < time * -1000)",
+    },
+    Guard {
+        name: "a link frees the lease while the refresh token that it keeps is on its way",
+        file: ROWS,
+        find: "self.leased_until.filter(|_| doubt > 0)",
+        put: "self.leased_until.filter(|_| doubt > 1000)",
     },
     Guard {
         name: "a link forgets the doubt about the refresh token that it keeps",
