@@ -15,4 +15,5 @@ mod sentry_rpc;
 mod service;
 mod side_by_side;
 mod tls;
+mod unlink;
 mod webhooks;

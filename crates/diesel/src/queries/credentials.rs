@@ -193,10 +193,15 @@ impl CredentialsRepository for Store {
         })
     }
 
-    async fn record_sending(&self, lease: &Lease) -> Result<LeasedWrite, RepositoryError> {
+    async fn record_sending(
+        &self,
+        lease: &Lease,
+        time: Duration,
+    ) -> Result<LeasedWrite, RepositoryError> {
         let conn = &mut *self.writer().await?;
         let written = diesel::update(under!(lease))
-            .filter(identities::lease_until.is_not_null())
+            // Nor where it was released: then there is no such time.
+            .filter(identities::lease_until.ge(maybe_now_plus(time)))
             .set(identities::unanswered.eq(count(lease.unanswered + 1)))
             .execute(conn)
             .await

@@ -10,7 +10,11 @@ use symbolon_domain::{
     ports::{EventFilter, EventLog, RepositoryError},
 };
 
-use super::{Conn, Db, Store, now, schema::events, sequence};
+use super::{
+    Conn, Db, Store, in_transaction, locked, now,
+    schema::{events, identity_providers},
+    sequence,
+};
 use crate::{
     failure::Failure,
     values::{object, organization, parsed, user},
@@ -132,6 +136,39 @@ pub(crate) async fn insert(conn: &mut Conn, event: &NewEvent) -> QueryResult<()>
 impl EventLog for Store {
     async fn append(&self, event: &NewEvent) -> Result<(), RepositoryError> {
         Ok(insert(&mut *self.writer().await?, event).await.map_err(Failure::from)?)
+    }
+
+    async fn append_turn(
+        &self,
+        event: &NewEvent,
+        opposite: EventKind,
+        may_come_first: bool,
+    ) -> Result<bool, RepositoryError> {
+        let Some(provider) = event.provider_id else { return Ok(false) };
+        let added: Result<bool, Failure> = in_transaction!(self, async |conn| {
+            // One after the other for each instance: what the last one added is seen by the next.
+            let instance = identity_providers::table.find(provider.0);
+            let query = instance.select(identity_providers::id);
+            let there: Option<i64> = locked!(query).first(conn).await.optional()?;
+            if there.is_none() {
+                return Ok(false);
+            }
+            // By the id: the latest may have no place yet. Under the lock ids are in order.
+            let last: Option<String> = events::table
+                .filter(events::provider_id.eq(provider.0))
+                .filter(events::kind.eq_any([event.about.as_str(), opposite.as_str()]))
+                .order(events::id.desc())
+                .select(events::kind)
+                .first(conn)
+                .await
+                .optional()?;
+            let is_turn = last.map_or(may_come_first, |it| it == opposite.as_str());
+            if is_turn {
+                insert(conn, event).await?;
+            }
+            Ok(is_turn)
+        });
+        Ok(added?)
     }
 
     async fn list(

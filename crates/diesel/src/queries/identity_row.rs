@@ -225,11 +225,14 @@ impl Row {
             before = before.without_tokens();
             self.make_valid();
         }
-        // A refresh token that stays is in the doubt that it was in.
+        // A refresh token that stays is in the doubt that it was in. While it may be on its way,
+        // nobody else sends it: the lease ends with its time.
         let stays = answer.refresh_token.is_none() && before.refresh_token.is_some();
         let doubt = if stays { self.unanswered } else { 0 };
+        let lease_until = self.lease_until.filter(|_| doubt > 0);
         self.replace_credentials(sealer, Some(&before.renewed_by(answer.clone())))?;
         self.unanswered = doubt;
+        self.lease_until = lease_until;
         Ok(())
     }
 

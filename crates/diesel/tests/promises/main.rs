@@ -5,6 +5,7 @@
 mod bench;
 mod event_order;
 mod properties;
+mod refresh;
 mod resilience;
 mod rotation;
 mod sealed;

@@ -131,7 +131,8 @@ pub trait CredentialsRepository: Send + Sync {
     /// never falls again. `holder` names the replica, in the events of this refresh too.
     ///
     /// No write under a lease asks whether its time ran out, only whether its attempt and
-    /// generation are still the row's.
+    /// generation are still the row's; but for [the one](Self::record_sending) that comes before a
+    /// sending.
     async fn take_lease(
         &self,
         id: IdentityId,
@@ -144,8 +145,14 @@ pub trait CredentialsRepository: Send + Sync {
     /// the lease's. Safe to repeat: it is counted once until the holder counts on in its lease.
     ///
     /// [`Superseded`](LeasedWrite::Superseded) once the lease was released too, so that a write
-    /// that its holder has given up on, and that the database does later, counts nothing.
-    async fn record_sending(&self, lease: &Lease) -> Result<LeasedWrite, RepositoryError>;
+    /// that its holder has given up on, and that the database does later, counts nothing. So it is
+    /// when less than `time` of the lease is left: what could not be sent in time any more is not
+    /// counted, or whoever comes next would doubt a sending that never was.
+    async fn record_sending(
+        &self,
+        lease: &Lease,
+        time: Duration,
+    ) -> Result<LeasedWrite, RepositoryError>;
 
     /// Stores new credentials as the next generation, clears back-off and doubt, makes the
     /// identity valid, sets its `expires_at` and, where the credentials name some, its scopes,

@@ -31,6 +31,19 @@ pub trait EventLog: Send + Sync {
     /// Adds an event that no other port writes.
     async fn append(&self, event: &NewEvent) -> Result<(), RepositoryError>;
 
+    /// Adds an event that tells of a turn in the state of a provider instance, which it names, and
+    /// tells whether it was added: where the latest event of its kind and of the `opposite` one
+    /// about that instance is of the opposite one. Where there is neither, where it
+    /// `may_come_first`. None is added for an instance that is gone.
+    ///
+    /// The database decides: of several that tell the same at once, one is added.
+    async fn append_turn(
+        &self,
+        event: &NewEvent,
+        opposite: EventKind,
+        may_come_first: bool,
+    ) -> Result<bool, RepositoryError>;
+
     /// Events in ascending id order. What was written before the call is there, and no event
     /// appears later under an id that is lower than one which this answers: whoever goes on after
     /// the last one misses none, whoever writes at the same time.

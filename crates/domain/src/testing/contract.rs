@@ -401,6 +401,7 @@ macro_rules! contract_tests {
             a_link_of_an_invalid_identity_keeps_none_of_its_tokens
             new_credentials_clear_back_off_and_doubt
             a_refresh_token_that_stays_stays_in_doubt
+            a_refresh_token_that_stays_and_is_on_its_way_stays_leased
             of_racing_links_of_one_account_one_user_gets_it
             of_racing_links_of_one_user_one_account_is_kept
             crossing_takeovers_leave_whole_rows
@@ -453,6 +454,7 @@ macro_rules! contract_tests {
             a_lease_that_ran_out_writes_while_nobody_came_after
             sendings_are_counted_and_seen_by_the_next_holder
             a_repeated_recording_counts_once
+            a_sending_is_not_recorded_when_it_is_too_late_for_it
             a_released_lease_takes_back_what_was_not_sent
             a_recording_after_the_release_counts_nothing
             a_later_holder_that_sent_nothing_gives_way_to_an_answer
@@ -548,6 +550,7 @@ macro_rules! contract_tests {
             an_event_is_found_as_it_was_appended
             events_are_found_by_what_they_concern
             events_come_in_pages
+            of_events_that_tell_the_same_turn_one_is_added
             no_event_is_lost_in_a_race
             a_reader_who_goes_on_after_the_last_event_misses_none
             the_record_outlives_the_identity

@@ -258,10 +258,19 @@ struct Shaky {
 #[async_trait]
 impl EventLog for Shaky {
     async fn append(&self, event: &NewEvent) -> Result<(), RepositoryError> {
+        EventLog::append(&*self.store, event).await
+    }
+
+    async fn append_turn(
+        &self,
+        event: &NewEvent,
+        opposite: EventKind,
+        may_come_first: bool,
+    ) -> Result<bool, RepositoryError> {
         if self.broken.load(Ordering::SeqCst) {
             return Err(RepositoryError::Store("the log is out of order".into()));
         }
-        EventLog::append(&*self.store, event).await
+        self.store.append_turn(event, opposite, may_come_first).await
     }
 
     async fn list(

@@ -394,7 +394,10 @@ async fn after_a_crash_in_the_middle_the_next_holder_makes_the_careful_retry_and
         world.expire();
         for _ in 0..crashes {
             let lease = lease(&world, id).await;
-            assert_eq!(world.store.record_sending(&lease).await.unwrap(), LeasedWrite::Done);
+            assert_eq!(
+                world.store.record_sending(&lease, CALL_TIMEOUT).await.unwrap(),
+                LeasedWrite::Done
+            );
             world.clock.advance(TimeDelta::minutes(2));
         }
         let result = token(&world.replica("a"), id).await;
@@ -678,6 +681,56 @@ async fn a_link_that_brings_no_refresh_token_loses_none() {
     assert_eq!(world.provider.most_uses_of_one_token(), 1);
 }
 
+/// It was too late for the sending when the database came to write it down: nobody after it is to
+/// doubt a sending that never was.
+#[tokio::test(start_paused = true)]
+async fn a_recording_that_comes_when_the_time_is_over_leaves_no_doubt() {
+    let world = World::new().await;
+    let id = world.identity().await;
+    world.expire();
+    let late = Duration::from_secs(40);
+    let slow = Flaky { before_record: late, release: 99.into(), ..Flaky::over(&world) };
+    let tokens = world.replica_over("slow", Arc::new(slow));
+    let caller = tokio::spawn(async move { token(&tokens, id).await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    // Less is left of the lease than a call may take; and before it can be given back it is over.
+    world.clock.advance(TimeDelta::from_std(late).unwrap());
+    tokio::time::sleep(late).await;
+    world.clock.advance(TimeDelta::minutes(1));
+    assert_eq!(lease(&world, id).await.unanswered, 0);
+    assert_eq!(world.provider.refreshes(), 0);
+    caller.abort();
+}
+
+/// The user links again between the recording of a sending and the sending, and the link brings no
+/// refresh token: the one that stays is not sent by another while it may be on its way.
+#[tokio::test(start_paused = true)]
+async fn a_link_that_keeps_a_refresh_token_on_its_way_lets_nobody_else_send_it() {
+    let world = World::new().await;
+    let id = world.identity().await;
+    world.expire();
+    let slow = Flaky { record: Duration::from_secs(12), ..Flaky::over(&world) };
+    let first = world.replica_over("slow", Arc::new(slow));
+    let early = tokio::spawn(async move { first.refresh(id).await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let linked = Credentials {
+        access_token: Some(Secret::new("of the new link")),
+        refresh_token: None,
+        ..fixtures::credentials()
+    };
+    assert_eq!(world.identity_with(Some(linked)).await, id);
+    let second = world.replica("b");
+    let late = tokio::spawn(async move { second.refresh(id).await });
+    early.await.unwrap().unwrap();
+    late.await.unwrap().unwrap();
+    assert_eq!(world.provider.refreshes(), 1);
+    assert_eq!(world.provider.most_uses_of_one_token(), 1);
+    assert_eq!(world.provider.revoked_by_reuse(), 0);
+    world.expire();
+    let answer = token(&world.replica("b"), id).await.unwrap();
+    assert!(world.provider.accepts("account-1", &answer.access_token));
+}
+
 /// The store, with a database that is slow, or away while something is tried.
 struct Flaky {
     store: Arc<MemoryStore>,
@@ -690,6 +743,7 @@ struct Flaky {
     record_lost: AtomicUsize,
     /// How long it takes.
     record: Duration,
+    before_record: Duration,
     find: Duration,
 }
 
@@ -702,6 +756,7 @@ impl Flaky {
             release: 0.into(),
             record_lost: 0.into(),
             record: Duration::ZERO,
+            before_record: Duration::ZERO,
             find: Duration::ZERO,
         }
     }
@@ -736,8 +791,13 @@ impl CredentialsRepository for Flaky {
         self.store.take_lease(id, generation, holder, time).await
     }
 
-    async fn record_sending(&self, lease: &Lease) -> Result<LeasedWrite, RepositoryError> {
-        let recorded = self.store.record_sending(lease).await;
+    async fn record_sending(
+        &self,
+        lease: &Lease,
+        time: Duration,
+    ) -> Result<LeasedWrite, RepositoryError> {
+        tokio::time::sleep(self.before_record).await;
+        let recorded = self.store.record_sending(lease, time).await;
         tokio::time::sleep(self.record).await;
         if left(&self.record_lost) > 0 { Err(gone()) } else { recorded }
     }

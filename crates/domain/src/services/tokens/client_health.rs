@@ -12,7 +12,7 @@ use crate::{
     credentials::Credentials,
     event::{Actor, EventKind, NewEvent},
     ids::ProviderId,
-    ports::{ConnectorError, EventFilter, RepositoryError},
+    ports::{ConnectorError, RepositoryError},
 };
 
 /// The code that says by itself that our client is not authenticated (RFC 6749 §5.2). Any other
@@ -163,27 +163,20 @@ impl Tokens {
     }
 
     /// Appends what the standing has become, unless that is what the log says already: another
-    /// replica, or this one before it was started anew, may have told. Between the look and the
-    /// write another replica may do the same; then each tells once.
+    /// replica, or this one before it was started anew, may have told.
     async fn log_client(&self, id: ProviderId, standing: &Standing) -> Result<(), RepositoryError> {
-        let events = &self.identities.events;
-        let filter = EventFilter {
-            kinds: vec![EventKind::ProviderClientRejected, EventKind::ProviderClientAccepted],
-            provider_id: Some(id),
-            ..EventFilter::default()
-        };
-        let last = events.find_last(&filter).await?.map(|it| it.about);
-        // That a client is accepted is worth an event only after it was not.
-        if last.unwrap_or(EventKind::ProviderClientAccepted) == standing.kind() {
-            return Ok(());
-        }
         let mut event =
             NewEvent::new(standing.kind(), &Actor::replica(self.settings.replica.clone()));
         event.provider_id = Some(id);
         if let Standing::Rejected(code) = standing {
             event.detail.insert("error".to_owned(), code.as_str().into());
         }
-        events.append(&event).await
+        let (opposite, may_come_first) = match standing {
+            Standing::Rejected(_) => (EventKind::ProviderClientAccepted, true),
+            // That a client is accepted is worth an event only after it was not.
+            Standing::Accepted => (EventKind::ProviderClientRejected, false),
+        };
+        self.identities.events.append_turn(&event, opposite, may_come_first).await.map(drop)
     }
 }
 

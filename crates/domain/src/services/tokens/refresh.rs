@@ -70,9 +70,8 @@ enum Overtaken {
     /// the old one brought.
     AnotherAccount,
     /// The same account was linked again, and the link brought no refresh token: the one that was
-    /// sent is still there, with these credentials, and only our answer has the next. With the
-    /// lease of what is there.
-    Link(Lease, Box<StoredCredentials>),
+    /// sent is still there, with these credentials, and only our answer has the next.
+    Link(Box<StoredCredentials>),
     /// Nothing of ours is needed any more.
     NewerCredentials,
 }
@@ -254,9 +253,13 @@ impl Tokens {
             if let Some(pause) = pause.take() {
                 sleep(pause).await;
             }
-            match self.credentials.record_sending(&lease).await {
+            match self.credentials.record_sending(&lease, self.settings.call_timeout).await {
                 Ok(LeasedWrite::Done) => {}
-                Ok(LeasedWrite::Superseded) => return Part::LookAgain,
+                Ok(LeasedWrite::Superseded) => {
+                    // Where it is only too late for a sending, nobody else need wait for the end.
+                    self.give_back(&lease, in_progress()).await;
+                    return Part::LookAgain;
+                }
                 Ok(LeasedWrite::Gone) => return Part::Failed(Error::NotFound("identity")),
                 Err(error) => return self.give_back(&lease, error.into()).await,
             }
@@ -354,8 +357,10 @@ impl Tokens {
                     return Part::LookAgain;
                 }
                 LeasedWrite::Superseded => match self.overtaken(&lease, of, &answer).await {
-                    Overtaken::Link(next, now) => {
-                        lease = next;
+                    // Under the doubt that the link has kept: it is about this very sending, and
+                    // nobody else sends before our time is over.
+                    Overtaken::Link(now) => {
+                        lease.generation = now.generation;
                         before = now.credentials;
                     }
                     by => {
@@ -402,13 +407,9 @@ impl Tokens {
 
     /// What came before the answer to a refresh.
     async fn overtaken(&self, lease: &Lease, of: &Refreshed, answer: &Credentials) -> Overtaken {
-        // Whoever holds the lease of a link's credentials will not do so for longer.
-        let give_up = Instant::now() + self.settings.lease() + WRITE_AGAIN.1 * 2;
         loop {
             match self.look_who_came_before(lease, of, answer).await {
-                Ok(Some(by)) => return by,
-                Ok(None) if Instant::now() > give_up => return Overtaken::NewerCredentials,
-                Ok(None) => {}
+                Ok(by) => return by,
                 Err(RepositoryError::Store(error) | RepositoryError::Unavailable(error)) => {
                     tracing::warn!(identity = %lease.identity_id, error = %chain(&*error), "it is not known whose a late grant is; asking again");
                 }
@@ -419,35 +420,29 @@ impl Tokens {
         }
     }
 
-    /// The same, at one look; `None` while it can't be told.
+    /// The same, at one look.
     async fn look_who_came_before(
         &self,
         lease: &Lease,
         of: &Refreshed,
         answer: &Credentials,
-    ) -> Result<Option<Overtaken>, RepositoryError> {
+    ) -> Result<Overtaken, RepositoryError> {
         let id = lease.identity_id;
         match self.identities.identities.find(id).await? {
             Some(now) if now.external_id == of.identity.external_id => {}
-            _ => return Ok(Some(Overtaken::AnotherAccount)),
+            _ => return Ok(Overtaken::AnotherAccount),
         }
         let stored = self.credentials.find(id).await?;
         let Some(stored) = stored.filter(|it| it.credentials.is_some()) else {
-            return Ok(Some(Overtaken::AnotherAccount));
+            return Ok(Overtaken::AnotherAccount);
         };
         let there = stored.credentials.as_ref().and_then(|it| it.refresh_token.as_ref());
         let sent = &of.request.refresh_token;
         let brings_the_next = answer.refresh_token.as_ref().is_some_and(|it| it != sent);
         if stored.generation == lease.generation || there != Some(sent) || !brings_the_next {
-            return Ok(Some(Overtaken::NewerCredentials));
+            return Ok(Overtaken::NewerCredentials);
         }
-        // Not without its lease: whoever has it may be sending.
-        let (replica, time) = (&self.settings.replica, self.settings.lease());
-        let taken = self.credentials.take_lease(id, stored.generation, replica, time).await?;
-        Ok(match taken {
-            LeaseOutcome::Taken(next) => Some(Overtaken::Link(next, Box::new(stored))),
-            LeaseOutcome::Held | LeaseOutcome::Moved => None,
-        })
+        Ok(Overtaken::Link(Box::new(stored)))
     }
 
     /// Hands what came too late over to the queue, with all that is needed to end it.

@@ -108,6 +108,50 @@ pub async fn events_are_found_by_what_they_concern(store: &Arc<dyn Store>) {
     }
 }
 
+/// Of events that tell the same turn of a provider instance at once, one is added; none that says
+/// again what the latest says, and none that says that all is well where nothing was wrong. One
+/// instance's turns are not another's.
+pub async fn of_events_that_tell_the_same_turn_one_is_added(store: &Arc<dyn Store>) {
+    let (one, other) = (provider(store, "p").await, provider(store, "q").await);
+    let (bad, good) = (EventKind::ProviderClientRejected, EventKind::ProviderClientAccepted);
+    let tell = async |provider, about, opposite| {
+        let told = race(16, |racer| {
+            let actor = Actor::replica(format!("replica-{racer}"));
+            let event = NewEvent { provider_id: Some(provider), ..NewEvent::new(about, &actor) };
+            let store = store.clone();
+            async move { store.events().append_turn(&event, opposite, about == bad).await.unwrap() }
+        })
+        .await;
+        told.into_iter().filter(|it| *it).count()
+    };
+    for (provider, about, opposite, added) in [
+        (one, good, bad, 0),
+        (one, bad, good, 1),
+        (one, bad, good, 0),
+        (other, good, bad, 0),
+        (one, good, bad, 1),
+        (one, good, bad, 0),
+        (other, bad, good, 1),
+        (one, bad, good, 1),
+        (ProviderId(4_711), bad, good, 0),
+    ] {
+        assert_eq!(tell(provider, about, opposite).await, added, "{about:?} of {provider}");
+    }
+    let nobodys = NewEvent { provider_id: None, ..NewEvent::new(bad, &fixtures::ACTOR) };
+    assert!(!store.events().append_turn(&nobodys, good, true).await.unwrap());
+
+    let told = async |provider| {
+        let filter = EventFilter {
+            kinds: vec![bad, good],
+            provider_id: Some(provider),
+            ..EventFilter::default()
+        };
+        list(store, filter, ALL).await.iter().map(|it| it.about).collect::<Vec<_>>()
+    };
+    assert_eq!(told(one).await, [bad, good, bad]);
+    assert_eq!(told(other).await, [bad]);
+}
+
 /// Events come in pages of ascending id, whatever is appended meanwhile.
 pub async fn events_come_in_pages(store: &Arc<dyn Store>) {
     let append = async || store.events().append(&fixtures::new_event()).await.unwrap();

@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use serde_json::json;
 
 use super::{
-    LONG, Store, credentials_of, end_invalid, events, identity, kinds, lease, lease_for, link,
-    linked, provider, race,
+    LONG, PATIENCE, Store, credentials_of, end_invalid, events, identity, kinds, lease, lease_for,
+    link, linked, provider, race,
 };
 use crate::{
     credentials::Credentials,
@@ -103,7 +103,6 @@ pub async fn a_lease_that_ran_out_writes_while_nobody_came_after(store: &Arc<dyn
     let id = identity(store).await.id;
     let late = lease_for(store, id, Duration::ZERO).await;
     let credentials = store.credentials();
-    assert_eq!(credentials.record_sending(&late).await.unwrap(), LeasedWrite::Done);
     assert_eq!(credentials.commit(&late, &renewed()).await.unwrap(), LeasedWrite::Done);
     assert_eq!(credentials_of(store, id).await.credentials, Some(renewed()));
 }
@@ -112,26 +111,52 @@ pub async fn a_lease_that_ran_out_writes_while_nobody_came_after(store: &Arc<dyn
 pub async fn sendings_are_counted_and_seen_by_the_next_holder(store: &Arc<dyn Store>) {
     let id = identity(store).await.id;
     for sendings in 0..3 {
-        let held = lease_for(store, id, Duration::ZERO).await;
+        let held = lease_in_turn(store, id, SHORT).await;
         assert_eq!(held.unanswered, sendings);
-        let recorded = store.credentials().record_sending(&held).await.unwrap();
+        let recorded = store.credentials().record_sending(&held, Duration::ZERO).await.unwrap();
         assert_eq!(recorded, LeasedWrite::Done);
     }
-    assert_eq!(lease(store, id).await.unanswered, 3);
+    assert_eq!(lease_in_turn(store, id, LONG).await.unanswered, 3);
 }
 
 /// A sending that is recorded again is counted once, until the holder counts on.
 pub async fn a_repeated_recording_counts_once(store: &Arc<dyn Store>) {
     let id = identity(store).await.id;
-    let mut held = lease_for(store, id, Duration::ZERO).await;
+    let mut held = lease_for(store, id, SHORT).await;
     for sending in 0..2 {
         held.unanswered = sending;
         for _ in 0..2 {
-            let recorded = store.credentials().record_sending(&held).await.unwrap();
+            let recorded = store.credentials().record_sending(&held, Duration::ZERO).await.unwrap();
             assert_eq!(recorded, LeasedWrite::Done);
         }
     }
-    assert_eq!(lease(store, id).await.unanswered, 2);
+    assert_eq!(lease_in_turn(store, id, LONG).await.unanswered, 2);
+}
+
+/// A sending is not written down when less of the lease is left than it may take: nothing is
+/// counted that can't be sent in time.
+pub async fn a_sending_is_not_recorded_when_it_is_too_late_for_it(store: &Arc<dyn Store>) {
+    let id = identity(store).await.id;
+    for (time, sending, recorded) in [
+        (Duration::ZERO, Duration::ZERO, LeasedWrite::Superseded),
+        (LONG, LONG * 2, LeasedWrite::Superseded),
+        (LONG, LONG / 2, LeasedWrite::Done),
+    ] {
+        let held = lease_for(store, id, time).await;
+        assert_eq!(held.unanswered, 0);
+        let written = store.credentials().record_sending(&held, sending).await.unwrap();
+        assert_eq!(written, recorded, "{sending:?} of {time:?}");
+        let counted = LeasedWrite::Done == recorded;
+        // It is still the holder's, which counted on only if it was done.
+        let held = Lease { unanswered: counted.into(), ..held };
+        if counted {
+            let end = RefreshEnd::Failed { back_off: fixtures::back_off(), answered: false };
+            store.credentials().end(&held, &end).await.unwrap();
+            assert_eq!(lease(store, id).await.unanswered, 1);
+        } else if time == LONG {
+            assert_eq!(store.credentials().release(&held).await.unwrap(), LeasedWrite::Done);
+        }
+    }
 }
 
 /// A lease that is given back takes a recording with it that its holder did not count on.
@@ -141,7 +166,7 @@ pub async fn a_released_lease_takes_back_what_was_not_sent(store: &Arc<dyn Store
         let mut held = lease(store, id).await;
         for sending in 0..=sent {
             held.unanswered = sending;
-            store.credentials().record_sending(&held).await.unwrap();
+            store.credentials().record_sending(&held, Duration::ZERO).await.unwrap();
         }
         assert_eq!(store.credentials().release(&held).await.unwrap(), LeasedWrite::Done);
         let next = lease(store, id).await;
@@ -160,7 +185,7 @@ pub async fn a_recording_after_the_release_counts_nothing(store: &Arc<dyn Store>
             None => store.credentials().release(&held).await.unwrap(),
             Some(end) => store.credentials().end(&held, &end).await.unwrap(),
         };
-        let recorded = store.credentials().record_sending(&held).await.unwrap();
+        let recorded = store.credentials().record_sending(&held, Duration::ZERO).await.unwrap();
         assert_eq!(recorded, LeasedWrite::Superseded);
         let next = lease(store, id).await;
         assert_eq!(next.unanswered, 0);
@@ -175,15 +200,15 @@ pub async fn a_later_holder_that_sent_nothing_gives_way_to_an_answer(store: &Arc
     for (user, later) in [("u", "waits"), ("v", "invalidates"), ("w", "sends"), ("x", "sent")] {
         let identity = linked(store, &link(provider, user, user)).await;
         let credentials = store.credentials();
-        let mut early = lease_for(store, identity.id, Duration::ZERO).await;
-        credentials.record_sending(&early).await.unwrap();
+        let mut early = lease_for(store, identity.id, SHORT).await;
+        credentials.record_sending(&early, Duration::ZERO).await.unwrap();
         early.unanswered += 1;
-        let mut late = lease(store, identity.id).await;
+        let mut late = lease_in_turn(store, identity.id, LONG).await;
         assert_eq!(late.unanswered, 1, "{later}");
         match later {
             "invalidates" => drop(credentials.end(&late, &end_invalid()).await.unwrap()),
             "sends" | "sent" => {
-                credentials.record_sending(&late).await.unwrap();
+                credentials.record_sending(&late, Duration::ZERO).await.unwrap();
                 late.unanswered += 1;
                 if later == "sent" {
                     let end =
@@ -202,7 +227,7 @@ pub async fn a_later_holder_that_sent_nothing_gives_way_to_an_answer(store: &Arc
             let (found, stored) = whole(store, &identity).await;
             assert_eq!(found.status, IdentityStatus::Valid, "{later}");
             assert_eq!((stored.generation, stored.credentials), (2, Some(renewed())), "{later}");
-            let recorded = credentials.record_sending(&late).await.unwrap();
+            let recorded = credentials.record_sending(&late, Duration::ZERO).await.unwrap();
             assert_eq!(recorded, LeasedWrite::Superseded, "{later}");
         } else {
             assert_eq!(committed, LeasedWrite::Superseded, "{later}");
@@ -216,11 +241,11 @@ pub async fn a_later_holder_that_sent_nothing_gives_way_to_an_answer(store: &Arc
 pub async fn a_commit_stores_the_next_generation(store: &Arc<dyn Store>) {
     let before = identity(store).await;
     let first = lease(store, before.id).await;
-    store.credentials().record_sending(&first).await.unwrap();
+    store.credentials().record_sending(&first, Duration::ZERO).await.unwrap();
     let failed = RefreshEnd::Failed { back_off: fixtures::back_off(), answered: false };
     store.credentials().end(&first, &failed).await.unwrap();
     let held = lease(store, before.id).await;
-    store.credentials().record_sending(&held).await.unwrap();
+    store.credentials().record_sending(&held, Duration::ZERO).await.unwrap();
 
     let done = store.credentials().commit(&held, &renewed()).await.unwrap();
 
@@ -327,7 +352,7 @@ pub async fn an_answer_ends_the_doubt_about_its_own_sending_alone(store: &Arc<dy
     let id = identity(store).await.id;
     for (answered, unanswered) in [(true, 0), (false, 1), (true, 1), (false, 2)] {
         let mut held = lease(store, id).await;
-        store.credentials().record_sending(&held).await.unwrap();
+        store.credentials().record_sending(&held, Duration::ZERO).await.unwrap();
         held.unanswered += 1;
         let end = RefreshEnd::Failed { back_off: fixtures::back_off(), answered };
         store.credentials().end(&held, &end).await.unwrap();
@@ -504,12 +529,31 @@ async fn take(
     store.credentials().take_lease(id, generation, holder, LONG).await.unwrap()
 }
 
+/// Enough for a write, and soon over.
+const SHORT: Duration = Duration::from_secs(1);
+
+/// The lease, when whoever holds it has let it run out.
+async fn lease_in_turn(store: &Arc<dyn Store>, id: IdentityId, time: Duration) -> Lease {
+    let generation = credentials_of(store, id).await.generation;
+    let taken = async {
+        loop {
+            let taken =
+                store.credentials().take_lease(id, generation, "replica-1", time).await.unwrap();
+            if let LeaseOutcome::Taken(lease) = taken {
+                return lease;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, taken).await.expect("it is nobody's in time")
+}
+
 /// What comes of every write under this lease, the one that would end it last.
 async fn every_write(store: &Arc<dyn Store>, lease: &Lease) -> [(&'static str, LeasedWrite); 5] {
     let credentials = store.credentials();
     let failed = RefreshEnd::Failed { back_off: fixtures::back_off(), answered: true };
     [
-        ("record_sending", credentials.record_sending(lease).await.unwrap()),
+        ("record_sending", credentials.record_sending(lease, Duration::ZERO).await.unwrap()),
         ("commit", credentials.commit(lease, &renewed()).await.unwrap()),
         ("end as failed", credentials.end(lease, &failed).await.unwrap()),
         ("end as invalid", credentials.end(lease, &end_invalid()).await.unwrap()),

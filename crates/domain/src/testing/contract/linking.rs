@@ -1,6 +1,6 @@
 //! [`link`](crate::ports::IdentityRepository::link), but for its sessions.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use serde_json::json;
 
@@ -15,8 +15,8 @@ use crate::{
     identity_provider::ProviderOptions,
     ids::ProviderId,
     ports::{
-        DataOutcome, DataUpdate, Link, LinkOutcome, LinkOwner, NewIdentityProvider, ProviderUpdate,
-        RefreshEnd, RepositoryError, Taken,
+        DataOutcome, DataUpdate, Lease, LeaseOutcome, LeasedWrite, Link, LinkOutcome, LinkOwner,
+        NewIdentityProvider, ProviderUpdate, RefreshEnd, RepositoryError, Taken,
     },
     secret::Secret,
     testing::fixtures,
@@ -572,7 +572,7 @@ pub async fn a_link_of_an_invalid_identity_keeps_none_of_its_tokens(store: &Arc<
 pub async fn new_credentials_clear_back_off_and_doubt(store: &Arc<dyn Store>) {
     let identity = identity(store).await;
     let held = lease(store, identity.id).await;
-    store.credentials().record_sending(&held).await.unwrap();
+    store.credentials().record_sending(&held, Duration::ZERO).await.unwrap();
     let failed = RefreshEnd::Failed { back_off: fixtures::back_off(), answered: false };
     store.credentials().end(&held, &failed).await.unwrap();
     assert_eq!(credentials_of(store, identity.id).await.back_off, Some(fixtures::back_off()));
@@ -589,8 +589,11 @@ pub async fn new_credentials_clear_back_off_and_doubt(store: &Arc<dyn Store>) {
 pub async fn a_refresh_token_that_stays_stays_in_doubt(store: &Arc<dyn Store>) {
     let identity = identity(store).await;
     let held = lease(store, identity.id).await;
-    store.credentials().record_sending(&held).await.unwrap();
+    store.credentials().record_sending(&held, Duration::ZERO).await.unwrap();
     let credentials = Credentials { refresh_token: None, ..fixtures::credentials() };
+
+    let end = RefreshEnd::Failed { back_off: fixtures::back_off(), answered: false };
+    store.credentials().end(&Lease { unanswered: 1, ..held }, &end).await.unwrap();
 
     linked(store, &Link { credentials: Some(credentials), ..link_of(&identity) }).await;
 
@@ -598,6 +601,41 @@ pub async fn a_refresh_token_that_stays_stays_in_doubt(store: &Arc<dyn Store>) {
     assert_eq!(stored.refresh_token, fixtures::credentials().refresh_token);
     let next = lease(store, identity.id).await;
     assert_eq!((next.generation, next.unanswered), (2, 1));
+}
+
+/// A refresh token that stays, as the new link brought none, and that may be on its way, is not
+/// sent by anybody else before the lease of its sender is over; and what it brings is taken, under
+/// the credentials of the link. Where nothing was sent, or the link brought a refresh token, the
+/// lease ends with the link.
+pub async fn a_refresh_token_that_stays_and_is_on_its_way_stays_leased(store: &Arc<dyn Store>) {
+    let credentials = store.credentials();
+    let provider = provider(store, "p").await;
+    for (user, sent, stays) in [("u", true, true), ("v", false, true), ("w", true, false)] {
+        let identity = linked(store, &link(provider, user, user)).await;
+        let mut held = lease(store, identity.id).await;
+        if sent {
+            credentials.record_sending(&held, Duration::ZERO).await.unwrap();
+            held.unanswered += 1;
+        }
+        let refresh_token = fixtures::credentials().refresh_token.filter(|_| !stays);
+        let answer = Credentials { refresh_token, ..fixtures::credentials() };
+        linked(store, &Link { credentials: Some(answer), ..link_of(&identity) }).await;
+
+        let taken = credentials.take_lease(identity.id, 2, "replica-2", LONG).await.unwrap();
+        if !(sent && stays) {
+            assert!(matches!(taken, LeaseOutcome::Taken(_)), "{user}: {taken:?}");
+            continue;
+        }
+        assert_eq!(taken, LeaseOutcome::Held, "{user}");
+        let again = credentials.record_sending(&held, Duration::ZERO).await.unwrap();
+        assert_eq!(again, LeasedWrite::Superseded);
+        let old = credentials.commit(&held, &fixtures::credentials()).await.unwrap();
+        assert_eq!(old, LeasedWrite::Superseded);
+        let held = Lease { generation: 2, ..held };
+        let new = credentials.commit(&held, &fixtures::credentials()).await.unwrap();
+        assert_eq!(new, LeasedWrite::Done);
+        assert_eq!(credentials_of(store, identity.id).await.generation, 3);
+    }
 }
 
 /// Of racing links of one account to different users, exactly one is kept.

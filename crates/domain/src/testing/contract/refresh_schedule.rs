@@ -334,7 +334,7 @@ pub async fn a_forecast_knows_who_dies_when_and_why(store: &Arc<dyn Store>) {
         let end = soon + TimeDelta::seconds(1 + i64::try_from(expected.len()).unwrap());
         let id = ending(store, two, name, end).await;
         let held = lease(store, id).await;
-        store.credentials().record_sending(&held).await.unwrap();
+        store.credentials().record_sending(&held, Duration::ZERO).await.unwrap();
         let until = now() + TimeDelta::minutes(1);
         let back_off = BackOff { until, class, failures: 1, detail: "x".into() };
         // Whoever has sent counts on in its lease, or has the store count.

@@ -1,6 +1,6 @@
 //! [`TransferRepository`](crate::ports::TransferRepository).
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     ALL, Store, credentials_of, events, identity, kinds, lease, link, linked,
@@ -105,7 +105,7 @@ pub async fn a_transfer_changes_the_user_and_nothing_else(store: &Arc<dyn Store>
 pub async fn a_refresh_under_way_survives_a_transfer(store: &Arc<dyn Store>) {
     let identity = identity(store).await;
     let held = lease(store, identity.id).await;
-    store.credentials().record_sending(&held).await.unwrap();
+    store.credentials().record_sending(&held, Duration::ZERO).await.unwrap();
     let transfer = done(store, &of_identity(identity.id, "user-2")).await;
     let outcome = store.credentials().commit(&held, &fixtures::credentials()).await.unwrap();
     assert_eq!(outcome, LeasedWrite::Done);

@@ -111,13 +111,18 @@ impl CredentialsRepository for MemoryStore {
         }))
     }
 
-    async fn record_sending(&self, lease: &Lease) -> Result<LeasedWrite, RepositoryError> {
-        Ok(self.write(|rows, _| {
-            let is_released = rows
+    async fn record_sending(
+        &self,
+        lease: &Lease,
+        time: Duration,
+    ) -> Result<LeasedWrite, RepositoryError> {
+        let time = TimeDelta::from_std(time).unwrap_or(TimeDelta::MAX);
+        Ok(self.write(|rows, now| {
+            let is_too_late = rows
                 .identities
                 .get(&lease.identity_id)
-                .is_some_and(|row| row.leased_until.is_none());
-            if is_released {
+                .is_some_and(|row| row.leased_until.is_none_or(|until| until - now < time));
+            if is_too_late {
                 return LeasedWrite::Superseded;
             }
             rows.write_leased(lease, |rows, id| {

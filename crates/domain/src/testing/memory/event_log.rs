@@ -2,7 +2,7 @@ use async_trait::async_trait;
 
 use super::{MemoryStore, Rows, page_of};
 use crate::{
-    event::{Event, NewEvent},
+    event::{Event, EventKind, NewEvent},
     page::{Page, PageRequest},
     ports::{EventFilter, EventLog, RepositoryError},
 };
@@ -26,6 +26,29 @@ impl EventLog for MemoryStore {
     async fn append(&self, event: &NewEvent) -> Result<(), RepositoryError> {
         self.write(|rows, now| rows.log(event.clone(), now));
         Ok(())
+    }
+
+    async fn append_turn(
+        &self,
+        event: &NewEvent,
+        opposite: EventKind,
+        may_come_first: bool,
+    ) -> Result<bool, RepositoryError> {
+        let Some(provider_id) = event.provider_id else { return Ok(false) };
+        let filter = EventFilter {
+            kinds: vec![event.about, opposite],
+            provider_id: Some(provider_id),
+            ..EventFilter::default()
+        };
+        Ok(self.write(|rows, now| {
+            let last = rows.events_of(&filter).next_back().map(|it| it.about);
+            let is_turn = last.map_or(may_come_first, |it| it == opposite);
+            let added = is_turn && rows.providers.contains_key(&provider_id);
+            if added {
+                rows.log(event.clone(), now);
+            }
+            added
+        }))
     }
 
     async fn list(

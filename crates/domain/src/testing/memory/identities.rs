@@ -69,11 +69,14 @@ impl IdentityRow {
             before = before.without_tokens();
             self.make_valid();
         }
-        // A refresh token that stays is in the doubt that it was in.
+        // A refresh token that stays is in the doubt that it was in. While it may be on its way,
+        // nobody else sends it: the lease ends with its time.
         let stays = answer.refresh_token.is_none() && before.refresh_token.is_some();
         let doubt = if stays { self.unanswered } else { 0 };
+        let leased_until = self.leased_until.filter(|_| doubt > 0);
         self.replace_credentials(Some(before.renewed_by(answer)));
         self.unanswered = doubt;
+        self.leased_until = leased_until;
     }
 
     pub(super) fn make_valid(&mut self) {

@@ -82,11 +82,12 @@ impl Mutant {
     pub(crate) async fn record_sending(
         world: &World,
         lease: &Lease,
+        time: Duration,
     ) -> Result<LeasedWrite, RepositoryError> {
         if world.is(Self::SendingIsNotCounted) {
             return Ok(LeasedWrite::Done);
         }
-        let written = world.store.record_sending(lease).await?;
+        let written = world.store.record_sending(lease, time).await?;
         if written == LeasedWrite::Done {
             world.set_latest(Lease { unanswered: lease.unanswered + 1, ..lease.clone() });
         }

@@ -248,10 +248,14 @@ impl CredentialsRepository for Ports {
         self.database("take_lease", effect).await
     }
 
-    async fn record_sending(&self, lease: &Lease) -> Result<LeasedWrite, RepositoryError> {
+    async fn record_sending(
+        &self,
+        lease: &Lease,
+        time: Duration,
+    ) -> Result<LeasedWrite, RepositoryError> {
         let (world, process, lease) = (self.0.world.clone(), self.0.id, lease.clone());
         let effect = async move {
-            let written = Mutant::record_sending(&world, &lease).await?;
+            let written = Mutant::record_sending(&world, &lease, time).await?;
             if written == LeasedWrite::Done {
                 let now = world.elapsed();
                 world.truth().recorded(process, lease.identity_id, now);
