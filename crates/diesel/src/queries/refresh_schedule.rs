@@ -1,4 +1,8 @@
-use std::{collections::HashMap, sync::atomic::Ordering, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicI64, Ordering},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -222,7 +226,7 @@ impl RefreshSchedule for Store {
             let missing = "(planned_generation IS NULL OR planned_generation <> generation)";
             identities::table.filter(sql::<Bool>(missing)).filter(identities::id.gt(after))
         };
-        let mut after = self.planned_up_to.load(Ordering::Relaxed);
+        let mut after = AtomicI64::load(&self.planned_up_to, Ordering::Relaxed);
         {
             // Nearly always there is none, and nobody is to wait for a writer to learn that.
             let mut conn = self.reader().await?;
@@ -234,7 +238,7 @@ impl RefreshSchedule for Store {
             };
             if !any(after).await? {
                 // What came behind the last one meanwhile, or was somebody else's then.
-                self.planned_up_to.store(0, Ordering::Relaxed);
+                AtomicI64::store(&self.planned_up_to, 0, Ordering::Relaxed);
                 if after == 0 || !any(0).await? {
                     return Ok(0);
                 }
@@ -257,7 +261,7 @@ impl RefreshSchedule for Store {
         });
         let (planned, last) = planned?;
         let is_full = planned == usize::from(limit);
-        self.planned_up_to.store(if is_full { last } else { 0 }, Ordering::Relaxed);
+        AtomicI64::store(&self.planned_up_to, if is_full { last } else { 0 }, Ordering::Relaxed);
         Ok(planned)
     }
 
