@@ -135,8 +135,13 @@ async fn an_unlink_during_a_refresh_is_final_and_the_fresh_token_is_revoked_too(
     let filter = EventFilter { identity_id: Some(id), ..EventFilter::default() };
     let events = store.events().list(&filter, PageRequest::default()).await.unwrap().items;
     let kinds: Vec<_> = events.iter().map(|it| it.about).collect();
-    use EventKind::{GrantRevocationQueued, GrantRevoked, IdentityLinked, IdentityUnlinked};
-    assert_eq!(kinds, [IdentityLinked, IdentityUnlinked, GrantRevocationQueued, GrantRevoked]);
+    let expected = [
+        EventKind::IdentityLinked,
+        EventKind::IdentityUnlinked,
+        EventKind::GrantRevocationQueued,
+        EventKind::GrantRevoked,
+    ];
+    assert_eq!(kinds, expected);
 }
 
 async fn a_link_that_keeps_the_refresh_token_during_a_refresh_loses_none(bench: Bench) {
