@@ -11,7 +11,7 @@ use symbolon_oauth2::catalog::Catalog;
 use symbolon_sandbox::shape::Shape;
 
 /// Types that are code, and have a shape like the others.
-const CODED: [&str; 1] = ["google"];
+const CODED: [&str; 2] = ["google", "oidc"];
 
 /// How many tests share the catalog.
 const PARTS: usize = 4;

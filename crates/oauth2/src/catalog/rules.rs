@@ -291,8 +291,9 @@ impl Entry {
         }
         for (key, map) in maps {
             for (name, value) in map {
-                // Some want the scopes again when they issue tokens for them.
-                let again = name == "scope" && key != "authorization.parameters";
+                // Some want these again when they issue tokens.
+                let again = matches!(name.as_str(), "scope" | "response_type")
+                    && key != "authorization.parameters";
                 if ENGINES_OWN.contains(&name.as_str()) && !again {
                     return Err(format!("{key}.{name}: is the engine's to say"));
                 }
