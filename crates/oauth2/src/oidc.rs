@@ -50,6 +50,7 @@ impl ProviderKind for Oidc {
             secret_names: CLIENT_SECRETS.map(str::to_owned).to_vec(),
             // A `sub` is unique at its issuer alone (OpenID Connect Core 1.0 §2).
             authority_keys: vec!["issuer".into()],
+            registered_keys: Vec::new(),
             capabilities: CAPABILITIES,
         }
     }
@@ -81,9 +82,39 @@ fn client(
     let issuer = Issuer::new(fields.required("issuer")?, engine.http())
         .map_err(|error| invalid("issuer", error.to_string()))?;
     let client_id = fields.client_id()?.to_owned();
+    let signing_algs = match fields.list("id_token_signing_algs")? {
+        None => SigningAlg::DEFAULT.to_vec(),
+        Some(names) => names
+            .into_iter()
+            .map(|name| {
+                let known = SigningAlg::ALL.map(SigningAlg::name).join(", ");
+                SigningAlg::parse(name).ok_or_else(|| {
+                    invalid("id_token_signing_algs", format!("must hold only {known}"))
+                })
+            })
+            .collect::<Result<_, _>>()?,
+    };
+    Ok(Client {
+        token_issuers: vec![issuer.as_str().to_owned()],
+        error_rules: ErrorRules::of_issuer(&issuer),
+        issuer,
+        client_id,
+        authentication: authentication(&fields)?,
+        next_secret: fields.next_client_secret()?,
+        scopes: fields.scopes()?,
+        offline_access: true,
+        signing_algs,
+        authorization_parameters: Vec::new(),
+        refresh_token_idle: fields.seconds("refresh_token_idle_seconds")?,
+        capabilities: CAPABILITIES,
+    })
+}
+
+/// How the client authenticates, from `token_endpoint_auth_method` and `client_secret`.
+pub(crate) fn authentication(fields: &Fields<'_>) -> Result<ClientAuthentication, InvalidConfig> {
     let method = fields.optional("token_endpoint_auth_method")?;
     let missing = || invalid("client_secret", "is missing; the authentication method needs it");
-    let authentication = match (method, fields.client_secret()?) {
+    Ok(match (method, fields.client_secret()?) {
         (None | Some("none"), None) => ClientAuthentication::None,
         (None, Some(secret)) => ClientAuthentication::Either(secret),
         (Some("client_secret_basic"), secret) => {
@@ -104,32 +135,6 @@ fn client(
                 "must be client_secret_basic, client_secret_post or none",
             ));
         }
-    };
-    let signing_algs = match fields.list("id_token_signing_algs")? {
-        None => SigningAlg::DEFAULT.to_vec(),
-        Some(names) => names
-            .into_iter()
-            .map(|name| {
-                let known = SigningAlg::ALL.map(SigningAlg::name).join(", ");
-                SigningAlg::parse(name).ok_or_else(|| {
-                    invalid("id_token_signing_algs", format!("must hold only {known}"))
-                })
-            })
-            .collect::<Result<_, _>>()?,
-    };
-    Ok(Client {
-        token_issuers: vec![issuer.as_str().to_owned()],
-        error_rules: ErrorRules::of_issuer(&issuer),
-        issuer,
-        client_id,
-        authentication,
-        next_secret: fields.next_client_secret()?,
-        scopes: fields.scopes()?,
-        offline_access: true,
-        signing_algs,
-        authorization_parameters: Vec::new(),
-        refresh_token_idle: fields.seconds("refresh_token_idle_seconds")?,
-        capabilities: CAPABILITIES,
     })
 }
 

@@ -330,7 +330,8 @@ async fn a_change_of_another_version_changes_nothing() {
 
 #[tokio::test]
 async fn a_provider_with_identities_is_deleted_only_with_them() {
-    let mut mocks = Mocks::default();
+    let mut mocks = with_catalog();
+    mocks.providers.expect_find().returning(|_| Ok(Some(fixtures::identity_provider())));
     mocks.providers.expect_delete().returning(|id, cascade, _| {
         Ok(match (id.0, cascade) {
             (1, false) => ProviderDeletion::InUse(3),
