@@ -153,12 +153,11 @@ fn parameter(header: &str, name: &str) -> Option<String> {
         let found = before.rsplit([' ', ',', '\t']).next().unwrap_or_default();
         let is_it = found.eq_ignore_ascii_case(name);
         let after = rest[at + 1..].trim_start();
-        let (value, left) = match after.strip_prefix('"') {
-            Some(quoted) => unquote(quoted)?,
-            None => {
-                let end = after.find([' ', ',', '\t']).unwrap_or(after.len());
-                (after[..end].to_owned(), &after[end..])
-            }
+        let (value, left) = if let Some(quoted) = after.strip_prefix('"') {
+            unquote(quoted)?
+        } else {
+            let end = after.find([' ', ',', '\t']).unwrap_or(after.len());
+            (after[..end].to_owned(), &after[end..])
         };
         if is_it {
             return Some(value);
