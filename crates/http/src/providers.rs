@@ -271,7 +271,6 @@ async fn update_provider(
     }
     let config = config.unwrap_or_default();
     routes.sight.check_provider(caller.limits(), ProviderId(id), "identity provider").await?;
-    let options = OptionChanges { login, ..OptionChanges::default() };
     let provider =
         routes.providers.update(ProviderId(id), &config, options, version, &actor).await.map_err(
             |error| match error {
