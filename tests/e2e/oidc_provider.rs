@@ -103,9 +103,23 @@ impl OidcProvider {
 
     /// Whether it would accept an access or refresh token now.
     pub(crate) async fn is_active(&self, token: &str) -> bool {
-        let request = self.http.get(format!("{}/is-active", self.control));
-        let response = request.query(&[("token", token)]).send().await.unwrap();
-        response.json::<Value>().await.unwrap()["active"].as_bool().unwrap()
+        self.ask("is-active", "token", token).await["active"].as_bool().unwrap()
+    }
+
+    /// For which resource a token is.
+    pub(crate) async fn audience(&self, token: &str) -> Value {
+        self.ask("is-active", "token", token).await["audience"].clone()
+    }
+
+    /// Whether a client of this id is registered.
+    pub(crate) async fn has_client(&self, id: &str) -> bool {
+        self.ask("has-client", "id", id).await["registered"].as_bool().unwrap()
+    }
+
+    async fn ask(&self, what: &str, name: &str, value: &str) -> Value {
+        let request = self.http.get(format!("{}/{what}", self.control));
+        let response = request.query(&[(name, value)]).send().await.unwrap();
+        response.json().await.unwrap()
     }
 
     /// What its userinfo endpoint says to an access token.

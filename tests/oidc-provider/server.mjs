@@ -12,7 +12,9 @@
 //   GET  /records                what happened so far, see `records` below
 //   GET  /accounts               whose answers were lost, and whose tokens came twice, see `accounts`
 //   GET  /secrets                every code, verifier and token that was sent or handed out
-//   GET  /is-active?token=…      whether an access or refresh token would be accepted now
+//   GET  /is-active?token=…      whether an access or refresh token would be accepted now, and for
+//                                which resource it is
+//   GET  /has-client?id=…        whether a client is registered
 //   POST /redirect-uris {add}    registers one more redirect URI, compared character by character
 //   POST /withdraw {account}     the user revokes what they granted
 //   POST /fail {next, mode, …}   the next so many token requests fail; replaces what was ordered
@@ -125,6 +127,19 @@ const provider = new Provider(issuer, {
     devInteractions: { enabled: false },
     introspection: { enabled: true },
     revocation: { enabled: true },
+    // What an MCP client needs: it registers itself, and asks for tokens for one server, whose
+    // tokens are of no use at the userinfo endpoint.
+    registration: { enabled: true },
+    registrationManagement: { enabled: true },
+    resourceIndicators: {
+      enabled: true,
+      getResourceServerInfo: (_ctx, resource) => ({
+        audience: resource,
+        scope: 'mcp:read mcp:write',
+        accessTokenTTL: Number(options['access-token-ttl']),
+        accessTokenFormat: 'opaque',
+      }),
+    },
   },
   // A token that has expired is refused at once; the default goes on for fifteen seconds.
   clockTolerance: 0,
@@ -206,6 +221,7 @@ async function automaticUser(ctx, next) {
   }
   const grant = new provider.Grant({ accountId: account, clientId: params.client_id });
   grant.addOIDCScope(params.scope ?? 'openid');
+  if (params.resource) grant.addResourceScope(params.resource, 'mcp:read mcp:write');
   const grantId = await grant.save();
   return provider.interactionFinished(ctx.req, ctx.res, {
     login: { accountId: account },
@@ -329,9 +345,12 @@ async function answerControl(request, response) {
         const token = url.searchParams.get('token');
         const found = await provider.AccessToken.find(token)
           ?? await provider.RefreshToken.find(token);
-        answer = { active: found?.isValid ?? false };
+        answer = { active: found?.isValid ?? false, audience: found?.aud };
         break;
       }
+      case 'GET /has-client':
+        answer = { registered: await provider.Client.find(url.searchParams.get('id')) !== undefined };
+        break;
       case 'POST /redirect-uris':
         redirectUris.add(body.add);
         break;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use symbolon_oauth2::{
-    Registry,
+    Mcp, Registry,
     catalog::Catalog,
     http::{HttpClient, HttpClientError, HttpSettings},
 };
@@ -32,6 +32,7 @@ pub(crate) fn http_client(settings: &HttpClientSettings) -> Result<HttpClient, H
 pub(crate) fn catalog(http: HttpClient, settings: &CatalogSettings) -> Registry {
     Registry::new(http, Arc::new(SystemClock))
         .with(symbolon_google::kind())
+        .with(Mcp)
         .with_catalog(Catalog::built_in())
         .with_catalog(settings.own.clone())
 }

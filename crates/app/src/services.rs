@@ -72,8 +72,11 @@ impl Services {
     ) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let tasks = Tasks::default();
-        let providers =
-            Arc::new(Providers { providers: Arc::clone(&repositories.providers), connectors });
+        let providers = Arc::new(Providers {
+            providers: Arc::clone(&repositories.providers),
+            connectors,
+            public_url: Some(public_url.clone()),
+        });
         let revocations = Arc::new(Revocations {
             queue: Arc::clone(&repositories.revocations),
             identities: Arc::clone(&repositories.identities),

@@ -109,6 +109,10 @@ pub struct ProviderType {
     /// with another value the same id is another account, so they stay as they are while the
     /// instance has identities.
     pub authority_keys: Vec<String>,
+    /// The keys of `config`, secrets among them, that are found out when an instance is made, by
+    /// asking the provider: our client that was registered there, for example. Empty where the
+    /// operator brings all of them. See [`Connectors::register`](crate::ports::Connectors::register).
+    pub registered_keys: Vec<String>,
     /// What instances can do.
     pub capabilities: Capabilities,
 }

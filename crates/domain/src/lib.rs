@@ -51,7 +51,11 @@
 //! // Services over them.
 //! let tasks = Tasks::default();
 //! let providers =
-//!     Arc::new(Providers { providers: store.clone(), connectors: Arc::new(provider.clone()) });
+//!     Arc::new(Providers {
+//!         providers: store.clone(),
+//!         connectors: Arc::new(provider.clone()),
+//!         public_url: None,
+//!     });
 //! let revocations = Arc::new(Revocations {
 //!     queue: store.clone(),
 //!     identities: store.clone(),

@@ -89,6 +89,7 @@ impl ProviderKind for Google {
             config_schema: schema(),
             secret_names: CLIENT_SECRETS.map(str::to_owned).to_vec(),
             authority_keys: Vec::new(),
+            registered_keys: Vec::new(),
             capabilities: CAPABILITIES,
         }
     }

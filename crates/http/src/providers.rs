@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{panic::resume_unwind, sync::Arc};
 
 use axum::{
     Json,
@@ -130,6 +130,8 @@ struct NewProviderBody {
         (status = 201, description = "Made", body = ProviderBody,
             headers(("Location" = String), ("ETag" = String))),
         (status = 409, description = "`already_exists`: type and external_id are taken"),
+        (status = 502, description = "`provider_misconfigured`: for a type that registers itself at the provider, which does not take it; nothing was made"),
+        (status = 503, description = "`provider_unavailable`: the same, for now"),
     ),
 )]
 async fn create_provider(
@@ -142,10 +144,15 @@ async fn create_provider(
         return Err(ApiError::invalid("type", "is not one that the API key is limited to"));
     }
     let options = OptionChanges { login: Some(login), multiple_accounts: Some(multiple_accounts) };
-    let provider = routes
-        .providers
-        .create(&provider_type, external_id, config, options, &caller.actor())
-        .await?;
+    let (providers, actor) = (Arc::clone(&routes.providers), caller.actor());
+    // A caller that hangs up does not leave a provider half-way to its registration.
+    let created = tokio::spawn(async move {
+        providers.create(&provider_type, external_id, config, options, &actor).await
+    });
+    let provider = match created.await {
+        Ok(created) => created?,
+        Err(panicked) => resume_unwind(panicked.into_panic()),
+    };
     let location = HeaderValue::try_from(format!("/v1/providers/{}", provider.id))
         .expect("a number in a path is a header value");
     let headers = [(header::LOCATION, location), (header::ETAG, etag(provider.version))];
@@ -264,7 +271,6 @@ async fn update_provider(
     }
     let config = config.unwrap_or_default();
     routes.sight.check_provider(caller.limits(), ProviderId(id), "identity provider").await?;
-    let options = OptionChanges { login, ..OptionChanges::default() };
     let provider =
         routes.providers.update(ProviderId(id), &config, options, version, &actor).await.map_err(
             |error| match error {

@@ -14,6 +14,9 @@ pub struct Fields<'a> {
     secrets: &'a ProviderSecrets,
 }
 
+/// Longest `client_id`, in bytes.
+pub(crate) const CLIENT_ID_LENGTH: usize = 512;
+
 /// Ten years.
 pub const MOST_SECONDS: u64 = 315_360_000;
 
@@ -113,7 +116,7 @@ impl<'a> Fields<'a> {
     /// [`InvalidConfig`] when it is absent or of another form.
     pub fn client_id(&self) -> Result<&'a str, InvalidConfig> {
         let client_id = self.required("client_id")?;
-        if client_id.len() > 512 || !is_visible(client_id) {
+        if client_id.len() > CLIENT_ID_LENGTH || !is_visible(client_id) {
             return Err(invalid("client_id", "must be 1 to 512 visible ASCII characters"));
         }
         Ok(client_id)
@@ -193,7 +196,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn is_visible(text: &str) -> bool {
+pub(crate) fn is_visible(text: &str) -> bool {
     text.bytes().all(|it| (b' '..=b'~').contains(&it))
 }
 

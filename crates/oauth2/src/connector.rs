@@ -54,7 +54,7 @@ pub(crate) struct Destination<'a> {
 
 impl<'a> Destination<'a> {
     /// As the standard has it.
-    fn standard(url: &'a Url) -> Self {
+    pub(crate) fn standard(url: &'a Url) -> Self {
         Self { url, encoding: Encoding::standard() }
     }
 }
@@ -132,14 +132,14 @@ impl OpenIdConnector {
     }
 
     /// What the tokens are for, as fields.
-    fn resource(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub(crate) fn resource(&self) -> impl Iterator<Item = (&str, &str)> {
         self.client.resource.iter().map(|it| ("resource", it.as_str()))
     }
 
     /// Pushes an authorization request where the provider insists on it or the operator wants it
     /// ([RFC 9126 §2](https://www.rfc-editor.org/rfc/rfc9126#section-2)): the name by which the
     /// browser brings it back. `None` where the browser carries it all.
-    async fn push(
+    pub(crate) async fn push(
         &self,
         metadata: &Metadata,
         parameters: &[(&str, &str)],
@@ -239,7 +239,7 @@ impl OpenIdConnector {
     }
 
     /// Asks the token endpoint, and reads what came of it.
-    async fn ask_for_tokens(
+    pub(crate) async fn ask_for_tokens(
         &self,
         metadata: &Metadata,
         fields: &[(&str, &str)],
@@ -271,7 +271,7 @@ impl OpenIdConnector {
     }
 
     /// The claims of a token that one of the issuer's keys signed.
-    async fn verified(
+    pub(crate) async fn verified(
         &self,
         jws: &Jws<'_>,
         metadata: &Metadata,
@@ -346,10 +346,26 @@ impl OpenIdConnector {
         access_token: &Secret,
         metadata: &Metadata,
     ) -> Result<Map<String, Value>, ConnectorError> {
-        let what = "the userinfo answer";
+        let answer = self.ask_userinfo(endpoint, access_token).await?;
+        self.read_userinfo(&answer, metadata).await
+    }
+
+    pub(crate) async fn ask_userinfo(
+        &self,
+        endpoint: &Url,
+        access_token: &Secret,
+    ) -> Result<HttpResponse, ConnectorError> {
         let request = HttpRequest::get(endpoint.clone()).bearer(access_token);
         let request = request.accept("application/json, application/jwt");
-        let answer = self.engine.http.send(request).await.map_err(to_domain)?;
+        self.engine.http.send(request).await.map_err(to_domain)
+    }
+
+    pub(crate) async fn read_userinfo(
+        &self,
+        answer: &HttpResponse,
+        metadata: &Metadata,
+    ) -> Result<Map<String, Value>, ConnectorError> {
+        let what = "the userinfo answer";
         let unavailable = |detail: String| ConnectorError::Unavailable {
             detail,
             retry_after: answer.retry_after(self.engine.clock.now()),
@@ -405,6 +421,65 @@ impl OpenIdConnector {
             }
         };
         self.send_authenticated(metadata, &Destination::standard(endpoint), &fields, read).await
+    }
+
+    /// Spends a refresh token; `subject` is whose ID token may be in the answer, where that is
+    /// known.
+    pub(crate) async fn renew(
+        &self,
+        metadata: &Metadata,
+        refresh_token: &Secret,
+        subject: Option<&str>,
+    ) -> Result<Credentials, ConnectorError> {
+        let mut fields =
+            vec![("grant_type", "refresh_token"), ("refresh_token", refresh_token.expose())];
+        fields.extend(self.resource());
+        let mut tokens = self.ask_for_tokens(metadata, &fields, &[refresh_token]).await?;
+        if metadata.jwks_uri.is_none() {
+            // Nothing says what it should be, and nobody asked for it.
+            tokens.id_token = None;
+        }
+        if let Some(id_token) = &tokens.id_token {
+            let expected = Expected { subject, ..self.expected(&tokens) };
+            let check = self.check_id_token(id_token, metadata, &expected);
+            match timeout(self.engine.http.settings().timeout, check).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(Unproven::Untrusted(error))) => return Err(error),
+                Ok(Err(Unproven::NoKeys(_))) | Err(_) => {
+                    tracing::warn!(
+                        issuer = self.client.issuer.as_str(),
+                        "the ID token of a refresh could not be verified and is left out"
+                    );
+                    tokens.id_token = None;
+                }
+            }
+        }
+        Ok(self.credentials(tokens, Vec::new()))
+    }
+
+    /// Ends the grant behind the tokens (RFC 7009), where the metadata say where.
+    pub(crate) async fn end_grant(
+        &self,
+        metadata: &Metadata,
+        credentials: &Credentials,
+    ) -> Result<Revocation, ConnectorError> {
+        let (refresh, access) = (&credentials.refresh_token, &credentials.access_token);
+        let Some(endpoint) = &metadata.revocation_endpoint else {
+            return Ok(Revocation::Unsupported);
+        };
+        let mut outcome = None;
+        if let Some(token) = refresh {
+            outcome = Some(self.revoke_token(metadata, endpoint, token, "refresh_token").await?);
+        }
+        if let Some(token) = access {
+            let access = self.revoke_token(metadata, endpoint, token, "access_token").await;
+            match outcome {
+                // The grant is ended; what is left of the access token runs out by itself.
+                Some(Revocation::Revoked) => {}
+                _ => outcome = Some(access?),
+            }
+        }
+        Ok(outcome.unwrap_or(Revocation::Unsupported))
     }
 }
 
@@ -535,29 +610,7 @@ impl Connector for OpenIdConnector {
     /// refuses them all.
     async fn refresh(&self, request: &RefreshRequest) -> Result<Credentials, ConnectorError> {
         let metadata = self.metadata().await?;
-        let mut fields = vec![
-            ("grant_type", "refresh_token"),
-            ("refresh_token", request.refresh_token.expose()),
-        ];
-        fields.extend(self.resource());
-        let mut tokens = self.ask_for_tokens(&metadata, &fields, &[&request.refresh_token]).await?;
-        if let Some(id_token) = &tokens.id_token {
-            let expected =
-                Expected { subject: Some(request.external_id.as_str()), ..self.expected(&tokens) };
-            let check = self.check_id_token(id_token, &metadata, &expected);
-            match timeout(self.engine.http.settings().timeout, check).await {
-                Ok(Ok(_)) => {}
-                Ok(Err(Unproven::Untrusted(error))) => return Err(error),
-                Ok(Err(Unproven::NoKeys(_))) | Err(_) => {
-                    tracing::warn!(
-                        issuer = self.client.issuer.as_str(),
-                        "the ID token of a refresh could not be verified and is left out"
-                    );
-                    tokens.id_token = None;
-                }
-            }
-        }
-        Ok(self.credentials(tokens, Vec::new()))
+        self.renew(&metadata, &request.refresh_token, Some(request.external_id.as_str())).await
     }
 
     async fn reachable(&self) -> Result<(), ConnectorError> {
@@ -565,27 +618,11 @@ impl Connector for OpenIdConnector {
     }
 
     async fn revoke(&self, credentials: &Credentials) -> Result<Revocation, ConnectorError> {
-        let (refresh, access) = (&credentials.refresh_token, &credentials.access_token);
-        if refresh.is_none() && access.is_none() {
+        if credentials.refresh_token.is_none() && credentials.access_token.is_none() {
             return Ok(Revocation::Unsupported);
         }
         let metadata = self.metadata().await?;
-        let Some(endpoint) = &metadata.revocation_endpoint else {
-            return Ok(Revocation::Unsupported);
-        };
-        let mut outcome = None;
-        if let Some(token) = refresh {
-            outcome = Some(self.revoke_token(&metadata, endpoint, token, "refresh_token").await?);
-        }
-        if let Some(token) = access {
-            let access = self.revoke_token(&metadata, endpoint, token, "access_token").await;
-            match outcome {
-                // The grant is ended; what is left of the access token runs out by itself.
-                Some(Revocation::Revoked) => {}
-                _ => outcome = Some(access?),
-            }
-        }
-        Ok(outcome.unwrap_or(Revocation::Unsupported))
+        self.end_grant(&metadata, credentials).await
     }
 }
 

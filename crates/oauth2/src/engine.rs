@@ -57,6 +57,8 @@ pub struct Engine {
 #[derive(Default)]
 struct Documents {
     metadata: Mutex<Kept<Metadata>>,
+    /// The same of those that are asked as authorization servers.
+    server_metadata: Mutex<Kept<Metadata>>,
     keys: Mutex<KeptKeys>,
 }
 
@@ -175,6 +177,20 @@ impl Engine {
             return answer;
         }
         let fetched = Metadata::fetch(&self.http, issuer).await;
+        metadata.keep(fetched, self.clock.now())
+    }
+
+    /// The metadata of an authorization server that need not be an OpenID provider.
+    pub(crate) async fn server_metadata(
+        &self,
+        issuer: &Issuer,
+    ) -> Result<Arc<Metadata>, ConnectorError> {
+        let documents = self.documents(issuer).await;
+        let mut metadata = documents.server_metadata.lock().await;
+        if let Some(answer) = metadata.answer(self.clock.now()) {
+            return answer;
+        }
+        let fetched = Metadata::fetch_server(&self.http, issuer).await;
         metadata.keep(fetched, self.clock.now())
     }
 

@@ -20,9 +20,12 @@ mod id_token;
 mod json;
 mod jwks;
 mod jws;
+mod mcp;
 mod metadata;
 mod oidc;
 mod profile;
+mod protected_resource;
+mod registration;
 mod registry;
 mod signing_alg;
 mod token_answer;
@@ -37,6 +40,7 @@ pub use self::{
     connector::OpenIdConnector,
     engine::Engine,
     error_rules::{Condition, ErrorClass, ErrorRule, ErrorRules, InvalidErrorRules, Texts},
+    mcp::Mcp,
     metadata::{InvalidIssuer, Issuer},
     registry::{ProviderKind, Registry},
     signing_alg::SigningAlg,

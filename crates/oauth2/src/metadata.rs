@@ -53,6 +53,28 @@ impl Issuer {
         Url::parse(&format!("{base}/.well-known/openid-configuration"))
             .map_err(|_| misconfigured("the issuer is not an address"))
     }
+
+    /// Where the metadata of an authorization server may be, in the order in which they are asked
+    /// for: [RFC 8414 §3.1](https://www.rfc-editor.org/rfc/rfc8414#section-3.1), and OpenID
+    /// Connect Discovery with the well-known part before the path and after it.
+    fn server_metadata_urls(&self) -> Result<Vec<Url>, ConnectorError> {
+        let url = Url::parse(&self.0).map_err(|_| misconfigured("the issuer is not an address"))?;
+        let mut urls = vec![well_known(&url, "oauth-authorization-server")];
+        if url.path() != "/" {
+            urls.push(well_known(&url, "openid-configuration"));
+        }
+        urls.push(self.metadata_url()?);
+        Ok(urls)
+    }
+}
+
+/// The address of a well-known document about `url`, the name put between its host and its path,
+/// whose last slash goes.
+pub(crate) fn well_known(url: &Url, name: &str) -> Url {
+    let mut at = url.clone();
+    let path = url.path();
+    at.set_path(&format!("/.well-known/{name}{}", path.strip_suffix('/').unwrap_or(path)));
+    at
 }
 
 /// The metadata that we use (OpenID Connect Discovery 1.0 §3, RFC 8414 §2).
@@ -70,6 +92,10 @@ pub(crate) struct Metadata {
     pub(crate) revocation_endpoint: Option<Url>,
     /// Scopes that it lists; it need not list all.
     pub(crate) scopes_supported: Vec<String>,
+    /// Where clients register themselves, if anywhere (RFC 7591).
+    pub(crate) registration_endpoint: Option<Url>,
+    /// Where one asks what a token is, if anywhere (RFC 7662).
+    pub(crate) introspection_endpoint: Option<Url>,
     /// Where authorization requests are pushed to, if anywhere (RFC 9126 §5).
     pub(crate) pushed_authorization_request_endpoint: Option<Url>,
     /// Whether they must be.
@@ -92,6 +118,21 @@ impl Metadata {
         let bytes = fetch_document(http, url, "discovery document").await?;
         let object = json::object(&bytes)
             .map_err(|_| unavailable("the discovery document is not a JSON object"))?;
+        let metadata = Self::read(&object, issuer, http)?;
+        if metadata.jwks_uri.is_none() {
+            return Err(misconfigured("the discovery document has no jwks_uri"));
+        }
+        Ok(metadata)
+    }
+
+    /// Fetches the metadata of an authorization server that need not be an OpenID provider, past
+    /// every cache.
+    pub(crate) async fn fetch_server(
+        http: &HttpClient,
+        issuer: &Issuer,
+    ) -> Result<Self, ConnectorError> {
+        let urls = issuer.server_metadata_urls()?;
+        let object = first_document(http, urls, "authorization server's metadata").await?;
         Self::read(&object, issuer, http)
     }
 
@@ -129,9 +170,11 @@ impl Metadata {
         Ok(Self {
             authorization_endpoint: required("authorization_endpoint")?,
             token_endpoint: required("token_endpoint")?,
-            jwks_uri: Some(required("jwks_uri")?),
+            jwks_uri: endpoint("jwks_uri")?,
             userinfo_endpoint: endpoint("userinfo_endpoint")?,
             revocation_endpoint: endpoint("revocation_endpoint")?,
+            registration_endpoint: endpoint("registration_endpoint")?,
+            introspection_endpoint: endpoint("introspection_endpoint")?,
             pushed_authorization_request_endpoint: endpoint(
                 "pushed_authorization_request_endpoint",
             )?,
@@ -174,6 +217,28 @@ pub(crate) async fn fetch_document(
         ))),
         _ => Err(unavailable(&format!("the {what} was answered with {status}"))),
     }
+}
+
+/// The first of these documents that is there. A page in its place counts as its absence: some
+/// sites answer every path with one.
+pub(crate) async fn first_document(
+    http: &HttpClient,
+    urls: Vec<Url>,
+    what: &str,
+) -> Result<Map<String, Value>, ConnectorError> {
+    let mut absent = None;
+    for url in urls {
+        let error = match fetch_document(http, url, what).await {
+            Ok(bytes) => match json::object(&bytes) {
+                Ok(object) => return Ok(object),
+                Err(_) => misconfigured(&format!("the {what} is not a JSON object")),
+            },
+            Err(error @ ConnectorError::Misconfigured { .. }) => error,
+            Err(error) => return Err(error),
+        };
+        absent.get_or_insert(error);
+    }
+    Err(absent.unwrap_or_else(|| misconfigured(&format!("the {what} has no address"))))
 }
 
 pub(crate) fn misconfigured(detail: &str) -> ConnectorError {
@@ -236,6 +301,8 @@ mod tests {
             "jwks_uri",
             "userinfo_endpoint",
             "revocation_endpoint",
+            "registration_endpoint",
+            "introspection_endpoint",
         ] {
             for endpoint in [
                 json!("http://issuer.example/x"),
@@ -255,7 +322,7 @@ mod tests {
                 );
             }
         }
-        for name in ["authorization_endpoint", "token_endpoint", "jwks_uri"] {
+        for name in ["authorization_endpoint", "token_endpoint"] {
             assert!(read(|it| drop(it.remove(name))).is_err(), "{name}");
         }
     }
@@ -281,6 +348,28 @@ mod tests {
         ] {
             let issuer = Issuer::new(issuer, &HTTP).unwrap();
             assert_eq!(issuer.metadata_url().unwrap().as_str(), url);
+        }
+    }
+
+    #[test]
+    fn an_authorization_server_is_asked_where_the_standards_put_its_metadata() {
+        let at = "https://a.example/.well-known";
+        for (issuer, urls) in [
+            ("https://a.example", vec!["oauth-authorization-server", "openid-configuration"]),
+            ("https://a.example/", vec!["oauth-authorization-server", "openid-configuration"]),
+            ("https://a.example/b", vec!["oauth-authorization-server/b", "openid-configuration/b"]),
+            (
+                "https://a.example/b/",
+                vec!["oauth-authorization-server/b", "openid-configuration/b"],
+            ),
+        ] {
+            let issuer = Issuer::new(issuer, &HTTP).unwrap();
+            let asked = issuer.server_metadata_urls().unwrap();
+            let expected: Vec<_> = urls.iter().map(|it| format!("{at}/{it}")).collect();
+            let inserted: Vec<_> =
+                asked.iter().map(Url::as_str).filter(|it| it.starts_with(at)).collect();
+            assert_eq!(inserted, expected);
+            assert_eq!(asked.last(), Some(&issuer.metadata_url().unwrap()));
         }
     }
 

@@ -57,6 +57,7 @@ impl ProviderKind for Oidc {
             secret_names: SECRETS.map(str::to_owned).to_vec(),
             // A `sub` is unique at its issuer alone (OpenID Connect Core 1.0 §2).
             authority_keys: vec!["issuer".into()],
+            registered_keys: Vec::new(),
             capabilities: CAPABILITIES,
         }
     }
@@ -124,7 +125,7 @@ fn client(
 }
 
 /// How the client proves to be it, from its secret, its key, or neither.
-fn authentication(fields: &Fields<'_>) -> Result<ClientAuthentication, InvalidConfig> {
+pub(crate) fn authentication(fields: &Fields<'_>) -> Result<ClientAuthentication, InvalidConfig> {
     let method = fields.optional("token_endpoint_auth_method")?;
     let secret = fields.client_secret()?;
     let key = fields.client_key(CLIENT_KEY)?;

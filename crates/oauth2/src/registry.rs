@@ -1,11 +1,13 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
+use async_trait::async_trait;
 use chrono::TimeDelta;
 use serde_json::{Map, Value};
 use symbolon_domain::{
     identity_provider::{IdentityProvider, ProviderSecrets, ProviderType},
-    ports::{Clock, Connector, Connectors, InvalidConfig},
+    ports::{Clock, Connector, ConnectorError, Connectors, InvalidConfig, Registered},
 };
+use url::Url;
 
 use crate::{
     catalog::{Catalog, Generic},
@@ -16,6 +18,7 @@ use crate::{
 };
 
 /// A provider type and how to speak to its instances.
+#[async_trait]
 pub trait ProviderKind: Send + Sync {
     /// What the catalog shows.
     fn provider_type(&self) -> ProviderType;
@@ -31,6 +34,30 @@ pub trait ProviderKind: Send + Sync {
         config: &Map<String, Value>,
         secrets: &ProviderSecrets,
     ) -> Result<Arc<dyn Connector>, InvalidConfig>;
+
+    /// Asks the provider of a new instance for what the type finds out by itself; see
+    /// [`Connectors::register`].
+    async fn register(
+        &self,
+        engine: &Engine,
+        provider: &IdentityProvider,
+        secrets: &ProviderSecrets,
+        redirect_uri: &Url,
+    ) -> Result<Option<Registered>, ConnectorError> {
+        let _ = (engine, provider, secrets, redirect_uri);
+        Ok(None)
+    }
+
+    /// Takes that back at the provider; see [`Connectors::deregister`].
+    async fn deregister(
+        &self,
+        engine: &Engine,
+        provider: &IdentityProvider,
+        secrets: &ProviderSecrets,
+    ) -> Result<(), ConnectorError> {
+        let _ = (engine, provider, secrets);
+        Ok(())
+    }
 }
 
 /// The catalog of provider types: `oidc`, `oauth2`, and those that are added.
@@ -87,6 +114,7 @@ impl fmt::Debug for Registry {
     }
 }
 
+#[async_trait]
 impl Connectors for Registry {
     fn types(&self) -> Vec<ProviderType> {
         self.kinds.values().map(|it| it.provider_type()).collect()
@@ -112,5 +140,24 @@ impl Connectors for Registry {
     ) -> Result<Arc<dyn Connector>, InvalidConfig> {
         let engine = self.engine.of(provider.id);
         self.kind(&provider.provider_type)?.connect(&engine, &provider.config, secrets)
+    }
+
+    async fn register(
+        &self,
+        provider: &IdentityProvider,
+        secrets: &ProviderSecrets,
+        redirect_uri: &Url,
+    ) -> Result<Option<Registered>, ConnectorError> {
+        let Ok(kind) = self.kind(&provider.provider_type) else { return Ok(None) };
+        kind.register(&self.engine.of(provider.id), provider, secrets, redirect_uri).await
+    }
+
+    async fn deregister(
+        &self,
+        provider: &IdentityProvider,
+        secrets: &ProviderSecrets,
+    ) -> Result<(), ConnectorError> {
+        let Ok(kind) = self.kind(&provider.provider_type) else { return Ok(()) };
+        kind.deregister(&self.engine.of(provider.id), provider, secrets).await
     }
 }

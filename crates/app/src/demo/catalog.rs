@@ -1,10 +1,12 @@
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use serde_json::{Map, Value};
 use symbolon_domain::{
     identity_provider::{IdentityProvider, ProviderSecrets, ProviderType},
-    ports::{Connector, Connectors, InvalidConfig},
+    ports::{Connector, ConnectorError, Connectors, InvalidConfig, Registered},
 };
+use url::Url;
 
 /// The demo's provider type.
 pub(super) const SANDBOX: &str = "sandbox";
@@ -25,6 +27,7 @@ impl DemoCatalog {
     }
 }
 
+#[async_trait]
 impl Connectors for DemoCatalog {
     fn types(&self) -> Vec<ProviderType> {
         let mut types = self.inner.types();
@@ -66,5 +69,22 @@ impl Connectors for DemoCatalog {
     ) -> Result<Arc<dyn Connector>, InvalidConfig> {
         let provider_type = Self::real_name(&provider.provider_type).to_owned();
         self.inner.connect(&IdentityProvider { provider_type, ..provider.clone() }, secrets)
+    }
+
+    async fn register(
+        &self,
+        provider: &IdentityProvider,
+        secrets: &ProviderSecrets,
+        redirect_uri: &Url,
+    ) -> Result<Option<Registered>, ConnectorError> {
+        self.inner.register(provider, secrets, redirect_uri).await
+    }
+
+    async fn deregister(
+        &self,
+        provider: &IdentityProvider,
+        secrets: &ProviderSecrets,
+    ) -> Result<(), ConnectorError> {
+        self.inner.deregister(provider, secrets).await
     }
 }

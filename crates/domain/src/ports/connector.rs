@@ -192,8 +192,18 @@ pub struct InvalidConfig {
     pub problem: String,
 }
 
+/// What a provider told when an instance of it was made; see [`Connectors::register`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Registered {
+    /// To be added to the configuration: our client's id there, whose accounts these are.
+    pub config: Map<String, Value>,
+    /// To be added to the secrets.
+    pub secrets: ProviderSecrets,
+}
+
 /// The catalog: which provider types there are, and how to speak to their instances.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
+#[async_trait]
 pub trait Connectors: Send + Sync {
     /// Every type, by name.
     fn types(&self) -> Vec<ProviderType>;
@@ -226,4 +236,31 @@ pub trait Connectors: Send + Sync {
         provider: &IdentityProvider,
         secrets: &ProviderSecrets,
     ) -> Result<Arc<dyn Connector>, InvalidConfig>;
+
+    /// Asks the provider of a new instance for what its type finds out by itself, and registers
+    /// our client there where none is configured
+    /// ([RFC 7591](https://www.rfc-editor.org/rfc/rfc7591)). Only called for types that have
+    /// [`registered_keys`](ProviderType::registered_keys), and what it answers is among those.
+    /// `None` when there is nothing to add.
+    async fn register(
+        &self,
+        provider: &IdentityProvider,
+        secrets: &ProviderSecrets,
+        redirect_uri: &Url,
+    ) -> Result<Option<Registered>, ConnectorError> {
+        let _ = (provider, secrets, redirect_uri);
+        Ok(None)
+    }
+
+    /// Takes back what [`register`](Self::register) did at the provider
+    /// ([RFC 7592](https://www.rfc-editor.org/rfc/rfc7592)); nothing where it did nothing, or the
+    /// provider has no such step.
+    async fn deregister(
+        &self,
+        provider: &IdentityProvider,
+        secrets: &ProviderSecrets,
+    ) -> Result<(), ConnectorError> {
+        let _ = (provider, secrets);
+        Ok(())
+    }
 }

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
+use url::Url;
 
 use crate::{
     Error,
@@ -13,9 +14,10 @@ use crate::{
     ids::ProviderId,
     ports::{
         AuthorityUpdate, Connector, ConnectorError, Connectors, Grant, IdentityProviderRepository,
-        NewIdentityProvider, ProviderDeletion, ProviderUpdate, RepositoryError,
+        NewIdentityProvider, ProviderDeletion, ProviderUpdate, Registered, RepositoryError,
     },
     secret::Secret,
+    services::linking::redirect_uri,
 };
 
 /// What a secret reads as, and what leaves it as it is when it is sent back.
@@ -30,6 +32,9 @@ pub struct Providers {
     pub providers: Arc<dyn IdentityProviderRepository>,
     /// The catalog.
     pub connectors: Arc<dyn Connectors>,
+    /// Where browsers reach this service: what is registered at a provider has a redirect URI
+    /// there. Without it, instances of types that register themselves cannot be made.
+    pub public_url: Option<Url>,
 }
 
 /// Which provider instance is meant.
@@ -47,12 +52,17 @@ pub enum ProviderKey<'a> {
 }
 
 impl Providers {
-    /// Adds an instance. `config` holds its secrets too.
+    /// Adds an instance. `config` holds its secrets too. Where its type
+    /// [finds out](ProviderType::registered_keys) more, the provider is asked, and the answer is
+    /// kept in one conditional write; when that fails, the instance goes again. Must not be dropped
+    /// half-way: then the instance stays without what was to be found out.
     ///
     /// # Errors
     ///
     /// [`Error::InvalidRequest`] names the key that does not fit the type;
-    /// [`Error::AlreadyExists`] when (type, external id) is taken.
+    /// [`Error::AlreadyExists`] when (type, external id) is taken;
+    /// [`Error::ProviderMisconfigured`] and [`Error::ProviderUnavailable`] when the provider does
+    /// not tell what is to be found out.
     pub async fn create(
         &self,
         provider_type: &str,
@@ -72,12 +82,80 @@ impl Providers {
             secrets,
             options: options.over(ProviderOptions::default()),
         };
-        self.providers.insert(&provider, actor).await.map_err(|error| match error {
+        let made = self.providers.insert(&provider, actor).await.map_err(|error| match error {
             RepositoryError::Conflict => {
                 Error::AlreadyExists("a provider of this type and external_id is there already")
             }
             other => other.into(),
-        })
+        })?;
+        if kind.registered_keys.is_empty() {
+            return Ok(made);
+        }
+        let id = made.id;
+        let registered = self.register(&kind, made, provider.secrets, actor).await;
+        if registered.is_err() {
+            // Nobody can have linked with it, so it has nothing that would go along.
+            if let Err(error) = self.providers.delete(id, false, actor).await {
+                tracing::warn!(provider = %id, %error, "a provider that could not be registered stays; delete it");
+            }
+        }
+        registered
+    }
+
+    /// Asks an instance's provider for what its type finds out, and adds the answer to the
+    /// configuration.
+    async fn register(
+        &self,
+        kind: &ProviderType,
+        provider: IdentityProvider,
+        secrets: ProviderSecrets,
+        actor: &Actor,
+    ) -> Result<IdentityProvider, Error> {
+        let Some(public_url) = &self.public_url else {
+            let detail = "this process does not know where browsers reach the service, so it has no redirect URI to register".to_owned();
+            return Err(Error::ProviderMisconfigured { detail });
+        };
+        let redirect_uri = redirect_uri(public_url, provider.id);
+        let asked = self.connectors.register(&provider, &secrets, &redirect_uri).await?;
+        let Some(registered) = asked else { return Ok(provider) };
+        let (id, at) = (provider.id, provider.clone());
+        let kept = self.keep_registered(kind, provider, secrets, &registered, actor).await;
+        if kept.is_err() {
+            let config = added(at.config, &registered.config);
+            let orphan = IdentityProvider { config, ..at };
+            if let Err(error) = self.connectors.deregister(&orphan, &registered.secrets).await {
+                tracing::warn!(provider = %id, %error, "our client stays registered at the provider, and nobody uses it");
+            }
+        }
+        kept
+    }
+
+    async fn keep_registered(
+        &self,
+        kind: &ProviderType,
+        mut provider: IdentityProvider,
+        mut secrets: ProviderSecrets,
+        registered: &Registered,
+        actor: &Actor,
+    ) -> Result<IdentityProvider, Error> {
+        // Somebody may change it at once; then this goes over theirs.
+        for _ in 0..TRIES {
+            // What the operator gave stays as it is.
+            let config = added(provider.config.clone(), &registered.config);
+            for (name, secret) in &registered.secrets {
+                secrets.entry(name.clone()).or_insert_with(|| secret.clone());
+            }
+            self.connectors.check(&kind.name, &config, &secrets)?;
+            let options = provider.options;
+            let written = self.write(kind, &provider, config, secrets, options, actor).await?;
+            if let Some(written) = written {
+                return Ok(written);
+            }
+            let id = provider.id;
+            let found = self.providers.find_with_secrets(id).await?;
+            (provider, secrets) = found.ok_or(Error::NotFound("identity provider"))?;
+        }
+        Err(Error::VersionConflict)
     }
 
     /// Changes single keys of an instance's configuration, and its options: `null` removes a key, [`HIDDEN`]
@@ -163,19 +241,26 @@ impl Providers {
             };
             self.connectors.check(provider_type, &wanted, &secrets)?;
             let (provider, old_secrets) = self.find_to_change(found.id).await?;
+            let (mut wanted, mut secrets) = (wanted.clone(), secrets.clone());
+            keep_found_out(&kind, &mut wanted, &mut secrets, &provider, old_secrets.as_ref());
             let options = options.over(provider.options);
             let is_so = provider.config == wanted
                 && old_secrets.as_ref() == Some(&secrets)
                 && provider.options == options;
-            if is_so {
+            let provider = if is_so {
+                provider
+            } else {
+                let (wanted, secrets) = (wanted, secrets.clone());
+                match self.write(&kind, &provider, wanted, secrets, options, actor).await? {
+                    Some(updated) => updated,
+                    None => continue,
+                }
+            };
+            if is_registered(&kind, &provider) {
                 return Ok(provider);
             }
-            let (wanted, secrets) = (wanted.clone(), secrets.clone());
-            if let Some(updated) =
-                self.write(&kind, &provider, wanted, secrets, options, actor).await?
-            {
-                return Ok(updated);
-            }
+            // Whoever made it was interrupted.
+            return self.register(&kind, provider, secrets, actor).await;
         }
         Err(Error::VersionConflict)
     }
@@ -216,6 +301,11 @@ impl Providers {
         let Some(key) = kind.authority_keys.iter().find(is_other) else {
             return Ok(self.providers.update(&update, actor).await?);
         };
+        if !kind.registered_keys.is_empty() && !kind.registered_keys.contains(key) {
+            let problem = "must stay as it is: the rest was found out there; make another provider \
+                           with its own external_id, or delete this one first";
+            return Err(Error::invalid(format!("config.{key}"), problem));
+        }
         match self.providers.update_authority(&update, actor).await? {
             AuthorityUpdate::Updated(provider) => Ok(Some(provider)),
             AuthorityUpdate::Absent => Ok(None),
@@ -245,16 +335,44 @@ impl Providers {
     }
 
     /// Deletes an instance, with `cascade` its identities too. Their grants are queued to be ended
-    /// at the provider.
+    /// at the provider. Our client that was [registered](Connectors::register) there is taken back
+    /// where no identities went along: theirs are ended as that client.
     ///
     /// # Errors
     ///
     /// [`Error::ProviderInUse`] without `cascade` when it has identities; [`Error::NotFound`].
     pub async fn delete(&self, id: ProviderId, cascade: bool, actor: &Actor) -> Result<u64, Error> {
+        let registered = self.find_registered(id).await?;
         match self.providers.delete(id, cascade, actor).await? {
+            ProviderDeletion::Deleted(0) => {
+                if let Some((provider, secrets)) = registered
+                    && let Err(error) = self.connectors.deregister(&provider, &secrets).await
+                {
+                    tracing::warn!(provider = %id, %error, "our client stays registered at the provider, and nobody uses it");
+                }
+                Ok(0)
+            }
             ProviderDeletion::Deleted(identities) => Ok(identities),
             ProviderDeletion::InUse(identities) => Err(Error::ProviderInUse(identities)),
             ProviderDeletion::Absent => Err(Error::NotFound("identity provider")),
+        }
+    }
+
+    /// An instance with its secrets, if its type registers clients and there is something to take
+    /// back.
+    async fn find_registered(
+        &self,
+        id: ProviderId,
+    ) -> Result<Option<(IdentityProvider, ProviderSecrets)>, Error> {
+        // Most catalogs have few such types, and most instances are of others.
+        let Some(provider) = self.providers.find(id).await? else { return Ok(None) };
+        let kind = self.connectors.find_type(&provider.provider_type);
+        if kind.is_none_or(|it| it.registered_keys.is_empty()) {
+            return Ok(None);
+        }
+        match self.providers.find_with_secrets(id).await {
+            Err(RepositoryError::Unsealable { .. }) => Ok(None),
+            other => Ok(other?),
         }
     }
 
@@ -328,6 +446,53 @@ impl Providers {
             let known: Vec<_> = self.connectors.types().into_iter().map(|it| it.name).collect();
             Error::invalid("type", format!("unknown; known types are {}", known.join(", ")))
         })
+    }
+}
+
+/// These keys, and the others where there is none of the name.
+fn added(mut config: Map<String, Value>, others: &Map<String, Value>) -> Map<String, Value> {
+    for (key, value) in others {
+        config.entry(key.clone()).or_insert_with(|| value.clone());
+    }
+    config
+}
+
+/// Whether there is all that the type finds out for every instance: a client, and whose accounts
+/// these are.
+fn is_registered(kind: &ProviderType, provider: &IdentityProvider) -> bool {
+    let mut keys = kind.registered_keys.iter();
+    keys.all(|it| {
+        let needed = it == "client_id" || kind.authority_keys.contains(it);
+        !needed || provider.config.contains_key(it)
+    })
+}
+
+/// Whether a key goes with the `client_id` beside it, and means nothing beside another.
+fn is_of_client(key: &str) -> bool {
+    key.starts_with("client_id")
+        || key.starts_with("client_secret")
+        || key.starts_with("registration_")
+        || key == "token_endpoint_auth_method"
+}
+
+/// A configuration that is declared does not have what was found out; it stays. Who declares a
+/// client brings all that goes with it.
+fn keep_found_out(
+    kind: &ProviderType,
+    wanted: &mut Map<String, Value>,
+    secrets: &mut ProviderSecrets,
+    provider: &IdentityProvider,
+    old_secrets: Option<&ProviderSecrets>,
+) {
+    let own_client = wanted.contains_key("client_id");
+    for key in kind.registered_keys.iter().filter(|it| !(own_client && is_of_client(it))) {
+        if kind.secret_names.contains(key) {
+            if let Some(secret) = old_secrets.and_then(|it| it.get(key)) {
+                secrets.entry(key.clone()).or_insert_with(|| secret.clone());
+            }
+        } else if let Some(value) = provider.config.get(key) {
+            wanted.entry(key.clone()).or_insert_with(|| value.clone());
+        }
     }
 }
 

@@ -252,6 +252,7 @@ pub fn provider_type() -> ProviderType {
         config_schema: json!({ "type": "object" }),
         secret_names: vec!["client_secret".into()],
         authority_keys: vec!["issuer".into()],
+        registered_keys: Vec::new(),
         capabilities: capabilities(),
     }
 }

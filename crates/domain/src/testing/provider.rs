@@ -468,6 +468,7 @@ impl Connectors for ScriptedProvider {
             config_schema: json!({"type": "object"}),
             secret_names: vec!["client_secret".to_owned()],
             authority_keys: vec!["issuer".to_owned()],
+            registered_keys: Vec::new(),
             capabilities: self.capabilities(),
         }]
     }

@@ -7,6 +7,7 @@ mod identities;
 mod linking;
 mod providers;
 mod refresh;
+mod registration;
 mod revocations;
 mod scheduler;
 mod vending;

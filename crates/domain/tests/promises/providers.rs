@@ -86,6 +86,7 @@ async fn a_declared_provider_is_brought_up_to_date_though_another_replica_was_fi
     let providers = Providers {
         providers: Arc::new(contested(provider)),
         connectors: Arc::new(ScriptedProvider::default()),
+        public_url: None,
     };
     let config = fixtures::object(json!({ "client_id": "new" }));
     let ensured = providers
@@ -114,7 +115,11 @@ fn locked() -> Providers {
         let config = update.config.clone();
         Ok(Some(IdentityProvider { config, secret_names, ..updated.clone() }))
     });
-    Providers { providers: Arc::new(port), connectors: Arc::new(ScriptedProvider::default()) }
+    Providers {
+        providers: Arc::new(port),
+        connectors: Arc::new(ScriptedProvider::default()),
+        public_url: None,
+    }
 }
 
 #[tokio::test]

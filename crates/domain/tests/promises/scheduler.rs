@@ -92,7 +92,7 @@ impl World {
         let scripted = providers.iter().map(|(name, it)| ((*name).to_owned(), it.1.clone()));
         let connectors = Arc::new(Catalog(scripted.collect()));
         let tasks = Tasks::default();
-        let known = Arc::new(Providers { providers: store.clone(), connectors });
+        let known = Arc::new(Providers { providers: store.clone(), connectors, public_url: None });
         let revocations = Arc::new(Revocations {
             queue: store.clone(),
             identities: store.clone(),

@@ -39,6 +39,7 @@ impl World {
         let providers = Arc::new(Providers {
             providers: store.clone(),
             connectors: Arc::new(provider.clone()),
+            public_url: None,
         });
         let new = NewIdentityProvider {
             provider_type: "scripted".into(),

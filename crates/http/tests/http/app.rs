@@ -215,8 +215,11 @@ impl Readiness for Ready {
 impl Ports {
     pub(crate) fn app(self) -> App {
         let tasks = Tasks::default();
-        let providers =
-            Arc::new(Providers { providers: self.providers, connectors: self.connectors.clone() });
+        let providers = Arc::new(Providers {
+            providers: self.providers,
+            connectors: self.connectors.clone(),
+            public_url: None,
+        });
         let revocations = Arc::new(Revocations {
             queue: self.revocations,
             identities: self.identities.clone(),

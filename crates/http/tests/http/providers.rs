@@ -275,6 +275,22 @@ async fn a_change_is_merged_and_null_removes_a_key() {
 }
 
 #[tokio::test]
+async fn whether_a_user_may_have_several_accounts_can_be_changed() {
+    let mut mocks = with_catalog();
+    mocks.connectors.expect_check().returning(|_, _, _| Ok(()));
+    mocks
+        .providers
+        .expect_find_with_secrets()
+        .return_once(|_| Ok(Some((fixtures::identity_provider(), fixtures::provider_secrets()))));
+    mocks.providers.expect_update().return_once(|update, _| {
+        let options = update.options;
+        Ok(Some(IdentityProvider { options, ..fixtures::identity_provider() }))
+    });
+    let answer = patch(mocks, None, &json!({"multiple_accounts": true})).await;
+    assert_eq!(answer.json()["multiple_accounts"], true);
+}
+
+#[tokio::test]
 async fn whether_users_sign_in_with_it_is_said_at_the_start_or_later() {
     let mut mocks = with_catalog();
     mocks.connectors.expect_check().returning(|_, _, _| Ok(()));
@@ -330,7 +346,8 @@ async fn a_change_of_another_version_changes_nothing() {
 
 #[tokio::test]
 async fn a_provider_with_identities_is_deleted_only_with_them() {
-    let mut mocks = Mocks::default();
+    let mut mocks = with_catalog();
+    mocks.providers.expect_find().returning(|_| Ok(Some(fixtures::identity_provider())));
     mocks.providers.expect_delete().returning(|id, cascade, _| {
         Ok(match (id.0, cascade) {
             (1, false) => ProviderDeletion::InUse(3),

@@ -221,6 +221,7 @@ impl ProviderKind for CatalogKind {
             config_schema: entry.schema(),
             secret_names: entry.secret_names(),
             authority_keys: authority.collect(),
+            registered_keys: Vec::new(),
             capabilities: entry.capabilities(),
         }
     }
@@ -382,6 +383,8 @@ impl Addresses<'_> {
                 jwks_uri: self.optional(jwks)?,
                 userinfo_endpoint: None,
                 revocation_endpoint: None,
+                registration_endpoint: None,
+                introspection_endpoint: None,
                 pushed_authorization_request_endpoint: None,
                 require_pushed_authorization_requests: false,
                 device_authorization_endpoint: None,

@@ -13,6 +13,7 @@ mod hostile_answers;
 mod http_client;
 mod id_tokens;
 mod keys;
+mod mcp;
 mod provider;
 mod raw_server;
 mod recorded_answers;

@@ -478,6 +478,7 @@ impl Connectors for Ports {
             config_schema: json!({}),
             secret_names: Vec::new(),
             authority_keys: Vec::new(),
+            registered_keys: Vec::new(),
             capabilities: self.capabilities(),
         }]
     }

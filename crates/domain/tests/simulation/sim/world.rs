@@ -141,7 +141,11 @@ impl World {
         let ports = Ports::new(self, id, slot, &name);
         let port = Arc::new(ports.clone());
         let tasks = Tasks::default();
-        let providers = Arc::new(Providers { providers: port.clone(), connectors: port.clone() });
+        let providers = Arc::new(Providers {
+            providers: port.clone(),
+            connectors: port.clone(),
+            public_url: None,
+        });
         let revocations = Arc::new(Revocations {
             queue: port.clone(),
             identities: port.clone(),

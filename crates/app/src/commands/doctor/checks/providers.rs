@@ -121,7 +121,8 @@ async fn stored(
     candidates: &mut Vec<Candidate>,
     found: &mut Found,
 ) {
-    let providers = Providers { providers: database.repositories().providers, connectors };
+    let providers =
+        Providers { providers: database.repositories().providers, connectors, public_url: None };
     let page = PageRequest { limit: MOST, after: None };
     let page = match providers.providers.list(&ProviderFilter::default(), page).await {
         Ok(page) => page,

@@ -1,0 +1,203 @@
+//! Registering our client at an authorization server
+//! ([RFC 7591](https://www.rfc-editor.org/rfc/rfc7591)), and taking it back
+//! ([RFC 7592](https://www.rfc-editor.org/rfc/rfc7592)).
+
+use serde_json::{Map, Value, json};
+use symbolon_domain::{
+    identity_provider::ProviderSecrets,
+    ports::{ConnectorError, Registered, Sent},
+    secret::Secret,
+};
+use url::Url;
+
+use crate::{
+    config::{CLIENT_ID_LENGTH, is_visible},
+    connector::to_domain,
+    engine::Engine,
+    http::{HttpRequest, HttpResponse},
+    json,
+    metadata::misconfigured,
+    untrusted,
+};
+
+/// The keys of a configuration that come from a registration, beside the secrets.
+pub(crate) const CONFIG_KEYS: [&str; 4] = [
+    "client_id",
+    "token_endpoint_auth_method",
+    "client_secret_expires_at",
+    "registration_client_uri",
+];
+
+/// The secrets that come from a registration.
+pub(crate) const SECRET_KEYS: [&str; 2] = ["client_secret", REGISTRATION_ACCESS_TOKEN];
+
+pub(crate) const REGISTRATION_ACCESS_TOKEN: &str = "registration_access_token";
+
+/// How we can authenticate, what we prefer first.
+const METHODS: [&str; 3] = ["client_secret_basic", "client_secret_post", "none"];
+
+/// What an operator does where no client can be registered.
+const BY_HAND: &str = "register a client at the authorization server by hand and configure its \
+                       client_id; one is needed to create the provider and learn its redirect URI, \
+                       and can be replaced later";
+
+/// A client to be registered.
+pub(crate) struct NewClient<'a> {
+    /// Where.
+    pub(crate) endpoint: &'a Url,
+    /// What users see.
+    pub(crate) name: &'a str,
+    pub(crate) redirect_uri: &'a Url,
+    /// How clients may authenticate there; empty when it does not say.
+    pub(crate) methods: &'a [String],
+}
+
+/// What is told where the server has no registration.
+pub(crate) fn none_offered() -> ConnectorError {
+    misconfigured(&format!("the authorization server registers no clients by itself: {BY_HAND}"))
+}
+
+impl NewClient<'_> {
+    /// Registers the client.
+    pub(crate) async fn register(&self, engine: &Engine) -> Result<Registered, ConnectorError> {
+        // Where nothing is listed, it is client_secret_basic (RFC 8414 §2).
+        let lists = |method: &&&str| {
+            self.methods.is_empty() || self.methods.iter().any(|it| it == **method)
+        };
+        let Some(method) = METHODS.iter().find(lists) else {
+            return Err(misconfigured(&format!(
+                "the authorization server knows none of {} as a way to authenticate a client",
+                METHODS.join(", ")
+            )));
+        };
+        let body = json!({
+            "client_name": self.name,
+            "redirect_uris": [self.redirect_uri],
+            "grant_types": ["authorization_code", "refresh_token"],
+            "response_types": ["code"],
+            "token_endpoint_auth_method": method,
+        });
+        let body = body.to_string().into_bytes();
+        let request = HttpRequest::post(self.endpoint.clone(), "application/json", body);
+        let request = request.accept("application/json").over_its_own_connection();
+        let answer = engine.http.send(request).await.map_err(to_domain)?;
+        let body = answer.body.as_ref().ok().and_then(|it| json::object(it).ok());
+        match (answer.status, body) {
+            (200 | 201, Some(body)) => self.read(&body, method, engine),
+            (200 | 201, None) => {
+                Err(unavailable(&answer, engine, "its answer to a registration cannot be read"))
+            }
+            (status @ (300..=399 | 408 | 425 | 429 | 500..), _) => {
+                let what = format!("it answered a registration with {status}");
+                Err(unavailable(&answer, engine, &what))
+            }
+            (status, body) => {
+                let code = body.as_ref().and_then(error_code).map_or_else(
+                    || format!("HTTP {status}"),
+                    |code| format!("{code}, HTTP {status}"),
+                );
+                Err(misconfigured(&format!(
+                    "the authorization server does not register our client ({code}): {BY_HAND}"
+                )))
+            }
+        }
+    }
+
+    fn read(
+        &self,
+        body: &Map<String, Value>,
+        asked: &str,
+        engine: &Engine,
+    ) -> Result<Registered, ConnectorError> {
+        let refused = |why: &str| untrusted("the registration", why);
+        let text = |name: &str| body.get(name).and_then(Value::as_str);
+        let client_id = text("client_id")
+            .filter(|it| (1..=CLIENT_ID_LENGTH).contains(&it.len()) && is_visible(it))
+            .ok_or_else(|| refused("it has no client_id, or none that can be sent"))?;
+        if let Some(uris) = body.get("redirect_uris") {
+            let ours = |it: &Value| it.as_str() == Some(self.redirect_uri.as_str());
+            if !uris.as_array().is_some_and(|it| it.iter().any(ours)) {
+                return Err(refused("it is for other redirect URIs than ours"));
+            }
+        }
+        // The server may have chosen another way (RFC 7591 §3.2.1).
+        let method = match body.get("token_endpoint_auth_method") {
+            None | Some(Value::Null) => asked,
+            Some(method) => METHODS
+                .into_iter()
+                .find(|it| method.as_str() == Some(*it))
+                .ok_or_else(|| refused("it wants another way to authenticate than we asked for"))?,
+        };
+        let mut registered = Registered::default();
+        let mut keep = |name: &str, value: Value| {
+            registered.config.insert(name.to_owned(), value);
+        };
+        keep("client_id", client_id.into());
+        keep("token_endpoint_auth_method", method.into());
+        if method != "none" {
+            let secret = text("client_secret")
+                .filter(|it| (1..=4096).contains(&it.len()) && is_visible(it))
+                .ok_or_else(|| refused("it has no client_secret, or none that can be sent"))?;
+            registered.secrets.insert("client_secret".to_owned(), Secret::new(secret));
+            let expires = body.get("client_secret_expires_at").and_then(Value::as_u64);
+            if let Some(expires) = expires.filter(|it| *it != 0) {
+                tracing::warn!(
+                    provider = engine.provider.map(|it| it.0),
+                    expires,
+                    "the client secret that was registered expires: replace it before"
+                );
+                keep("client_secret_expires_at", expires.into());
+            }
+        }
+        // Our token for it goes nowhere but to where the client was registered.
+        let uri = text("registration_client_uri").and_then(|it| Url::parse(it).ok());
+        let uri =
+            uri.filter(|it| it.origin() == self.endpoint.origin() && engine.http.check(it).is_ok());
+        let token = text(REGISTRATION_ACCESS_TOKEN);
+        let token = token.filter(|it| (1..=4096).contains(&it.len()) && is_visible(it));
+        if let (Some(uri), Some(token)) = (uri, token) {
+            keep("registration_client_uri", uri.as_str().into());
+            let token = Secret::new(token);
+            registered.secrets.insert(REGISTRATION_ACCESS_TOKEN.to_owned(), token);
+        }
+        Ok(registered)
+    }
+}
+
+/// Deletes the client that a configuration tells of, if it tells how.
+pub(crate) async fn deregister(
+    engine: &Engine,
+    config: &Map<String, Value>,
+    secrets: &ProviderSecrets,
+) -> Result<(), ConnectorError> {
+    let uri = config.get("registration_client_uri").and_then(Value::as_str);
+    let uri = uri.and_then(|it| Url::parse(it).ok());
+    let (Some(uri), Some(token)) = (uri, secrets.get(REGISTRATION_ACCESS_TOKEN)) else {
+        return Ok(());
+    };
+    let answer = engine.http.send(HttpRequest::delete(uri).bearer(token)).await;
+    let answer = answer.map_err(to_domain)?;
+    match answer.status {
+        // 401: there is no such client any more (RFC 7592 §2.3).
+        200..=299 | 401 | 404 => Ok(()),
+        status => {
+            let what = format!("it answered the deletion of our client with {status}");
+            Err(unavailable(&answer, engine, &what))
+        }
+    }
+}
+
+fn unavailable(answer: &HttpResponse, engine: &Engine, what: &str) -> ConnectorError {
+    ConnectorError::Unavailable {
+        detail: format!("the authorization server cannot be dealt with just now: {what}"),
+        retry_after: answer.retry_after(engine.clock.now()),
+        sent: Sent::Answered,
+    }
+}
+
+/// A code that may be shown: the registered ones are of this form (RFC 7591 §3.2.2).
+fn error_code(body: &Map<String, Value>) -> Option<&str> {
+    let code = body.get("error")?.as_str()?;
+    let fits = |it: u8| it.is_ascii_lowercase() || it.is_ascii_digit() || it == b'_';
+    ((1..=64).contains(&code.len()) && code.bytes().all(fits)).then_some(code)
+}
