@@ -1,4 +1,8 @@
-use std::{collections::HashMap, sync::atomic::Ordering, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicI64, Ordering},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -222,7 +226,7 @@ impl RefreshSchedule for Store {
             let missing = "(planned_generation IS NULL OR planned_generation <> generation)";
             identities::table.filter(sql::<Bool>(missing)).filter(identities::id.gt(after))
         };
-        let mut after = self.planned_up_to.load(Ordering::Relaxed);
+        let mut after = AtomicI64::load(&self.planned_up_to, Ordering::Relaxed);
         {
             // Nearly always there is none, and nobody is to wait for a writer to learn that.
             let mut conn = self.reader().await?;
