@@ -236,6 +236,7 @@ mod tests {
             "jwks_uri",
             "userinfo_endpoint",
             "revocation_endpoint",
+            "device_authorization_endpoint",
         ] {
             for endpoint in [
                 json!("http://issuer.example/x"),
