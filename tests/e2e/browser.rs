@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use reqwest::{
-    Client, Response, Url,
+    Client, RequestBuilder, Response, Url,
     header::{COOKIE, LOCATION, SET_COOKIE},
     redirect::Policy,
 };
@@ -33,6 +33,17 @@ impl Browser {
 
     /// Loads one page, and follows nothing.
     pub(crate) async fn get(&mut self, url: Url) -> Response {
+        let request = self.http.get(url.clone());
+        self.send(url, request).await
+    }
+
+    /// Sends a form, and follows nothing.
+    pub(crate) async fn post(&mut self, url: Url, fields: &[(String, String)]) -> Response {
+        let request = self.http.post(url.clone()).form(fields);
+        self.send(url, request).await
+    }
+
+    async fn send(&mut self, url: Url, mut request: RequestBuilder) -> Response {
         let host = url.host_str().unwrap().to_owned();
         let cookies: Vec<_> = self
             .cookies
@@ -40,7 +51,6 @@ impl Browser {
             .filter(|((of, _), _)| *of == host)
             .map(|((_, name), value)| format!("{name}={value}"))
             .collect();
-        let mut request = self.http.get(url);
         if !cookies.is_empty() {
             request = request.header(COOKIE, cookies.join("; "));
         }

@@ -8,6 +8,7 @@ mod chaos;
 mod chromium;
 mod crash;
 mod demo;
+mod device;
 mod main_way;
 mod mcp;
 mod oidc_provider;

@@ -46,6 +46,8 @@ const { values: options } = parseArgs({
   },
 });
 
+const DEVICE_GRANT = 'urn:ietf:params:oauth:grant-type:device_code';
+
 const confidential = { client_id: 'confidential', client_secret: 'confidential-secret' };
 const open = { client_id: 'public' };
 
@@ -96,7 +98,7 @@ const provider = new Provider(issuer, {
     { ...open, token_endpoint_auth_method: 'none' },
   ].map((client) => ({
     ...client,
-    grant_types: ['authorization_code', 'refresh_token'],
+    grant_types: ['authorization_code', 'refresh_token', DEVICE_GRANT],
     response_types: ['code'],
     // Those that count are in `redirectUris`.
     redirect_uris: ['http://127.0.0.1/'],
@@ -124,6 +126,7 @@ const provider = new Provider(issuer, {
     }),
   }),
   features: {
+    deviceFlow: { enabled: true },
     devInteractions: { enabled: false },
     introspection: { enabled: true },
     revocation: { enabled: true },
@@ -251,7 +254,7 @@ async function recordToken(ctx, next) {
   const token = grantType === 'refresh_token' ? form.get('refresh_token') : null;
 
   count(records.token_requests, grantType);
-  keep(['code', 'code_verifier', 'refresh_token'].map((name) => form.get(name)));
+  keep(['code', 'code_verifier', 'refresh_token', 'device_code'].map((name) => form.get(name)));
   const arrived = Date.now();
   const account = accountOf.get(token);
   if (token !== null) {

@@ -145,6 +145,7 @@ impl Database {
             providers: database.providers,
             credentials: database.credentials,
             sessions: database.sessions,
+            device_links: database.device_links,
             events: database.events,
             refresh_schedule: database.refresh_schedule,
             forecast: database.forecast,

@@ -6,6 +6,7 @@ pub mod cli;
 pub mod commands;
 mod database;
 mod demo;
+mod device_poller;
 pub mod failure;
 mod key_follower;
 mod ledger;

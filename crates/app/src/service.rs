@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use crate::{
     catalog::http_client,
     database::Database,
+    device_poller::poll_device_links,
     failure::{Failure, sentence},
     ledger::{forget, write, write_the_rest},
     refresher::refresh_ahead,
@@ -108,6 +109,7 @@ impl Service {
             single_sign_on: services.single_sign_on,
             transfers: services.transfers,
             linking: services.linking,
+            device_linking: services.device_linking.clone(),
             vending: services.vending,
             subject_tokens: Arc::new(subject_tokens),
             events: repositories.events,
@@ -123,7 +125,8 @@ impl Service {
             },
         });
         tokio::spawn(telemetry::keep_metrics_small(metrics));
-        tokio::spawn(sweep(repositories.sessions, shutdown.clone()));
+        tokio::spawn(sweep(repositories.sessions, repositories.device_links, shutdown.clone()));
+        tokio::spawn(poll_device_links(services.device_linking, shutdown.clone()));
         tokio::spawn(revoke(services.revocations, shutdown.clone()));
         let deliver = webhooks::deliver(services.dispatcher, settings.webhooks, shutdown.clone());
         let delivering = tokio::spawn(deliver);

@@ -5,15 +5,15 @@ use std::{sync::Arc, time::Duration};
 use symbolon_domain::{
     ports::{
         ApiKeyRepository, Archive, AuthIdentityRepository, AuthProviderRepository, Clock,
-        Connectors, CredentialsRepository, EventLog, Forecast, IdentityProviderRepository,
-        IdentityRepository, LedgerRepository, LinkSessionRepository,
+        Connectors, CredentialsRepository, DeviceLinkRepository, EventLog, Forecast,
+        IdentityProviderRepository, IdentityRepository, LedgerRepository, LinkSessionRepository,
         OrganizationIdentityRepository, RefreshSchedule, RevocationRepository, TransferRepository,
         VendingRepository, WebhookRepository, WebhookSender,
     },
     services::{
-        ApiKeys, Busy, DeliverySettings, Forecasts, Identities, Ledger, LinkSettings, Linking,
-        Providers, Revocations, Scheduler, SchedulerSettings, SingleSignOn, Tasks, TokenPorts,
-        TokenSettings, Tokens, Transfers, Vending, WebhookDispatcher, Webhooks,
+        ApiKeys, Busy, DeliverySettings, DeviceLinking, Forecasts, Identities, Ledger,
+        LinkSettings, Linking, Providers, Revocations, Scheduler, SchedulerSettings, SingleSignOn,
+        Tasks, TokenPorts, TokenSettings, Tokens, Transfers, Vending, WebhookDispatcher, Webhooks,
     },
 };
 use url::Url;
@@ -27,6 +27,7 @@ pub(crate) struct Repositories {
     pub(crate) providers: Arc<dyn IdentityProviderRepository>,
     pub(crate) credentials: Arc<dyn CredentialsRepository>,
     pub(crate) sessions: Arc<dyn LinkSessionRepository>,
+    pub(crate) device_links: Arc<dyn DeviceLinkRepository>,
     pub(crate) events: Arc<dyn EventLog>,
     pub(crate) refresh_schedule: Arc<dyn RefreshSchedule>,
     pub(crate) forecast: Arc<dyn Forecast>,
@@ -45,6 +46,7 @@ pub(crate) struct Repositories {
 /// The rules, ready to be called.
 pub(crate) struct Services {
     pub(crate) linking: Linking,
+    pub(crate) device_linking: DeviceLinking,
     pub(crate) vending: Vending,
     pub(crate) scheduler: Scheduler,
     pub(crate) forecasts: Arc<Forecasts>,
@@ -115,6 +117,13 @@ impl Services {
                 session_ttl: settings.link.session_ttl,
             }),
         };
+        let device_linking = DeviceLinking {
+            links: Arc::clone(&repositories.device_links),
+            identities: Arc::clone(&repositories.identities),
+            providers: Arc::clone(&providers),
+            tasks: tasks.clone(),
+            timeout: call_timeout(settings.http_client.timeout),
+        };
         let webhooks = Arc::new(Webhooks {
             webhooks: Arc::clone(&repositories.webhooks),
             sender: Arc::clone(&sender),
@@ -157,6 +166,7 @@ impl Services {
         let api_keys = Arc::new(ApiKeys { keys: Arc::clone(&repositories.keys) });
         Self {
             linking,
+            device_linking,
             vending,
             scheduler,
             forecasts,
@@ -306,6 +316,7 @@ mod tests {
             providers: store.clone(),
             credentials: store.clone(),
             sessions: store.clone(),
+            device_links: store.clone(),
             events: store.clone(),
             refresh_schedule: store.clone(),
             forecast: store.clone(),

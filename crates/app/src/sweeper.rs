@@ -4,13 +4,17 @@ use std::{
     time::Duration,
 };
 
-use symbolon_domain::ports::LinkSessionRepository;
+use symbolon_domain::ports::{DeviceLinkRepository, LinkSessionRepository};
 
 use crate::{failure::sentence, shutdown::Shutdown};
 
-/// Marks link sessions that have run out as expired, about once a minute. A session that has run
-/// out is refused anyway; this drops what it held.
-pub(crate) async fn sweep(sessions: Arc<dyn LinkSessionRepository>, shutdown: Shutdown) {
+/// Marks link sessions and device links that have run out as expired, about once a minute. What
+/// has run out is refused anyway; this drops what it held.
+pub(crate) async fn sweep(
+    sessions: Arc<dyn LinkSessionRepository>,
+    device_links: Arc<dyn DeviceLinkRepository>,
+    shutdown: Shutdown,
+) {
     loop {
         tokio::select! {
             () = shutdown.asked() => return,
@@ -21,6 +25,13 @@ pub(crate) async fn sweep(sessions: Arc<dyn LinkSessionRepository>, shutdown: Sh
             Ok(expired) => tracing::debug!(expired, "link sessions have run out"),
             Err(error) => {
                 tracing::warn!(error = sentence(&error), "link sessions could not be expired");
+            }
+        }
+        match device_links.expire().await {
+            Ok(0) => {}
+            Ok(expired) => tracing::debug!(expired, "device links have run out"),
+            Err(error) => {
+                tracing::warn!(error = sentence(&error), "device links could not be expired");
             }
         }
     }

@@ -6,10 +6,10 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use symbolon_domain::ports::{
     ApiKeyRepository, Archive, AuthIdentityRepository, AuthProviderRepository,
-    CredentialsRepository, EventLog, Forecast, IdentityProviderRepository, IdentityRepository,
-    LedgerRepository, LinkSessionRepository, OrganizationIdentityRepository, RefreshSchedule,
-    RepositoryError, RevocationRepository, SealedValues, Sealer, TransferRepository,
-    VendingRepository, WebhookRepository,
+    CredentialsRepository, DeviceLinkRepository, EventLog, Forecast, IdentityProviderRepository,
+    IdentityRepository, LedgerRepository, LinkSessionRepository, OrganizationIdentityRepository,
+    RefreshSchedule, RepositoryError, RevocationRepository, SealedValues, Sealer,
+    TransferRepository, VendingRepository, WebhookRepository,
 };
 
 use crate::{
@@ -29,6 +29,8 @@ pub struct Database {
     pub providers: Arc<dyn IdentityProviderRepository>,
     /// Keeps link sessions.
     pub sessions: Arc<dyn LinkSessionRepository>,
+    /// Keeps device links, and decides who polls.
+    pub device_links: Arc<dyn DeviceLinkRepository>,
     /// Keeps what happened.
     pub events: Arc<dyn EventLog>,
     /// Keeps API keys.
@@ -110,6 +112,7 @@ impl Database {
     where
         S: IdentityRepository
             + CredentialsRepository
+            + DeviceLinkRepository
             + IdentityProviderRepository
             + LedgerRepository
             + LinkSessionRepository
@@ -134,6 +137,7 @@ impl Database {
             credentials: store.clone(),
             providers: store.clone(),
             sessions: store.clone(),
+            device_links: store.clone(),
             events: store.clone(),
             api_keys: store.clone(),
             archive: store.clone(),

@@ -63,6 +63,8 @@ mod auth_providers;
 mod bulk;
 #[path = "queries/credentials.rs"]
 mod credentials;
+#[path = "queries/device_links.rs"]
+mod device_links;
 #[path = "queries/events.rs"]
 mod events;
 #[path = "queries/forecast.rs"]

@@ -86,6 +86,27 @@ macro_rules! tables {
         }
 
         diesel::table! {
+            device_links (id) {
+                id -> BigInt,
+                user_id -> Text,
+                provider_id -> BigInt,
+                scopes -> $json,
+                status -> Text,
+                identity_id -> Nullable<BigInt>,
+                error -> Nullable<Text>,
+                created_by -> Text,
+                created_for -> Nullable<Text>,
+                created_because -> Nullable<Text>,
+                created_at -> $time,
+                expires_at -> $time,
+                poll_seconds -> BigInt,
+                next_poll_at -> $time,
+                polls -> BigInt,
+                device_code -> Nullable<Binary>,
+            }
+        }
+
+        diesel::table! {
             events (id) {
                 id -> BigInt,
                 at -> $time,

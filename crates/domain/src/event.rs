@@ -348,6 +348,8 @@ pub enum EventKind {
     ProviderClientAccepted,
     /// A link session failed; `detail` has the error.
     LinkSessionFailed,
+    /// A link that was to be confirmed on another device failed; `detail` has the error.
+    DeviceLinkFailed,
     /// An API key was created.
     ApiKeyCreated,
     /// An API key was revoked.
@@ -413,6 +415,7 @@ text_form!(EventKind:
     ProviderClientRejected = "provider.client_rejected",
     ProviderClientAccepted = "provider.client_accepted",
     LinkSessionFailed = "link_session.failed",
+    DeviceLinkFailed = "device_link.failed",
     ApiKeyCreated = "api_key.created",
     ApiKeyRevoked = "api_key.revoked",
     ApiKeyFrozen = "api_key.frozen",

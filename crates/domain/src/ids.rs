@@ -25,6 +25,8 @@ row_id! {
     ProviderId;
     /// Names a [`LinkSession`](crate::link_session::LinkSession).
     LinkSessionId;
+    /// Names a [`DeviceLink`](crate::device_link::DeviceLink).
+    DeviceLinkId;
     /// Names an [`Event`](crate::event::Event).
     EventId;
     /// Names an [`ApiKey`](crate::api_key::ApiKey).

@@ -105,6 +105,7 @@
 //!         scopes: vec!["openid".to_owned()],
 //!         reattach: false,
 //!         session: None,
+//!         device_link: None,
 //!         evidence: LinkEvidence::of(LinkMethod::Vouched),
 //!         actor: Actor::OPERATOR,
 //!     })
@@ -128,6 +129,7 @@ pub mod archive;
 pub mod auth_identity;
 pub mod auth_provider;
 pub mod credentials;
+pub mod device_link;
 pub mod disconnection;
 pub mod error;
 pub mod event;

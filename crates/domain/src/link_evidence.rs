@@ -140,26 +140,44 @@ impl LinkEvidence {
             checks.push(LinkCheck::ResponseIssuer);
         }
         checks.push(LinkCheck::Pkce);
+        let mut evidence = Self { checks, ..Self::of(LinkMethod::Browser) };
+        if evidence.add_id_token(credentials, claims) {
+            evidence.checks.push(LinkCheck::Nonce);
+        }
+        evidence
+    }
+
+    /// A grant that the user confirmed on another device, verified: `claims` are as in
+    /// [`of_browser`](Self::of_browser). There is no trip, and so no nonce that could be of it.
+    #[must_use]
+    pub fn of_device(credentials: &Credentials, claims: &Map<String, Value>) -> Self {
+        let mut evidence = Self::of(LinkMethod::Device);
+        evidence.add_id_token(credentials, claims);
+        evidence
+    }
+
+    /// Adds what a verified ID token shows, if there is one.
+    fn add_id_token(&mut self, credentials: &Credentials, claims: &Map<String, Value>) -> bool {
         let text = |name: &str| claims.get(name).and_then(Value::as_str).map(str::to_owned);
-        let issuer = text("iss");
-        let id_token = issuer.is_some().then(|| {
-            checks.extend([
-                LinkCheck::IdTokenSignature,
-                LinkCheck::Issuer,
-                LinkCheck::Audience,
-                LinkCheck::Expiry,
-                LinkCheck::Nonce,
-            ]);
-            IdTokenEvidence {
-                alg: credentials.id_token.as_ref().and_then(|it| alg(it.expose())),
-                aud: texts(claims.get("aud")),
-                iat: time(claims.get("iat")),
-                auth_time: time(claims.get("auth_time")),
-                acr: text("acr"),
-                amr: texts(claims.get("amr")),
-            }
+        self.issuer = text("iss");
+        if self.issuer.is_none() {
+            return false;
+        }
+        self.checks.extend([
+            LinkCheck::IdTokenSignature,
+            LinkCheck::Issuer,
+            LinkCheck::Audience,
+            LinkCheck::Expiry,
+        ]);
+        self.id_token = Some(IdTokenEvidence {
+            alg: credentials.id_token.as_ref().and_then(|it| alg(it.expose())),
+            aud: texts(claims.get("aud")),
+            iat: time(claims.get("iat")),
+            auth_time: time(claims.get("auth_time")),
+            acr: text("acr"),
+            amr: texts(claims.get("amr")),
         });
-        Self { method: LinkMethod::Browser, checks, issuer, id_token }
+        true
     }
 
     /// As it is told in the detail of a link's event, under `evidence`.
@@ -240,6 +258,18 @@ mod tests {
         );
         let detail = Map::from_iter([("evidence".to_owned(), told)]);
         assert_eq!(LinkEvidence::from_detail(&detail), Some(evidence));
+    }
+
+    #[test]
+    fn a_grant_confirmed_on_another_device_claims_no_trip_and_no_nonce() {
+        let claims = object(json!({"iss": "https://idp.example", "sub": "canary", "aud": "a"}));
+        let evidence = LinkEvidence::of_device(&signed_with("ES256"), &claims);
+        assert_eq!(evidence.method, LinkMethod::Device);
+        let checks = ["id_token_signature", "issuer", "audience", "expiry"];
+        assert_eq!(evidence.told()["checks"], json!(checks));
+        assert_eq!(evidence.issuer.as_deref(), Some("https://idp.example"));
+        let without = LinkEvidence::of_device(&fixtures::credentials(), &Map::new());
+        assert_eq!(without, LinkEvidence::of(LinkMethod::Device));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! reads goes to the port itself.
 
 mod api_keys;
+mod device_linking;
 mod forecasts;
 mod identities;
 mod key_rotation;
@@ -19,6 +20,7 @@ mod vending;
 mod webhooks;
 
 pub use api_keys::*;
+pub use device_linking::*;
 pub use forecasts::*;
 pub use identities::*;
 pub use key_rotation::*;

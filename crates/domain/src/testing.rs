@@ -47,5 +47,5 @@ mod sealer;
 
 pub use clock::{RunningClock, TestClock};
 pub use memory::MemoryStore;
-pub use provider::{RefreshFault, ScriptedProvider};
+pub use provider::{DeviceAnswer, RefreshFault, ScriptedProvider};
 pub use sealer::TestSealer;

@@ -7,6 +7,7 @@
 mod accounts;
 mod authorization;
 mod browser;
+mod device_links;
 mod error;
 mod events;
 mod forecast;
@@ -38,8 +39,8 @@ use axum::{Router, middleware};
 use symbolon_domain::{
     ports::{Connectors, EventLog, SubjectTokens},
     services::{
-        ApiKeys, Forecasts, Identities, Linking, Providers, SingleSignOn, Transfers, Vending,
-        Webhooks,
+        ApiKeys, DeviceLinking, Forecasts, Identities, Linking, Providers, SingleSignOn, Transfers,
+        Vending, Webhooks,
     },
 };
 
@@ -64,6 +65,8 @@ pub struct HttpParts {
     /// Link sessions. Its settings say where browsers reach us: with `https`, the browser's cookie
     /// is a `__Host-` one.
     pub linking: Linking,
+    /// Links that are confirmed on another device.
+    pub device_linking: DeviceLinking,
     /// Access tokens, and who may be handed them.
     pub vending: Vending,
     /// Whose JWTs may be exchanged for tokens.
@@ -87,6 +90,7 @@ pub struct HttpParts {
 }
 
 /// All routes.
+#[expect(clippy::too_many_lines, reason = "one entry for each group of routes")]
 pub fn router(parts: HttpParts) -> Router {
     let HttpParts {
         api_keys,
@@ -95,6 +99,7 @@ pub fn router(parts: HttpParts) -> Router {
         single_sign_on,
         transfers,
         linking,
+        device_linking,
         vending,
         subject_tokens,
         events,
@@ -171,6 +176,11 @@ pub fn router(parts: HttpParts) -> Router {
         .merge(transfers::router(transfers::TransferRoutes {
             authenticator: authenticator.clone(),
             transfers,
+        }))
+        .merge(device_links::router(device_links::DeviceLinkRoutes {
+            authenticator: authenticator.clone(),
+            sight: sight.clone(),
+            device_linking,
         }))
         .merge(link_sessions::router(link_sessions::LinkSessionRoutes {
             authenticator,

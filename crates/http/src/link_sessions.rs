@@ -139,7 +139,13 @@ async fn start_link_session(
         auto_complete: new.auto_complete,
         actor: caller.actor(),
     };
-    check_limits(&routes, &caller, &start).await?;
+    let asked = Asked {
+        organization: start.organization_id.as_ref(),
+        user: start.user_id.as_ref(),
+        provider: start.provider_id,
+        scopes: &start.scopes,
+    };
+    check_limits(&routes.sight, caller.limits(), asked).await?;
     let (session, url) = routes.linking.start(start).await?;
     let location = HeaderValue::try_from(format!("/v1/link-sessions/{}", session.id))
         .expect("a number in a path is a header value");
@@ -151,19 +157,26 @@ async fn start_link_session(
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(body)).into_response())
 }
 
-/// Refuses a session that a limited key may not start.
-async fn check_limits(
-    routes: &LinkSessionRoutes,
-    caller: &Allowed<LinkWrite>,
-    start: &StartLink,
+/// What a limited key may not ask of everybody.
+pub(crate) struct Asked<'a> {
+    pub(crate) organization: Option<&'a OrganizationId>,
+    pub(crate) user: Option<&'a UserId>,
+    pub(crate) provider: Option<ProviderId>,
+    pub(crate) scopes: &'a [String],
+}
+
+/// Refuses a link that a limited key may not start.
+pub(crate) async fn check_limits(
+    sight: &Sight,
+    limits: &KeyLimits,
+    asked: Asked<'_>,
 ) -> Result<(), ApiError> {
-    let limits = caller.limits();
-    if let Some(organization) = &start.organization_id
+    if let Some(organization) = asked.organization
         && !limits.allow_organization(organization)
     {
         return Err(Error::OtherOrganization.into());
     }
-    match &start.user_id {
+    match asked.user {
         None if limits.users.is_some() => {
             let problem = "must be there, as the API key is limited to users";
             return Err(ApiError::invalid("user_id", problem));
@@ -173,12 +186,12 @@ async fn check_limits(
         }
         _ => {}
     }
-    if limits.token_scopes.is_some() && start.scopes.is_empty() {
+    if limits.token_scopes.is_some() && asked.scopes.is_empty() {
         // Without any, those that the provider is configured with are asked for.
         let problem = "must be there, as the API key is limited to token scopes";
         return Err(ApiError::invalid("scopes", problem));
     }
-    let excess = limits.excess(&start.scopes);
+    let excess = limits.excess(asked.scopes);
     if !excess.is_empty() {
         let detail = format!("the API key may not ask users for {}", excess.join(", "));
         return Err(Error::BeyondLimits(detail).into());
@@ -186,12 +199,12 @@ async fn check_limits(
     if limits.provider_types.is_none() && limits.providers.is_none() {
         return Ok(());
     }
-    let Some(provider) = start.provider_id else {
+    let Some(provider) = asked.provider else {
         // The hosted page would offer every provider.
         let problem = "must be there, as the API key is limited to providers";
         return Err(ApiError::invalid("provider_id", problem));
     };
-    if routes.sight.sees_provider(limits, provider).await? {
+    if sight.sees_provider(limits, provider).await? {
         Ok(())
     } else {
         Err(ApiError::invalid("provider_id", "there is no such identity provider"))

@@ -45,6 +45,7 @@ const SECURITY: &str = "api_key";
         (name = "tokens", description = "Access tokens that work"),
         (name = "single sign-on", description = "How organizations sign in"),
         (name = "link sessions", description = "Links and sign-ins in the browser"),
+        (name = "device links", description = "Links that users confirm on another device"),
         (name = "events", description = "What happened, and why"),
         (name = "webhooks", description = "Events, told to other services"),
         (name = "browser", description = "Where browsers come by; not for programs"),

@@ -10,8 +10,8 @@ use symbolon_domain::{
     credentials::Credentials,
     identity_provider::Capabilities,
     ports::{
-        AuthorizationRequest, CodeExchange, Connector, ConnectorError, Grant, RefreshRequest,
-        Revocation, Sent,
+        AuthorizationRequest, CodeExchange, Connector, ConnectorError, DeviceAuthorization,
+        DevicePoll, Grant, RefreshRequest, Revocation, Sent,
     },
     secret::Secret,
 };
@@ -22,6 +22,7 @@ use crate::{
     catalog::entry::Authentication,
     client::{Addressee, Client, ClientAuthentication, Encoding},
     client_secrets::{LastWorked, Verdict, Which, count, tell_changed},
+    device::{self, DEVICE_ENDPOINT, DEVICE_GRANT, Polled},
     engine::Engine,
     http::{HttpError, HttpRequest, HttpResponse},
     id_token::{self, Expected},
@@ -249,6 +250,51 @@ impl OpenIdConnector {
         let layout = Layout::standard();
         let read = |answer: &_| self.read_answer("the token endpoint", answer, layout, secrets);
         self.send_authenticated(metadata, &to, fields, read).await
+    }
+
+    /// Asks the device authorization endpoint.
+    pub(crate) async fn ask_for_device_code(
+        &self,
+        metadata: &Metadata,
+        to: &Destination<'_>,
+        fields: &[(&str, &str)],
+    ) -> Result<DeviceAuthorization, ConnectorError> {
+        let unreadable = |what: &str| ConnectorError::Unavailable {
+            detail: format!("{DEVICE_ENDPOINT}'s answer cannot be read: {what}"),
+            retry_after: None,
+            sent: Sent::Answered,
+        };
+        let read = |answer: &HttpResponse| {
+            if let Some(authorization) = device::authorization(answer, &self.engine.http) {
+                return authorization.map_err(unreadable);
+            }
+            match self.read_answer(DEVICE_ENDPOINT, answer, Layout::standard(), &[]) {
+                // Neither an authorization nor an error.
+                Ok(_) | Err(ConnectorError::Unavailable { sent: Sent::Unknown, .. }) => {
+                    Err(unreadable("it has no device_code"))
+                }
+                Err(error) => Err(error),
+            }
+        };
+        self.send_authenticated(metadata, to, fields, read).await
+    }
+
+    /// Asks the token endpoint what became of a device code.
+    pub(crate) async fn poll_for_tokens(
+        &self,
+        metadata: &Metadata,
+        to: &Destination<'_>,
+        fields: &[(&str, &str)],
+        layout: &Layout,
+        device_code: &Secret,
+    ) -> Result<Polled, ConnectorError> {
+        let read = |answer: &HttpResponse| {
+            device::undecided(answer).unwrap_or_else(|| {
+                let tokens = self.read_answer("the token endpoint", answer, layout, &[device_code]);
+                tokens.map(|it| Polled::Tokens(Box::new(it)))
+            })
+        };
+        self.send_authenticated(metadata, to, fields, read).await
     }
 
     pub(crate) fn credentials(&self, tokens: TokenResponse, scopes: Vec<String>) -> Credentials {
@@ -585,6 +631,43 @@ impl Connector for OpenIdConnector {
         Ok(Grant { credentials: self.credentials(tokens, scopes), claims, facts: Map::new() })
     }
 
+    async fn device_authorize(
+        &self,
+        scopes: &[String],
+    ) -> Result<DeviceAuthorization, ConnectorError> {
+        let metadata = self.metadata().await?;
+        let endpoint = device_endpoint(&metadata)?;
+        let scopes = self.scopes(scopes, &metadata).join(" ");
+        let to = Destination::standard(endpoint);
+        self.ask_for_device_code(&metadata, &to, &[("scope", &scopes)]).await
+    }
+
+    async fn device_poll(
+        &self,
+        device_code: &Secret,
+        scopes: &[String],
+    ) -> Result<DevicePoll, ConnectorError> {
+        let metadata = self.metadata().await?;
+        let to = Destination::standard(&metadata.token_endpoint);
+        let fields = [("grant_type", DEVICE_GRANT), ("device_code", device_code.expose())];
+        let layout = Layout::standard();
+        let polled = self.poll_for_tokens(&metadata, &to, &fields, layout, device_code).await?;
+        let tokens = match polled {
+            Polled::Pending => return Ok(DevicePoll::Pending),
+            Polled::SlowDown => return Ok(DevicePoll::SlowDown),
+            Polled::Tokens(tokens) => *tokens,
+        };
+        let Some(id_token) = &tokens.id_token else {
+            return Err(untrusted("the token answer", "it has no ID token"));
+        };
+        let expected = self.expected(&tokens);
+        let claims = self.check_id_token(id_token, &metadata, &expected).await?;
+        let scopes = self.scopes(scopes, &metadata);
+        let credentials = self.credentials(tokens, scopes);
+        let grant = Grant { credentials, claims, facts: Map::new() };
+        Ok(DevicePoll::Granted(Box::new(grant)))
+    }
+
     async fn build_identity(&self, grant: &Grant) -> Result<ExternalAccount, ConnectorError> {
         let metadata = self.metadata().await?;
         let mut userinfo = Map::new();
@@ -624,6 +707,16 @@ impl Connector for OpenIdConnector {
         let metadata = self.metadata().await?;
         self.end_grant(&metadata, credentials).await
     }
+}
+
+/// Where a device asks to be authorized.
+pub(crate) fn device_endpoint(metadata: &Metadata) -> Result<&Url, ConnectorError> {
+    metadata.device_authorization_endpoint.as_ref().ok_or_else(|| {
+        misconfigured(
+            "the provider's discovery document has no device_authorization_endpoint; turn the \
+             device flow on there, or start a link session",
+        )
+    })
 }
 
 /// The one place where a missing answer becomes the domain's error.

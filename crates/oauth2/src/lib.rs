@@ -13,6 +13,7 @@ mod client_key;
 mod client_secrets;
 pub mod config;
 mod connector;
+mod device;
 mod engine;
 mod error_rules;
 pub mod http;

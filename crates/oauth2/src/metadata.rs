@@ -303,6 +303,7 @@ mod tests {
             "revocation_endpoint",
             "registration_endpoint",
             "introspection_endpoint",
+            "device_authorization_endpoint",
         ] {
             for endpoint in [
                 json!("http://issuer.example/x"),

@@ -25,7 +25,7 @@ use crate::{
 
 const CAPABILITIES: Capabilities = Capabilities {
     browser: true,
-    device: false,
+    device: true,
     refresh: true,
     revoke: true,
     sign_in: true,

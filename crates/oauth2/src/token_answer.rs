@@ -226,12 +226,7 @@ impl TokenAnswer<'_> {
 
     /// The object that the body holds, as JSON or as a form.
     fn object(&self) -> Option<Value> {
-        let bytes = self.body.ok()?;
-        match json::object(bytes) {
-            Ok(object) => Some(Value::Object(object)),
-            Err(_) if self.content_type.is_some_and(is_form) => form(bytes).map(Value::Object),
-            Err(_) => None,
-        }
+        object(self.body.ok()?, self.content_type)
     }
 
     /// What the provider's own rules say. Never of an answer that brings tokens.
@@ -276,6 +271,15 @@ pub(crate) fn shown_code(code: &str, secrets: &[&Secret]) -> String {
         !secret.is_empty() && (code.contains(&secret) || secret.contains(code))
     };
     if plain && !secrets.iter().any(quotes) { code.to_owned() } else { "unrecognized_error".into() }
+}
+
+/// The object that a body holds, as JSON or, where the content type says so, as a form.
+pub(crate) fn object(bytes: &[u8], content_type: Option<&str>) -> Option<Value> {
+    match json::object(bytes) {
+        Ok(object) => Some(Value::Object(object)),
+        Err(_) if content_type.is_some_and(is_form) => form(bytes).map(Value::Object),
+        Err(_) => None,
+    }
 }
 
 fn is_form(content_type: &str) -> bool {

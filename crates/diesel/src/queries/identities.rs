@@ -19,7 +19,7 @@ use symbolon_domain::{
 };
 
 use super::{
-    Conn, Db, RACES, Store, events,
+    Conn, Db, RACES, Store, device_links, events,
     identity_providers::allows_several,
     identity_row::{Row, Shown},
     in_transaction, link_sessions, locked, organization_identities as organization_uses,
@@ -318,6 +318,11 @@ async fn link(conn: &mut Conn, sealer: &dyn Sealer, link: &Link) -> Result<LinkO
             Some(of) => organization = of.map(values::organization).transpose()?,
         }
     }
+    if let Some(claim) = link.device_link
+        && !device_links::is_held(conn, claim).await?
+    {
+        return Ok(LinkOutcome::SessionUsed);
+    }
     let now = time(conn).await?;
     let mut linking = Linking { conn, sealer, link, now, several, organization };
     let outcome = match &link.owner {
@@ -329,6 +334,9 @@ async fn link(conn: &mut Conn, sealer: &dyn Sealer, link: &Link) -> Result<LinkO
     }
     if let Some(claim) = &link.session {
         link_sessions::settle(linking.conn, claim, &outcome).await?;
+    }
+    if let (Some(claim), Some(identity)) = (link.device_link, outcome.linked()) {
+        device_links::settle(linking.conn, claim, identity.id).await?;
     }
     Ok(outcome)
 }

@@ -19,8 +19,8 @@ use symbolon_domain::{
 use zeroize::Zeroizing;
 
 use super::{
-    Conn, Db, Store, auth_providers, events, identities, in_transaction, link_sessions, locked,
-    now, revocations, schema, shared,
+    Conn, Db, Store, auth_providers, device_links, events, identities, in_transaction,
+    link_sessions, locked, now, revocations, schema, shared,
 };
 use crate::{
     failure::Failure,
@@ -326,6 +326,7 @@ impl IdentityProviderRepository for Store {
                     return Ok(AuthorityUpdate::InUse(count));
                 }
                 link_sessions::expire_sent_to(conn, *id).await?;
+                device_links::expire_of(conn, *id).await?;
                 diesel::update(table::table.find(id.0))
                     .set(table::names_issuer.eq(false))
                     .execute(conn)

@@ -80,6 +80,7 @@ fn place_columns(column: SealedColumn) -> (&'static str, &'static str) {
         SealedColumn::SessionProof => ("0", "1"),
         SealedColumn::SessionPending => ("0", "2"),
         SealedColumn::RevocationGrant => ("provider_id", "generation"),
+        SealedColumn::DeviceCode => ("provider_id", "1"),
         SealedColumn::WebhookSecrets | SealedColumn::LedgerSalt => ("0", "generation"),
         SealedColumn::AuthIdentityCredentials => ("auth_provider_id", "generation"),
     }

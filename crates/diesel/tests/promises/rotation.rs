@@ -12,6 +12,7 @@ use std::{
 use symbolon_diesel::Database;
 use symbolon_domain::{
     credentials::Credentials,
+    device_link::NewDeviceLink,
     ids::{AuthIdentityId, IdentityId},
     page::PageRequest,
     ports::{
@@ -92,6 +93,9 @@ async fn fill(store: &Arc<dyn Store>) -> Everything {
         SsoOutcome::Linked { identity, .. } => identity.id,
         other => panic!("{other:?}"),
     };
+    let device =
+        NewDeviceLink { provider_id: at, interval: Duration::ZERO, ..fixtures::new_device_link() };
+    store.device_links().insert(&device).await.unwrap();
     let salt = store.ledger().salt().await.unwrap();
     Everything { provider: at, identity, account, webhook, session, salt }
 }
@@ -151,6 +155,8 @@ async fn everything_is_sealed_anew_and_opens_with_the_new_key_alone(Bench { stor
     let begun = attempt(of.provider, "begun");
     let taken = alone.sessions.take_attempt(&begun.state, &begun.browser).await.unwrap();
     assert_eq!(taken.unwrap().code_verifier, begun.proof.code_verifier);
+    let due = alone.device_links.claim_due(10, Duration::from_mins(1)).await.unwrap();
+    assert_eq!(due[0].device_code, Some(fixtures::new_device_link().device_code));
     let due = alone.revocations.claim_due(10, Duration::from_mins(1)).await.unwrap();
     assert_eq!(due.len(), 1);
     assert!(due[0].grant.is_some());

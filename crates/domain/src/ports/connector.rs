@@ -60,6 +60,36 @@ pub struct Grant {
     pub facts: Map<String, Value>,
 }
 
+/// What a provider answers to a device that wants to be authorized
+/// ([RFC 8628 §3.2](https://www.rfc-editor.org/rfc/rfc8628#section-3.2)).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceAuthorization {
+    /// What the provider is asked with what became of it.
+    pub device_code: Secret,
+    /// What the user types there.
+    pub user_code: String,
+    /// Where.
+    pub verification_uri: Url,
+    /// The same with the code in it, to be shown as a picture or a link, if the provider has that.
+    pub verification_uri_complete: Option<Url>,
+    /// How long the provider waits for the user.
+    pub expires_in: Duration,
+    /// How long to wait between two polls, at least.
+    pub interval: Duration,
+}
+
+/// What a provider answers to the question what became of a device authorization
+/// ([RFC 8628 §3.5](https://www.rfc-editor.org/rfc/rfc8628#section-3.5)).
+#[derive(Clone, Debug, PartialEq)]
+pub enum DevicePoll {
+    /// The user has not decided yet.
+    Pending,
+    /// The same, and it is asked too often: five seconds more from now on.
+    SlowDown,
+    /// The user said yes.
+    Granted(Box<Grant>),
+}
+
 /// Credentials to be renewed
 /// ([RFC 6749 §6](https://www.rfc-editor.org/rfc/rfc6749#section-6)).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -165,6 +195,28 @@ pub trait Connector: Send + Sync {
     /// Trades a code for tokens, and verifies the ID token in full.
     async fn exchange(&self, exchange: &CodeExchange) -> Result<Grant, ConnectorError>;
 
+    /// Asks for a code that the user types on another device. `scopes` are what to ask for instead
+    /// of the configured scopes; empty for those.
+    async fn device_authorize(
+        &self,
+        scopes: &[String],
+    ) -> Result<DeviceAuthorization, ConnectorError> {
+        let _ = scopes;
+        Err(no_device_flow())
+    }
+
+    /// Asks what became of it, and verifies the ID token of a grant in full, except for a nonce,
+    /// which there is not. [`ConnectorError::GrantRejected`] with `access_denied` when the user
+    /// said no, and with `expired_token` when the user took too long.
+    async fn device_poll(
+        &self,
+        device_code: &Secret,
+        scopes: &[String],
+    ) -> Result<DevicePoll, ConnectorError> {
+        let _ = (device_code, scopes);
+        Err(no_device_flow())
+    }
+
     /// Establishes whose the grant is, from its claims and the provider's profile endpoint.
     async fn build_identity(&self, grant: &Grant) -> Result<ExternalAccount, ConnectorError>;
 
@@ -180,6 +232,10 @@ pub trait Connector: Send + Sync {
 
     /// Ends the grant ([RFC 7009](https://www.rfc-editor.org/rfc/rfc7009)).
     async fn revoke(&self, credentials: &Credentials) -> Result<Revocation, ConnectorError>;
+}
+
+fn no_device_flow() -> ConnectorError {
+    ConnectorError::Misconfigured { detail: "this provider type has no device flow".to_owned() }
 }
 
 /// A configuration does not fit its provider type.

@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 use super::RepositoryError;
 use crate::{
     credentials::Credentials,
+    device_link::DeviceLinkClaim,
     disconnection::{Disconnection, Guard},
     event::Actor,
     identity::{Identity, IdentityFilter},
@@ -34,6 +35,8 @@ pub struct Link {
     pub reattach: bool,
     /// Completes this session in the same transaction.
     pub session: Option<CompletionClaim>,
+    /// Ends this device link in the same transaction.
+    pub device_link: Option<DeviceLinkClaim>,
     /// Why it is believed; told in the event's detail as `evidence`.
     pub evidence: LinkEvidence,
     /// Who does it.
@@ -65,8 +68,8 @@ pub enum LinkOutcome {
     NobodyLinked,
     /// The account, or the user's place at this provider, is taken. Nothing was changed.
     Taken(Taken),
-    /// The session was completed by somebody else, or the code is not its own. Nothing was
-    /// changed.
+    /// The session was completed by somebody else, or the code is not its own; or the device link
+    /// has ended, or was claimed by somebody else. Nothing was changed.
     SessionUsed,
 }
 
@@ -207,6 +210,10 @@ pub trait IdentityRepository: Send + Sync {
     /// The session must be live, wait for completion, and have the claim's code, or the outcome is
     /// [`LinkOutcome::SessionUsed`]; that is decided first. It becomes `linked` or `signed_in`,
     /// names the identity, and drops what it held.
+    ///
+    /// A device link must be pending, and the claim its last one, or the outcome is
+    /// [`LinkOutcome::SessionUsed`] too; it becomes `linked`, names the identity, and drops its
+    /// code. Where the account is taken, it stays as it is.
     ///
     /// With a session of an organization, the organization uses the linked identity from then on,
     /// as by [`attach`](super::OrganizationIdentityRepository::attach).

@@ -23,11 +23,13 @@ pub enum SealedColumn {
     AuthIdentityCredentials,
     /// What the marks of the ledger are salted with.
     LedgerSalt,
+    /// What the provider of a device link is asked with.
+    DeviceCode,
 }
 
 impl SealedColumn {
     /// All there are.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::ProviderSecrets,
         Self::IdentityCredentials,
         Self::SessionProof,
@@ -36,6 +38,7 @@ impl SealedColumn {
         Self::WebhookSecrets,
         Self::AuthIdentityCredentials,
         Self::LedgerSalt,
+        Self::DeviceCode,
     ];
 
     /// The table that it is in.
@@ -49,6 +52,7 @@ impl SealedColumn {
             Self::WebhookSecrets => "webhook_endpoints",
             Self::AuthIdentityCredentials => "auth_identities",
             Self::LedgerSalt => "ledger_salt",
+            Self::DeviceCode => "device_links",
         }
     }
 
@@ -61,6 +65,7 @@ impl SealedColumn {
             Self::SessionProof => "proof",
             Self::SessionPending => "pending",
             Self::RevocationGrant | Self::LedgerSalt => "sealed",
+            Self::DeviceCode => "device_code",
         }
     }
 }

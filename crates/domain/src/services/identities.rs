@@ -139,6 +139,7 @@ impl Identities {
             scopes: new.scopes,
             reattach: new.reattach,
             session: None,
+            device_link: None,
             evidence: LinkEvidence::of(LinkMethod::Vouched),
             actor,
         };

@@ -591,6 +591,7 @@ impl Linking {
             scopes: pending.credentials.scopes.clone(),
             reattach: session.reattach,
             session: Some(claim),
+            device_link: None,
             evidence,
             actor: actor.clone(),
         };
@@ -642,7 +643,7 @@ impl Linking {
 }
 
 /// What the product is told of a provider's failure.
-fn failure_of(error: &ConnectorError) -> LinkFailure {
+pub(super) fn failure_of(error: &ConnectorError) -> LinkFailure {
     match error {
         ConnectorError::ClientRejected { .. } | ConnectorError::Misconfigured { .. } => {
             LinkFailure::ProviderMisconfigured

@@ -12,6 +12,7 @@ mod auth_identities;
 mod auth_providers;
 mod changes;
 mod credentials;
+mod device_links;
 mod disconnection;
 mod event_log;
 mod identities;
@@ -36,8 +37,8 @@ use chrono::{DateTime, SubsecRound as _, Utc};
 use self::link_sessions::{claim, live_session, pending_link, sign_in, status, used_trip, waiting};
 pub use self::{
     api_keys::*, archive::*, auth_identities::*, auth_providers::*, changes::*, credentials::*,
-    disconnection::*, event_log::*, identities::*, identity_lists::*, identity_providers::*,
-    leases::*, ledger::*, link_sessions::*, linking::*, linking_sessions::*,
+    device_links::*, disconnection::*, event_log::*, identities::*, identity_lists::*,
+    identity_providers::*, leases::*, ledger::*, link_sessions::*, linking::*, linking_sessions::*,
     organization_identities::*, refresh_schedule::*, revocations::*, transfers::*, vending::*,
     webhooks::*,
 };
@@ -49,11 +50,12 @@ use crate::{
     page::PageRequest,
     ports::{
         ApiKeyRepository, Archive, AuthIdentityRepository, AuthProviderRepository, Clock as _,
-        CredentialsRepository, EventFilter, EventLog, Forecast, IdentityProviderRepository,
-        IdentityRepository, Lease, LeaseOutcome, LedgerRepository, Link, LinkOutcome,
-        LinkSessionRepository, NewIdentityProvider, OrganizationIdentityRepository, RefreshEnd,
-        RefreshSchedule, RevocationRepository, StoredCredentials, TransferRepository, Unlink,
-        UnlinkOutcome, VendingRepository, WebhookRepository,
+        CredentialsRepository, DeviceLinkRepository, EventFilter, EventLog, Forecast,
+        IdentityProviderRepository, IdentityRepository, Lease, LeaseOutcome, LedgerRepository,
+        Link, LinkOutcome, LinkSessionRepository, NewIdentityProvider,
+        OrganizationIdentityRepository, RefreshEnd, RefreshSchedule, RevocationRepository,
+        StoredCredentials, TransferRepository, Unlink, UnlinkOutcome, VendingRepository,
+        WebhookRepository,
     },
 };
 
@@ -64,6 +66,7 @@ pub trait Store:
     + AuthIdentityRepository
     + AuthProviderRepository
     + CredentialsRepository
+    + DeviceLinkRepository
     + EventLog
     + Forecast
     + IdentityProviderRepository
@@ -86,6 +89,7 @@ impl<T> Store for T where
         + AuthIdentityRepository
         + AuthProviderRepository
         + CredentialsRepository
+        + DeviceLinkRepository
         + EventLog
         + Forecast
         + IdentityProviderRepository
@@ -161,6 +165,12 @@ impl dyn Store {
     /// The link sessions.
     #[must_use]
     pub fn sessions(&self) -> &dyn LinkSessionRepository {
+        self
+    }
+
+    /// The device links.
+    #[must_use]
+    pub fn device_links(&self) -> &dyn DeviceLinkRepository {
         self
     }
 
@@ -488,6 +498,17 @@ macro_rules! contract_tests {
             a_session_that_ran_out_is_expired_everywhere
             expiring_counts_what_has_run_out_once
             a_session_stands_in_nobodys_way
+            // device_links
+            a_device_link_is_found_as_it_was_inserted
+            a_device_link_that_is_not_there_is_absent
+            a_claimed_device_link_is_nobody_elses_until_it_is_given_back
+            of_racing_claims_one_polls_each_device_link
+            a_claim_of_a_device_link_that_ran_out_is_anothers
+            a_device_link_that_failed_drops_its_code_and_tells_why
+            a_link_ends_its_device_link
+            a_link_of_an_older_claim_links_nothing
+            a_device_link_that_ran_out_is_expired_everywhere
+            another_authority_ends_the_device_links_of_its_provider
             // identity_providers
             a_provider_is_found_as_it_was_inserted
             the_secrets_of_a_provider_come_back_as_they_went_in
@@ -644,6 +665,7 @@ mod tests {
             include_str!("contract/disconnection.rs"),
             include_str!("contract/changes.rs"),
             include_str!("contract/credentials.rs"),
+            include_str!("contract/device_links.rs"),
             include_str!("contract/event_log.rs"),
             include_str!("contract/identities.rs"),
             include_str!("contract/identity_lists.rs"),

@@ -10,7 +10,7 @@
 //! dated is dated at [`NOW`]. A store compares with its own clock, though: give it sessions of a
 //! clock that runs.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Map, Value, json};
@@ -22,6 +22,7 @@ use crate::{
     auth_identity::AuthIdentity,
     auth_provider::AuthProvider,
     credentials::Credentials,
+    device_link::{DeviceLink, DeviceLinkStatus, NewDeviceLink},
     event::{Actor, Event, EventKind, NewEvent},
     identity::{Identity, IdentityStatus},
     identity_provider::{
@@ -29,8 +30,8 @@ use crate::{
         Registration, Rotation,
     },
     ids::{
-        ApiKeyId, AuthIdentityId, AuthProviderId, EventId, ExternalId, IdentityId, LinkSessionId,
-        OrganizationId, ProviderId, UserId, WebhookDeliveryId, WebhookEndpointId,
+        ApiKeyId, AuthIdentityId, AuthProviderId, DeviceLinkId, EventId, ExternalId, IdentityId,
+        LinkSessionId, OrganizationId, ProviderId, UserId, WebhookDeliveryId, WebhookEndpointId,
     },
     link_evidence::{LinkCheck, LinkEvidence, LinkMethod},
     link_session::{
@@ -126,6 +127,7 @@ pub fn link() -> Link {
         scopes: vec!["openid".into(), "email".into()],
         reattach: false,
         session: None,
+        device_link: None,
         evidence: link_evidence(),
         actor: ACTOR,
     }
@@ -311,6 +313,37 @@ pub fn link_session() -> LinkSession {
 #[must_use]
 pub fn new_link_session() -> NewLinkSession {
     NewLinkSession { session: link_session(), token: SecretHash::of("token-1") }
+}
+
+/// A pending link of an account at [`PROVIDER`] to `user-1`, good for fifteen minutes after [`NOW`].
+#[must_use]
+pub fn device_link() -> DeviceLink {
+    DeviceLink {
+        id: DeviceLinkId(1),
+        user_id: user("user-1"),
+        provider_id: PROVIDER,
+        scopes: Vec::new(),
+        status: DeviceLinkStatus::Pending,
+        identity_id: None,
+        error: None,
+        created_by: ACTOR,
+        created_at: NOW,
+        expires_at: NOW + TimeDelta::minutes(15),
+    }
+}
+
+/// [`device_link`], to be kept.
+#[must_use]
+pub fn new_device_link() -> NewDeviceLink {
+    NewDeviceLink {
+        user_id: user("user-1"),
+        provider_id: PROVIDER,
+        scopes: Vec::new(),
+        created_by: ACTOR,
+        device_code: Secret::new("device-code-1"),
+        expires_in: Duration::from_mins(15),
+        interval: Duration::from_secs(5),
+    }
 }
 
 /// A trip to [`PROVIDER`] by the browser `browser-1` with the state `state-1`.

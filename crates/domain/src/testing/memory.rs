@@ -5,6 +5,7 @@ mod archive;
 mod auth_identities;
 mod auth_providers;
 mod credentials;
+mod device_links;
 mod event_log;
 mod forecast;
 mod identities;
@@ -27,6 +28,7 @@ use chrono::{DateTime, SubsecRound as _, Utc};
 use tokio::sync::Notify;
 
 use self::{
+    device_links::DeviceLinkRow,
     identities::IdentityRow,
     link_sessions::SessionRow,
     refresh_schedule::LaneRow,
@@ -42,7 +44,7 @@ use crate::{
     freeze::Freeze,
     identity_provider::{IdentityProvider, ProviderSecrets},
     ids::{
-        AuthIdentityId, AuthProviderId, EventId, FreezeId, IdentityId, LedgerEntryId,
+        AuthIdentityId, AuthProviderId, DeviceLinkId, EventId, FreezeId, IdentityId, LedgerEntryId,
         LinkSessionId, OrganizationIdentityId, ProviderId, RevocationId, TransferId,
         WebhookDeliveryId, WebhookEndpointId,
     },
@@ -112,6 +114,7 @@ struct Rows {
     identities: BTreeMap<IdentityId, IdentityRow>,
     providers: BTreeMap<ProviderId, (IdentityProvider, ProviderSecrets)>,
     sessions: BTreeMap<LinkSessionId, SessionRow>,
+    device_links: BTreeMap<DeviceLinkId, DeviceLinkRow>,
     events: Vec<Event>,
     api_keys: Vec<(ApiKey, SecretHash)>,
     auth_providers: BTreeMap<AuthProviderId, AuthProvider>,

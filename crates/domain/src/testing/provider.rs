@@ -17,8 +17,8 @@ use crate::{
     },
     ids::ExternalId,
     ports::{
-        AuthorizationRequest, CodeExchange, Connector, ConnectorError, Connectors, Grant,
-        InvalidConfig, RefreshRequest, Revocation, Sent,
+        AuthorizationRequest, CodeExchange, Connector, ConnectorError, Connectors,
+        DeviceAuthorization, DevicePoll, Grant, InvalidConfig, RefreshRequest, Revocation, Sent,
     },
     secret::Secret,
 };
@@ -40,6 +40,19 @@ pub enum RefreshFault {
     Late(Duration),
     /// The provider does its work, and gives no new refresh token.
     KeepRefreshToken,
+}
+
+/// What the provider answers to one poll of a device link.
+#[derive(Clone, Debug)]
+pub enum DeviceAnswer {
+    /// The user has not decided yet: what it answers too when nothing is scripted.
+    Pending,
+    /// The same, and it is asked too often.
+    SlowDown,
+    /// The user said yes with this account.
+    Granted(String),
+    /// Anything else.
+    Refuse(ConnectorError),
 }
 
 /// A provider in memory that rotates refresh tokens and ends the whole grant when one is used
@@ -68,6 +81,9 @@ struct State {
     revocation_faults: VecDeque<ConnectorError>,
     revokes: bool,
     lived: HashSet<String>,
+    device: bool,
+    device_answers: VecDeque<DeviceAnswer>,
+    device_polls: Vec<String>,
 }
 
 struct GrantState {
@@ -96,6 +112,9 @@ impl Default for State {
             revocation_faults: VecDeque::new(),
             revokes: true,
             lived: HashSet::new(),
+            device: true,
+            device_answers: VecDeque::new(),
+            device_polls: Vec::new(),
         }
     }
 }
@@ -143,6 +162,22 @@ impl ScriptedProvider {
     /// Has no step to end a grant, and says so.
     pub fn set_without_revocation(&self) {
         self.with(|it| it.revokes = false);
+    }
+
+    /// Has no device flow, and says so.
+    pub fn set_without_device_flow(&self) {
+        self.with(|it| it.device = false);
+    }
+
+    /// Answers the next polls of device links like this, one after the other.
+    pub fn answer_device_polls(&self, answers: impl IntoIterator<Item = DeviceAnswer>) {
+        self.with(|it| it.device_answers.extend(answers));
+    }
+
+    /// The device codes of all polls, in their order.
+    #[must_use]
+    pub fn device_polls(&self) -> Vec<String> {
+        self.with(|it| it.device_polls.clone())
     }
 
     /// New credentials for an account, as after a link.
@@ -299,7 +334,7 @@ impl Connector for ScriptedProvider {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             browser: true,
-            device: false,
+            device: self.with(|it| it.device),
             refresh: true,
             revoke: self.with(|it| it.revokes),
             sign_in: true,
@@ -337,6 +372,52 @@ impl Connector for ScriptedProvider {
         }
         let claims = Map::from_iter([("sub".to_owned(), json!(account))]);
         Ok(Grant { credentials: self.grant(account), claims, facts: Map::new() })
+    }
+
+    async fn device_authorize(
+        &self,
+        _scopes: &[String],
+    ) -> Result<DeviceAuthorization, ConnectorError> {
+        let uri = |text: &str| {
+            let url = Url::parse(text);
+            url.map_err(|error| ConnectorError::Misconfigured { detail: error.to_string() })
+        };
+        let serial = self.with(|it| {
+            it.serial += 1;
+            it.serial
+        });
+        Ok(DeviceAuthorization {
+            device_code: Secret::new(format!("device-code-{serial}")),
+            user_code: format!("USER-{serial}"),
+            verification_uri: uri("https://scripted.example/device")?,
+            verification_uri_complete: Some(uri(&format!(
+                "https://scripted.example/device?user_code=USER-{serial}"
+            ))?),
+            expires_in: Duration::from_mins(15),
+            interval: Duration::from_secs(5),
+        })
+    }
+
+    async fn device_poll(
+        &self,
+        device_code: &Secret,
+        _scopes: &[String],
+    ) -> Result<DevicePoll, ConnectorError> {
+        let answer = self.with(|it| {
+            it.device_polls.push(device_code.expose().to_owned());
+            it.device_answers.pop_front()
+        });
+        match answer {
+            None | Some(DeviceAnswer::Pending) => Ok(DevicePoll::Pending),
+            Some(DeviceAnswer::SlowDown) => Ok(DevicePoll::SlowDown),
+            Some(DeviceAnswer::Refuse(error)) => Err(error),
+            Some(DeviceAnswer::Granted(account)) => {
+                let claims = Map::from_iter([("sub".to_owned(), json!(account))]);
+                let credentials = self.grant(&account);
+                let grant = Grant { credentials, claims, facts: Map::new() };
+                Ok(DevicePoll::Granted(Box::new(grant)))
+            }
+        }
     }
 
     async fn build_identity(&self, grant: &Grant) -> Result<ExternalAccount, ConnectorError> {

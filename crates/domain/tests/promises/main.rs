@@ -2,6 +2,7 @@
 //! would use them.
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
+mod device_linking;
 mod failures;
 mod identities;
 mod linking;

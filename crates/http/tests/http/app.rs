@@ -18,9 +18,10 @@ use symbolon_domain::{
     page::{Page, PageRequest},
     ports::{
         ApiKeyRepository, AuthIdentityRepository, AuthProviderRepository, Clock, Connectors,
-        CredentialsRepository, EventLog, Forecast, IdentityProviderRepository, IdentityRepository,
-        LedgerRepository, LinkSessionRepository, MockApiKeyRepository, MockAuthIdentityRepository,
-        MockAuthProviderRepository, MockConnectors, MockCredentialsRepository, MockEventLog,
+        CredentialsRepository, DeviceLinkRepository, EventLog, Forecast,
+        IdentityProviderRepository, IdentityRepository, LedgerRepository, LinkSessionRepository,
+        MockApiKeyRepository, MockAuthIdentityRepository, MockAuthProviderRepository,
+        MockConnectors, MockCredentialsRepository, MockDeviceLinkRepository, MockEventLog,
         MockForecast, MockIdentityProviderRepository, MockIdentityRepository,
         MockLinkSessionRepository, MockOrganizationIdentityRepository, MockRevocationRepository,
         MockSubjectTokens, MockTransferRepository, MockWebhookRepository, MockWebhookSender,
@@ -29,9 +30,9 @@ use symbolon_domain::{
     },
     secret::{Secret, SecretHash},
     services::{
-        ApiKeys, Forecasts, Identities, Ledger, LinkSettings, Linking, Providers, ReturnUrls,
-        Revocations, SingleSignOn, Tasks, TokenPorts, TokenSettings, Tokens, Transfers, Vending,
-        Webhooks,
+        ApiKeys, DeviceLinking, Forecasts, Identities, Ledger, LinkSettings, Linking, Providers,
+        ReturnUrls, Revocations, SingleSignOn, Tasks, TokenPorts, TokenSettings, Tokens, Transfers,
+        Vending, Webhooks,
     },
     testing::{MemoryStore, TestClock, fixtures},
 };
@@ -54,6 +55,7 @@ pub(crate) struct Mocks {
     pub(crate) connectors: MockConnectors,
     pub(crate) credentials: MockCredentialsRepository,
     pub(crate) sessions: MockLinkSessionRepository,
+    pub(crate) device_links: MockDeviceLinkRepository,
     pub(crate) revocations: MockRevocationRepository,
     pub(crate) transfers: MockTransferRepository,
     pub(crate) events: MockEventLog,
@@ -77,6 +79,7 @@ impl Mocks {
             connectors: Arc::new(self.connectors),
             credentials: Arc::new(self.credentials),
             sessions: Arc::new(self.sessions),
+            device_links: Arc::new(self.device_links),
             events: Arc::new(self.events),
             limits,
             revocations: Arc::new(self.revocations),
@@ -106,6 +109,7 @@ pub(crate) struct Ports {
     pub(crate) connectors: Arc<dyn Connectors>,
     pub(crate) credentials: Arc<dyn CredentialsRepository>,
     pub(crate) sessions: Arc<dyn LinkSessionRepository>,
+    pub(crate) device_links: Arc<dyn DeviceLinkRepository>,
     pub(crate) events: Arc<dyn EventLog>,
     pub(crate) forecast: Arc<dyn Forecast>,
     pub(crate) auth_providers: Arc<dyn AuthProviderRepository>,
@@ -137,6 +141,7 @@ impl Default for Ports {
             connectors: Arc::new(MockConnectors::new()),
             credentials: Arc::new(MockCredentialsRepository::new()),
             sessions: Arc::new(MockLinkSessionRepository::new()),
+            device_links: Arc::new(MockDeviceLinkRepository::new()),
             events: Arc::new(MockEventLog::new()),
             forecast: Arc::new(MockForecast::new()),
             auth_providers: Arc::new(MockAuthProviderRepository::new()),
@@ -213,6 +218,7 @@ impl Readiness for Ready {
 }
 
 impl Ports {
+    #[expect(clippy::too_many_lines, reason = "one entry for each service")]
     pub(crate) fn app(self) -> App {
         let tasks = Tasks::default();
         let providers = Arc::new(Providers {
@@ -269,6 +275,13 @@ impl Ports {
             vending: vending.clone(),
             credentials: self.credentials.clone(),
         });
+        let device_linking = DeviceLinking {
+            links: self.device_links,
+            identities: self.identities.clone(),
+            providers: providers.clone(),
+            tasks: tasks.clone(),
+            timeout: Duration::from_secs(10),
+        };
         let linking = Linking {
             sessions: self.sessions,
             identities: self.identities,
@@ -295,6 +308,7 @@ impl Ports {
             identities,
             transfers: Arc::new(Transfers { transfers: self.transfers }),
             linking,
+            device_linking,
             vending,
             subject_tokens: self.subject_tokens,
             events: self.events,

@@ -99,6 +99,8 @@ fn endpoints() -> Vec<(Method, &'static str, Takes)> {
             Json(|| json!({"return_url": "https://product.example/x", "purpose": "link"})),
         ),
         (Method::GET, "/v1/link-sessions/{id}", Nothing),
+        (Method::POST, "/v1/device-links", Json(|| json!({"user_id": "u", "provider_id": 1}))),
+        (Method::GET, "/v1/device-links/{id}", Nothing),
         (
             Method::POST,
             "/v1/link-sessions/{id}/complete",
@@ -295,6 +297,9 @@ fn wrong_fields() -> Vec<(Method, &'static str, &'static str, Vec<Value>)> {
                 json!("javascript:alert(1)"),
             ],
         ),
+        (post(), "/v1/device-links", "user_id", vec![json!(""), json!([]), json!(1.5)]),
+        (post(), "/v1/device-links", "provider_id", vec![json!("1"), json!(1.5), json!(null)]),
+        (post(), "/v1/device-links", "scopes", not_scopes()),
         (post(), "/v1/link-sessions", "purpose", vec![json!(null), json!("both"), json!(1)]),
         (post(), "/v1/link-sessions", "provider_id", vec![json!("1"), json!(1.5), json!([])]),
         (post(), "/v1/link-sessions", "user_id", vec![json!(""), json!([]), json!(1.5)]),

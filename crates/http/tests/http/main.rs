@@ -4,6 +4,7 @@
 mod app;
 mod bad_input;
 mod browser;
+mod device_links;
 mod events;
 mod forecast;
 mod identities;

@@ -10,7 +10,7 @@ use symbolon_domain::api_key::KeyScope::{
 use crate::app::{Mocks, key_with};
 
 /// Every route under `/v1`, and what its caller must be allowed.
-const ROUTES: [(Method, &str, KeyScope); 58] = [
+const ROUTES: [(Method, &str, KeyScope); 60] = [
     (Method::POST, "/v1/providers", ProvidersWrite),
     (Method::GET, "/v1/providers", ProvidersRead),
     (Method::GET, "/v1/providers/1", ProvidersRead),
@@ -35,6 +35,8 @@ const ROUTES: [(Method, &str, KeyScope); 58] = [
     (Method::GET, "/v1/freezes", Admin),
     (Method::POST, "/v1/freezes", Admin),
     (Method::DELETE, "/v1/freezes/key/1", Admin),
+    (Method::POST, "/v1/device-links", LinkWrite),
+    (Method::GET, "/v1/device-links/1", LinkWrite),
     (Method::POST, "/v1/link-sessions", LinkWrite),
     (Method::GET, "/v1/link-sessions/1", LinkWrite),
     (Method::POST, "/v1/link-sessions/1/complete", LinkWrite),

@@ -9,8 +9,8 @@ use symbolon_domain::{
     credentials::Credentials,
     identity_provider::Capabilities,
     ports::{
-        AuthorizationRequest, CodeExchange, Connector, ConnectorError, Grant, RefreshRequest,
-        Revocation, Sent,
+        AuthorizationRequest, CodeExchange, Connector, ConnectorError, DeviceAuthorization,
+        DevicePoll, Grant, RefreshRequest, Revocation, Sent,
     },
     secret::Secret,
 };
@@ -26,7 +26,8 @@ use super::{
 };
 use crate::{
     client::Encoding,
-    connector::{Destination, OpenIdConnector, Unproven, to_domain},
+    connector::{Destination, OpenIdConnector, Unproven, device_endpoint, to_domain},
+    device::{DEVICE_GRANT, Polled},
     http::{HttpRequest, HttpResponse},
     id_token::Expected,
     json,
@@ -65,6 +66,7 @@ pub(crate) struct Endpoints {
     pub(crate) authorization: Option<Url>,
     pub(crate) token: Option<Url>,
     pub(crate) refresh: Option<Url>,
+    pub(crate) device: Option<Url>,
     pub(crate) long_lived: Option<Url>,
     pub(crate) revocation: Option<Url>,
     /// What takes the place of discovery.
@@ -215,6 +217,41 @@ impl CatalogConnector {
             rest: merged(tokens.rest, longer.rest),
             ..longer
         })
+    }
+
+    /// What tokens grant that were traded, by a browser's trip or without one; verified.
+    async fn granted(
+        &self,
+        metadata: &Metadata,
+        mut tokens: TokenResponse,
+        trade: Option<&CodeExchange>,
+        scopes: Vec<String>,
+    ) -> Result<Grant, ConnectorError> {
+        if let (Some(longer), Some(url)) = (&self.entry.long_lived, &self.endpoints.long_lived) {
+            tokens = self.trade_again(longer.grant, url, longer.method, tokens).await?;
+        }
+        let mut claims = Map::new();
+        if let Some(openid) = &self.entry.openid {
+            let Some(id_token) = &tokens.id_token else {
+                return Err(untrusted("the token answer", "it has no ID token"));
+            };
+            claims = self.check_id_token(openid, id_token, metadata, &tokens, trade).await?;
+        }
+        let nothing = BTreeMap::new();
+        let callback = self.callback(trade.map_or(&nothing, |it| &it.parameters));
+        let facts = Map::from_iter([
+            ("token".to_owned(), tokens.rest.clone()),
+            ("callback".to_owned(), callback),
+        ]);
+        Ok(Grant { credentials: self.credentials(tokens, scopes), claims, facts })
+    }
+
+    /// What a device asks for, where it can.
+    fn device_flow(&self) -> Result<&Authorization, ConnectorError> {
+        if self.entry.device.is_none() {
+            return Err(misconfigured("this provider type has no device flow"));
+        }
+        self.authorization()
     }
 
     /// What is kept of the tokens. Where an access token renews itself, it is the refresh token.
@@ -469,25 +506,49 @@ impl Connector for CatalogConnector {
         let dynamic = self.token_url(&exchange.parameters)?;
         let url = dynamic.as_ref().unwrap_or(&metadata.token_endpoint);
         let to = Destination { url, encoding: &self.token };
-        let mut tokens = self.ask_for_tokens(&metadata, &to, &fields, &secrets).await?;
-        if let (Some(longer), Some(url)) = (&self.entry.long_lived, &self.endpoints.long_lived) {
-            tokens = self.trade_again(longer.grant, url, longer.method, tokens).await?;
-        }
-        let mut claims = Map::new();
-        if let Some(openid) = &self.entry.openid {
-            let Some(id_token) = &tokens.id_token else {
-                return Err(untrusted("the token answer", "it has no ID token"));
-            };
-            let trade = Some(exchange);
-            claims = self.check_id_token(openid, id_token, &metadata, &tokens, trade).await?;
-        }
-        let callback = self.callback(&exchange.parameters);
-        let facts = Map::from_iter([
-            ("token".to_owned(), tokens.rest.clone()),
-            ("callback".to_owned(), callback),
-        ]);
+        let tokens = self.ask_for_tokens(&metadata, &to, &fields, &secrets).await?;
         let scopes = self.scopes(authorization, &exchange.scopes);
-        Ok(Grant { credentials: self.credentials(tokens, scopes), claims, facts })
+        self.granted(&metadata, tokens, Some(exchange), scopes).await
+    }
+
+    async fn device_authorize(
+        &self,
+        scopes: &[String],
+    ) -> Result<DeviceAuthorization, ConnectorError> {
+        let authorization = self.device_flow()?;
+        let metadata = self.metadata().await?;
+        let url = match &self.endpoints.device {
+            Some(url) => url,
+            None => device_endpoint(&metadata)?,
+        };
+        let scopes = self.scopes(authorization, scopes).join(&authorization.scope_separator);
+        let mut fields = Vec::new();
+        if !authorization.scope_parameter.is_empty() && !scopes.is_empty() {
+            fields.push((authorization.scope_parameter.as_str(), scopes.as_str()));
+        }
+        let to = Destination { url, encoding: &self.token };
+        self.base.ask_for_device_code(&metadata, &to, &fields).await
+    }
+
+    async fn device_poll(
+        &self,
+        device_code: &Secret,
+        scopes: &[String],
+    ) -> Result<DevicePoll, ConnectorError> {
+        let authorization = self.device_flow()?;
+        let metadata = self.metadata().await?;
+        let to = Destination { url: &metadata.token_endpoint, encoding: &self.token };
+        let fields = [("grant_type", DEVICE_GRANT), ("device_code", device_code.expose())];
+        let polled =
+            self.base.poll_for_tokens(&metadata, &to, &fields, &self.layout, device_code).await?;
+        let tokens = match polled {
+            Polled::Pending => return Ok(DevicePoll::Pending),
+            Polled::SlowDown => return Ok(DevicePoll::SlowDown),
+            Polled::Tokens(tokens) => *tokens,
+        };
+        let scopes = self.scopes(authorization, scopes);
+        let grant = self.granted(&metadata, tokens, None, scopes).await?;
+        Ok(DevicePoll::Granted(Box::new(grant)))
     }
 
     async fn build_identity(&self, grant: &Grant) -> Result<ExternalAccount, ConnectorError> {

@@ -404,6 +404,7 @@ impl Addresses<'_> {
             authorization,
             token,
             refresh: self.optional(refresh)?,
+            device: self.optional(entry.device.as_ref().and_then(|it| it.url.as_ref()))?,
             long_lived: self.optional(entry.long_lived.as_ref().map(|it| &it.url))?,
             revocation: self.optional(entry.revoke.as_ref().map(|it| &it.url))?,
             known: known.map(Arc::new),

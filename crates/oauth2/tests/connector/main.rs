@@ -6,6 +6,7 @@ mod authorization;
 mod canary;
 mod client_keys;
 mod client_secrets;
+mod device;
 mod discovery;
 mod exchange;
 mod generic;

@@ -357,6 +357,9 @@ impl IdentityRepository for MemoryStore {
             if link.session.is_some_and(|claim| rows.waiting_session(&claim, now).is_none()) {
                 return Ok(LinkOutcome::SessionUsed);
             }
+            if link.device_link.is_some_and(|claim| !rows.holds_device_link(claim, now)) {
+                return Ok(LinkOutcome::SessionUsed);
+            }
             let outcome = match &link.owner {
                 LinkOwner::User(user) => rows.link_to(user, link, now),
                 LinkOwner::Whoever => rows.sign_in(link, now),
@@ -368,6 +371,9 @@ impl IdentityRepository for MemoryStore {
             }
             if let Some(claim) = link.session {
                 rows.settle_session(claim.id, &outcome);
+            }
+            if let (Some(claim), Some(identity)) = (link.device_link, outcome.linked()) {
+                rows.settle_device_link(claim.id, identity.id);
             }
             Ok(outcome)
         })

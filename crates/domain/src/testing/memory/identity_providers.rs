@@ -177,6 +177,7 @@ impl IdentityProviderRepository for MemoryStore {
                 return AuthorityUpdate::InUse(count);
             }
             rows.expire_sessions_sent_to(id);
+            rows.expire_device_links_of(id);
             rows.providers.entry(id).and_modify(|(it, _)| it.names_issuer = false);
             let updated = rows.update_provider(update, actor, now);
             updated.map_or(AuthorityUpdate::Absent, AuthorityUpdate::Updated)
