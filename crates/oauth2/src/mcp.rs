@@ -197,6 +197,9 @@ impl ProviderKind for Mcp {
             scopes,
             offline_access: false,
             signing_algs: SigningAlg::ALL.to_vec(),
+            resource: vec![resource.to_owned()],
+            pushes: false,
+            published_keys: Vec::new(),
             authorization_parameters: Vec::new(),
             refresh_token_idle: None,
             capabilities: CAPABILITIES,
@@ -588,10 +591,9 @@ impl Connector for McpConnector {
     async fn refresh(&self, request: &RefreshRequest) -> Result<Credentials, ConnectorError> {
         let server = self.server()?;
         let metadata = server.metadata().await?;
-        let further = [("resource", server.resource.as_str())];
         let id = request.external_id.as_str();
         let subject = (!id.starts_with(OF_GRANT)).then_some(id);
-        server.base.renew(&metadata, &request.refresh_token, &further, subject).await
+        server.base.renew(&metadata, &request.refresh_token, subject).await
     }
 
     async fn reachable(&self) -> Result<(), ConnectorError> {

@@ -59,6 +59,7 @@ impl ProviderKind for Generic {
             ],
             config_schema: schema(),
             secret_names: CLIENT_SECRETS.map(str::to_owned).to_vec(),
+            registered_keys: Vec::new(),
             authority_keys: vec!["profile_endpoint".into(), "account_id".into()],
             capabilities: symbolon_domain::identity_provider::Capabilities {
                 browser: true,
