@@ -97,12 +97,7 @@ impl Services {
             clock: Arc::clone(&clock),
         });
         let transfers = Arc::new(Transfers { transfers: Arc::clone(&repositories.transfers) });
-        let single_sign_on = Arc::new(SingleSignOn {
-            auth_providers: Arc::clone(&repositories.auth_providers),
-            auth_identities: Arc::clone(&repositories.auth_identities),
-            organization_identities: Arc::clone(&repositories.organization_identities),
-            identities: Arc::clone(&identities),
-        });
+        let single_sign_on = Arc::new(single_sign_on(repositories, &identities));
         let linking = Linking {
             sessions: Arc::clone(&repositories.sessions),
             identities: Arc::clone(&repositories.identities),
@@ -117,13 +112,7 @@ impl Services {
                 session_ttl: settings.link.session_ttl,
             }),
         };
-        let device_linking = DeviceLinking {
-            links: Arc::clone(&repositories.device_links),
-            identities: Arc::clone(&repositories.identities),
-            providers: Arc::clone(&providers),
-            tasks: tasks.clone(),
-            timeout: call_timeout(settings.http_client.timeout),
-        };
+        let device_linking = device_linking(repositories, &providers, settings, &tasks);
         let webhooks = Arc::new(Webhooks {
             webhooks: Arc::clone(&repositories.webhooks),
             sender: Arc::clone(&sender),
@@ -180,6 +169,32 @@ impl Services {
             dispatcher,
             tasks,
         }
+    }
+}
+
+/// What organizations sign in with.
+fn single_sign_on(repositories: &Repositories, identities: &Arc<Identities>) -> SingleSignOn {
+    SingleSignOn {
+        auth_providers: Arc::clone(&repositories.auth_providers),
+        auth_identities: Arc::clone(&repositories.auth_identities),
+        organization_identities: Arc::clone(&repositories.organization_identities),
+        identities: Arc::clone(identities),
+    }
+}
+
+/// What links accounts on devices without a browser.
+fn device_linking(
+    repositories: &Repositories,
+    providers: &Arc<Providers>,
+    settings: &Settings,
+    tasks: &Tasks,
+) -> DeviceLinking {
+    DeviceLinking {
+        links: Arc::clone(&repositories.device_links),
+        identities: Arc::clone(&repositories.identities),
+        providers: Arc::clone(providers),
+        tasks: tasks.clone(),
+        timeout: call_timeout(settings.http_client.timeout),
     }
 }
 

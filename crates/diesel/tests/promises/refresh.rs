@@ -54,6 +54,7 @@ impl Replica {
         let providers = Arc::new(Providers {
             providers: store.clone(),
             connectors: Arc::new(provider.clone()),
+            public_url: None,
         });
         let call_timeout = Duration::from_secs(20);
         let revocations = Arc::new(Revocations {
@@ -85,6 +86,7 @@ impl Replica {
             call_timeout,
             concurrency_per_provider: 4,
             replica: "a".into(),
+            public_url: None,
         };
         let tokens = Tokens::new(ports, settings);
         Self { bench, provider, provider_id, identities, tokens, tasks }
