@@ -346,6 +346,6 @@ async fn a_configuration_that_does_not_fit_is_refused_by_its_field() {
     assert_eq!(missing.field, "client_secret");
     assert_eq!(
         registry.types().iter().map(|it| it.name.as_str()).collect::<Vec<_>>(),
-        ["google", "oidc"]
+        ["google", "oauth2", "oidc"]
     );
 }

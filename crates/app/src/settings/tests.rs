@@ -377,6 +377,7 @@ fn the_example_has_every_key_and_no_other() {
         assert!(
             mistake.contains("cannot read /run/secrets/")
                 || mistake.contains("is given twice")
+                || mistake.contains("provider-types: cannot be read")
                 || mistake.contains("leave one of file, env and command"),
             "{mistake}"
         );

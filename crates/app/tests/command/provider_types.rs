@@ -59,7 +59,7 @@ fn a_type_is_shown_with_what_to_register_and_to_configure() {
     {
         assert!(page.contains(part), "{part} is not in {page}");
     }
-    place.run(&["provider-types", "show", "githup"]).failed("github_enterprise?");
+    place.run(&["provider-types", "show", "githup"]).failed("github, github_enterprise");
     place.run(&["provider-types", "show", "zzz"]).failed("provider-types list");
 }
 

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use serde_json::{Value, json};
@@ -159,6 +159,12 @@ impl DeviceLinkRepository for Store {
     async fn insert(&self, new: &NewDeviceLink) -> Result<DeviceLink, RepositoryError> {
         let inserted = in_transaction!(self, async |conn| {
             let by = &new.created_by;
+            // One moment for all three, or the life would be a little longer than it should be.
+            let made = time(conn).await?;
+            let after = |time: Duration| {
+                let time = TimeDelta::from_std(time).ok();
+                time.and_then(|it| made.checked_add_signed(it)).unwrap_or(made)
+            };
             let row: Row = diesel::insert_into(device_links::table)
                 .values((
                     device_links::user_id.eq(new.user_id.as_str()),
@@ -168,10 +174,10 @@ impl DeviceLinkRepository for Store {
                     device_links::created_by.eq(by.who.to_string()),
                     device_links::created_for.eq(by.acting_user.as_ref().map(UserId::as_str)),
                     device_links::created_because.eq(&by.reason),
-                    device_links::created_at.eq(now()),
-                    device_links::expires_at.eq(now_plus(new.expires_in)),
+                    device_links::created_at.eq(made),
+                    device_links::expires_at.eq(after(new.expires_in)),
                     device_links::poll_seconds.eq(seconds(new.interval)),
-                    device_links::next_poll_at.eq(now_plus(new.interval)),
+                    device_links::next_poll_at.eq(after(new.interval)),
                     device_links::polls.eq(0),
                 ))
                 .returning(Row::as_returning())
