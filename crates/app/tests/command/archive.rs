@@ -114,7 +114,9 @@ fn a_dump_of_sentry_is_taken_with_its_ids_and_its_credentials_sealed() {
     assert_eq!(told["refused"], 0);
     assert_eq!(told["skipped"], json!({"sentry.user": 1}));
     assert_eq!(told["notes"], json!({"encrypted": 1}));
-    assert!(told["warnings"][0].as_str().unwrap().starts_with("type homegrown is not in the catalog"));
+    assert!(
+        told["warnings"][0].as_str().unwrap().starts_with("type homegrown is not in the catalog")
+    );
     let report: Value = serde_json::from_str(place.read("report.jsonl").trim()).unwrap();
     assert_eq!(
         report,
