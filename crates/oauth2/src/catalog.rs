@@ -1,6 +1,6 @@
 //! The catalog of provider types that are only data.
 //!
-//! Each is one file, in the form that `docs/catalog.md` describes: [`Entry`](entry::Entry). Those
+//! Each is one file, in the form that `docs/catalog.md` describes. Those
 //! in the folder `catalog` of this crate are checked when it is built, and embedded; an operator's
 //! own are read at the start ([`Catalog::read`]).
 
