@@ -204,8 +204,7 @@ impl ProviderKind for Mcp {
             refresh_token_idle: None,
             capabilities: CAPABILITIES,
         };
-        let base = OpenIdConnector::new(engine.clone(), client);
-        let server = Some(Server { base, resource: resource.to_owned() });
+        let server = Some(Server { base: OpenIdConnector::new(engine.clone(), client) });
         Ok(Arc::new(McpConnector { engine: engine.clone(), url: config.url, server }))
     }
 
@@ -314,8 +313,6 @@ struct McpConnector {
 
 struct Server {
     base: OpenIdConnector,
-    /// What tokens are for.
-    resource: String,
 }
 
 impl McpConnector {
@@ -470,31 +467,39 @@ impl Connector for McpConnector {
         check_pkce(&metadata)?;
         let scopes = server.scopes(&request.scopes);
         let challenge = digest::digest(&SHA256, request.code_verifier.expose().as_bytes());
+        let (scopes_text, challenge) = (scopes.join(" "), URL_SAFE_NO_PAD.encode(challenge));
+        let base = &server.base;
+        let mut parameters = vec![
+            ("response_type", "code"),
+            ("client_id", base.client.client_id.as_str()),
+            ("redirect_uri", request.redirect_uri.as_str()),
+            ("state", request.state.expose()),
+            ("code_challenge", &challenge),
+            ("code_challenge_method", "S256"),
+        ];
+        parameters.extend(base.resource());
+        if !scopes.is_empty() {
+            parameters.push(("scope", &scopes_text));
+        }
+        let asks = |scope: &str| scopes.iter().any(|it| it == scope);
+        if asks(OPENID) {
+            parameters.push(("nonce", request.nonce.expose()));
+            // Without consent there is no offline access (OpenID Connect Core 1.0 §11).
+            if asks(OFFLINE_ACCESS) {
+                parameters.push(("prompt", "consent"));
+            }
+        }
+        if let Some(hint) = &request.login_hint {
+            parameters.push(("login_hint", hint));
+        }
         let mut url = metadata.authorization_endpoint.clone();
-        {
-            let mut query = url.query_pairs_mut();
-            query
-                .append_pair("response_type", "code")
-                .append_pair("client_id", &server.base.client.client_id)
-                .append_pair("redirect_uri", request.redirect_uri.as_str())
-                .append_pair("state", request.state.expose())
-                .append_pair("code_challenge", &URL_SAFE_NO_PAD.encode(challenge))
-                .append_pair("code_challenge_method", "S256")
-                .append_pair("resource", &server.resource);
-            if !scopes.is_empty() {
-                query.append_pair("scope", &scopes.join(" "));
+        match base.push(&metadata, &parameters).await? {
+            Some(request_uri) => {
+                let client_id = base.client.client_id.as_str();
+                let pushed = [("client_id", client_id), ("request_uri", request_uri.expose())];
+                url.query_pairs_mut().extend_pairs(pushed);
             }
-            let asks = |scope: &str| scopes.iter().any(|it| it == scope);
-            if asks(OPENID) {
-                query.append_pair("nonce", request.nonce.expose());
-                // Without consent there is no offline access (OpenID Connect Core 1.0 §11).
-                if asks(OFFLINE_ACCESS) {
-                    query.append_pair("prompt", "consent");
-                }
-            }
-            if let Some(hint) = &request.login_hint {
-                query.append_pair("login_hint", hint);
-            }
+            None => drop(url.query_pairs_mut().extend_pairs(parameters)),
         }
         Ok(url)
     }
@@ -521,15 +526,15 @@ impl Connector for McpConnector {
     async fn exchange(&self, exchange: &CodeExchange) -> Result<Grant, ConnectorError> {
         let server = self.server()?;
         let metadata = server.metadata().await?;
-        let fields = [
+        let base = &server.base;
+        let mut fields = vec![
             ("grant_type", "authorization_code"),
             ("code", exchange.code.expose()),
             ("redirect_uri", exchange.redirect_uri.as_str()),
             ("code_verifier", exchange.code_verifier.expose()),
-            ("resource", &server.resource),
         ];
+        fields.extend(base.resource());
         let secrets = [&exchange.code, &exchange.code_verifier, &exchange.nonce];
-        let base = &server.base;
         let mut tokens = base.ask_for_tokens(&metadata, &fields, &secrets).await?;
         let mut claims = Map::new();
         if metadata.jwks_uri.is_none() {
