@@ -186,6 +186,19 @@ impl Shape {
         if self.authorize.is_some() != self.token.is_some() {
             return Err("authorize and token belong together".into());
         }
+        let answers = self.token.iter().chain(&self.long_lived).chain(&self.refresh);
+        let answers = answers.chain(&self.wrong_client).chain(&self.call).chain(&self.revoke);
+        for answer in answers.flat_map(|it| it.dead.iter().chain([&it.answer])) {
+            for gap in answer.body.split("{{").skip(1) {
+                let name = gap.split("}}").next().unwrap_or_default().trim();
+                let moment = name
+                    .strip_prefix("now")
+                    .is_some_and(|it| it.is_empty() || it.parse::<i64>().is_ok());
+                if !moment && !matches!(name, "id_token" | "nonce" | "code") {
+                    return Err(format!("{{{{{name}}}}} stands for nothing"));
+                }
+            }
+        }
         if let Some(openid) = &self.openid {
             for (key, text) in
                 [("claims", Some(&openid.claims)), ("discovery", openid.discovery.as_ref())]
