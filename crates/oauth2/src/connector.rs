@@ -488,19 +488,31 @@ impl OpenIdConnector {
         if let Some(id_token) = &tokens.id_token {
             let expected = Expected { subject, ..self.expected(&tokens) };
             let check = self.check_id_token(id_token, metadata, &expected);
-            match timeout(self.engine.http.settings().timeout, check).await {
-                Ok(Ok(_)) => {}
-                Ok(Err(Unproven::Untrusted(error))) => return Err(error),
-                Ok(Err(Unproven::NoKeys(_))) | Err(_) => {
-                    tracing::warn!(
-                        issuer = self.client.issuer.as_str(),
-                        "the ID token of a refresh could not be verified and is left out"
-                    );
-                    tokens.id_token = None;
-                }
+            if self.proven_in_time(check).await?.is_none() {
+                tokens.id_token = None;
             }
         }
         Ok(self.credentials(tokens, Vec::new()))
+    }
+
+    /// The claims of an ID token that came with a refresh; `None` where it cannot be verified just
+    /// now and is to be left out: the tokens beside it came over the same connection from the
+    /// provider's own endpoint, and throwing them away would end the grant.
+    pub(crate) async fn proven_in_time(
+        &self,
+        check: impl Future<Output = Result<Map<String, Value>, Unproven>>,
+    ) -> Result<Option<Map<String, Value>>, ConnectorError> {
+        match timeout(self.engine.http.settings().timeout, check).await {
+            Ok(Ok(claims)) => Ok(Some(claims)),
+            Ok(Err(Unproven::Untrusted(error))) => Err(error),
+            Ok(Err(Unproven::NoKeys(_))) | Err(_) => {
+                tracing::warn!(
+                    issuer = self.client.issuer.as_str(),
+                    "the ID token of a refresh could not be verified and is left out"
+                );
+                Ok(None)
+            }
+        }
     }
 
     /// Ends the grant behind the tokens (RFC 7009), where the metadata say where.

@@ -14,7 +14,6 @@ use symbolon_domain::{
     },
     secret::Secret,
 };
-use tokio::time::timeout;
 use url::Url;
 
 use super::{
@@ -470,8 +469,10 @@ impl Connector for CatalogConnector {
         match issuer {
             Some(issuer) => {
                 let fixed = self.issuers(openid, &Map::new());
-                let by_claim = openid.issuers.iter().any(|it| it.pointers().next().is_some());
-                if fixed.iter().any(|it| it == issuer) || by_claim {
+                // Which tenant it is, the ID token says later.
+                let values = self.parameters.alone();
+                let one_of = openid.issuers.iter().any(|it| it.could_be(issuer, &values));
+                if fixed.iter().any(|it| it == issuer) || one_of {
                     return Ok(());
                 }
                 Err(untrusted(what, "its iss is another issuer"))
@@ -606,22 +607,14 @@ impl Connector for CatalogConnector {
         };
         if let (Some(openid), Some(id_token)) = (&self.entry.openid, &tokens.id_token) {
             let check = self.check_id_token(openid, id_token, &metadata, &tokens, None);
-            match timeout(self.base.engine.http.settings().timeout, check).await {
-                Ok(Ok(claims)) => {
+            match self.base.proven_in_time(check).await? {
+                Some(claims) => {
                     let id = self.id_of_claims(&claims);
                     if id.is_some_and(|it| it != request.external_id.as_str()) {
                         return Err(untrusted("the ID token", "it is about another account"));
                     }
                 }
-                Ok(Err(Unproven::Untrusted(error))) => return Err(error),
-                // As in `OpenIdConnector::refresh`.
-                Ok(Err(Unproven::NoKeys(_))) | Err(_) => {
-                    tracing::warn!(
-                        issuer = self.base.client.issuer.as_str(),
-                        "the ID token of a refresh could not be verified and is left out"
-                    );
-                    tokens.id_token = None;
-                }
+                None => tokens.id_token = None,
             }
         }
         Ok(self.credentials(tokens, Vec::new()))

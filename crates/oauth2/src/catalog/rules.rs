@@ -400,6 +400,12 @@ impl Entry {
                 "account: email_verified and email_verified_present exclude each other".into()
             );
         }
+        if let Some(name) = ["name", "email", "email_verified", "tenant"]
+            .into_iter()
+            .find(|it| self.account.keep.contains_key(*it))
+        {
+            return Err(format!("account.keep: {name} is shown with the account already"));
+        }
         for call in &self.profile {
             let bodies = [call.graphql.is_some(), call.json.is_some(), !call.form.is_empty()];
             if bodies.into_iter().filter(|it| *it).count() > 1 {

@@ -219,6 +219,37 @@ impl Template {
         })
     }
 
+    /// Whether the text is what this template makes of some facts or other, each a name without a
+    /// slash.
+    pub(crate) fn could_be(&self, text: &str, values: &impl Values) -> bool {
+        let mut rest = text;
+        let mut open = false;
+        for part in &self.parts {
+            let fixed = match part {
+                Part::Text(own) => Some(Cow::Borrowed(own.as_str())),
+                Part::Parameter(name) => match values.parameter(name) {
+                    Some(value) => Some(value),
+                    None => return false,
+                },
+                Part::Fact(_) => None,
+            };
+            let Some(fixed) = fixed else {
+                open = true;
+                continue;
+            };
+            let at = if open { rest.find(&*fixed) } else { Some(0) };
+            let Some((gap, from)) = at.and_then(|it| rest.split_at_checked(it)) else {
+                return false;
+            };
+            let (true, Some(after)) = (!open || is_name_of_one(gap), from.strip_prefix(&*fixed))
+            else {
+                return false;
+            };
+            (rest, open) = (after, false);
+        }
+        if open { is_name_of_one(rest) } else { rest.is_empty() }
+    }
+
     /// An address: every value but one that begins it is percent-encoded, so that none reaches
     /// beyond its place; `.` and `..` have no place at all, as they climb even when encoded.
     pub(crate) fn fill_url(&self, values: &impl Values) -> Option<String> {
@@ -249,6 +280,10 @@ impl Template {
         }
         Some(filled)
     }
+}
+
+fn is_name_of_one(text: &str) -> bool {
+    !text.is_empty() && !text.contains(['/', '?', '#'])
 }
 
 fn is_name(text: &str) -> bool {
@@ -343,6 +378,24 @@ mod tests {
         assert_eq!(hosts("{/token/url}/a"), (String::new(), true));
         assert_eq!(hosts("https://{/token/dc}.x.example/a"), (String::new(), true));
         assert_eq!(hosts("https://x.example/{/token/id}"), (String::new(), false));
+    }
+
+    #[test]
+    fn a_text_could_be_a_template_with_some_facts() {
+        let values = Fixed(json!({"parameters": {"host": "login.example"}}));
+        let template = Template::parse("https://{host}/{/claims/tid}/v2.0").unwrap();
+        assert!(template.could_be("https://login.example/tenant-1/v2.0", &values));
+        for other in [
+            "https://login.example//v2.0",
+            "https://login.example/a/b/v2.0",
+            "https://login.example/a/v2.0/",
+            "https://login.example/a",
+            "https://evil.example/a/v2.0",
+            "https://login.example/a?/v2.0",
+            "",
+        ] {
+            assert!(!template.could_be(other, &values), "{other}");
+        }
     }
 
     proptest! {
