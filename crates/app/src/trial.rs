@@ -25,7 +25,7 @@ use symbolon_oauth2::{
 use symbolon_sandbox::shape::{Failing, Outcome, Shape, ShapeServer};
 use url::Url;
 
-use crate::system_clock::SystemClock;
+use crate::{catalog::catalog, settings::CatalogSettings};
 
 /// Ten years, in seconds.
 const LONGEST_LIFE: u64 = 10 * 365 * 24 * 60 * 60;
@@ -115,18 +115,11 @@ pub async fn try_out(name: &str, own: &Catalog, shape: Shape) -> Result<Report, 
         stand_in: Some(server.address()),
         ..HttpSettings::default()
     })?;
-    let registry = registry(http, own);
+    let registry = catalog(http, &CatalogSettings { own: own.clone() });
     let found = registry.find_type(name).ok_or_else(|| TrialError::NoSuchType(name.to_owned()))?;
     let mut trial = Trial { shape, server, found, report: Report::default() };
     trial.run(&registry).await;
     Ok(trial.report)
-}
-
-fn registry(http: HttpClient, own: &Catalog) -> Registry {
-    Registry::new(http, Arc::new(SystemClock))
-        .with(symbolon_google::kind())
-        .with_catalog(Catalog::built_in())
-        .with_catalog(own.clone())
 }
 
 struct Trial {

@@ -309,7 +309,7 @@ fn form(it: &ProviderType) -> Value {
     };
     let Registration { page, steps, redirect_uri, client_id, client_secret } = &it.registration;
     json!({
-        "name": it.name,
+        "type": it.name,
         "title": it.title,
         "description": it.description,
         "documentation": it.documentation,

@@ -44,7 +44,7 @@ fn the_catalog_is_listed_with_what_each_type_can_do() {
         serde_json::from_str(&place.run(&["provider-types", "list", "--json"]).done()).unwrap();
     let types = list.as_array().unwrap();
     for name in ["github", "google", "oidc"] {
-        let it = types.iter().find(|it| it["name"] == name).unwrap_or_else(|| panic!("{name}"));
+        let it = types.iter().find(|it| it["type"] == name).unwrap_or_else(|| panic!("{name}"));
         assert_eq!(it["capabilities"]["browser"], true, "{name}");
         assert!(it["config_schema"]["properties"]["client_id"].is_object(), "{name}");
     }
