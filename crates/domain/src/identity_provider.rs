@@ -117,6 +117,25 @@ pub struct ProviderType {
     pub capabilities: Capabilities,
 }
 
+/// Most types that are told to whoever names one that is not there.
+const TOLD: usize = 10;
+
+/// What may have been meant by a type that is not among these: all of them where they are few,
+/// otherwise those that begin like it.
+pub fn meant_type<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    let known: Vec<&str> = known.into_iter().collect();
+    if known.len() <= TOLD {
+        return format!("known types are {}", known.join(", "));
+    }
+    let start: String = name.chars().take(3).collect();
+    let near: Vec<&str> =
+        known.iter().copied().filter(|it| it.starts_with(&start)).take(TOLD).collect();
+    if near.is_empty() || start.is_empty() {
+        return format!("the list of provider types has all {}", known.len());
+    }
+    format!("is it {}?", near.join(", "))
+}
+
 /// How to register our client at a provider, in the provider's own words, as far as they are known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Registration {
@@ -158,4 +177,20 @@ pub enum Rotation {
     MayRotate,
     /// It is good again and again, so a lost answer loses nothing.
     Reusable,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_names_no_type_is_told_what_may_have_been_meant() {
+        assert_eq!(meant_type("x", ["a", "b"]), "known types are a, b");
+        let many: Vec<String> = (0..20).map(|it| format!("git{it:02}")).collect();
+        let many = || many.iter().map(String::as_str);
+        assert!(meant_type("gitx", many()).starts_with("is it git00, git01, "));
+        for other in ["", "zzz", "\u{fc}ber"] {
+            assert_eq!(meant_type(other, many()), "the list of provider types has all 20");
+        }
+    }
 }

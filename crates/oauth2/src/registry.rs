@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use chrono::TimeDelta;
 use serde_json::{Map, Value};
 use symbolon_domain::{
-    identity_provider::{IdentityProvider, ProviderSecrets, ProviderType},
+    identity_provider::{IdentityProvider, ProviderSecrets, ProviderType, meant_type},
     ports::{Clock, Connector, ConnectorError, Connectors, InvalidConfig, Registered},
 };
 use url::Url;
@@ -99,8 +99,8 @@ impl Registry {
 
     fn kind(&self, name: &str) -> Result<&Arc<dyn ProviderKind>, InvalidConfig> {
         self.kinds.get(name).ok_or_else(|| {
-            let known = self.kinds.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-            invalid("type", format!("is not known; expected {known}"))
+            let meant = meant_type(name, self.kinds.keys().map(String::as_str));
+            invalid("type", format!("is not known; {meant}"))
         })
     }
 }

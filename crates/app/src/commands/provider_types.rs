@@ -2,7 +2,7 @@ use std::{fmt::Write as _, path::Path};
 
 use serde_json::{Value, json};
 use symbolon_domain::{
-    identity_provider::{Capabilities, ProviderType, Registration, Rotation},
+    identity_provider::{Capabilities, ProviderType, Registration, Rotation, meant_type},
     ports::Connectors as _,
 };
 use symbolon_oauth2::{Registry, catalog::Catalog};
@@ -27,7 +27,7 @@ pub(super) async fn run(
     match command {
         ProviderTypesCommand::List(arguments) => list(&registry, arguments),
         ProviderTypesCommand::Show(arguments) => show(&registry, arguments),
-        ProviderTypesCommand::Check(arguments) => check(&settings, arguments).await,
+        ProviderTypesCommand::Check(arguments) => check(&settings, &registry, arguments).await,
     }
 }
 
@@ -58,24 +58,24 @@ fn list(registry: &Registry, arguments: &ListTypesArgs) -> Result<(), Failure> {
 }
 
 fn show(registry: &Registry, arguments: &ShowTypeArgs) -> Result<(), Failure> {
-    let name = &arguments.name;
-    let found = registry.find_type(name).ok_or_else(|| {
-        let near: Vec<String> = registry
-            .types()
-            .into_iter()
-            .map(|it| it.name)
-            .filter(|it| it.starts_with(name.get(..3).unwrap_or(name)))
-            .collect();
-        let hint = match &near[..] {
-            [] => "`symbolon provider-types list` shows them all".to_owned(),
-            near => format!("is it {}?", near.join(", ")),
-        };
-        Failure::Argument(format!("there is no provider type {name}; {hint}"))
-    })?;
+    let found = find(registry, &arguments.name)?;
     if arguments.output.json { print_json(&form(&found)) } else { print(&page(&found)) }
 }
 
-async fn check(settings: &Settings, arguments: &CheckTypeArgs) -> Result<(), Failure> {
+/// The type of this name; what may have been meant where there is none.
+fn find(registry: &Registry, name: &str) -> Result<ProviderType, Failure> {
+    registry.find_type(name).ok_or_else(|| {
+        let known = registry.types();
+        let meant = meant_type(name, known.iter().map(|it| it.name.as_str()));
+        Failure::Argument(format!("there is no provider type {name}: {meant}"))
+    })
+}
+
+async fn check(
+    settings: &Settings,
+    registry: &Registry,
+    arguments: &CheckTypeArgs,
+) -> Result<(), Failure> {
     let target = &arguments.target;
     let path = Path::new(target);
     let is_file = path.extension().is_some_and(|it| it == "toml");
@@ -90,6 +90,8 @@ async fn check(settings: &Settings, arguments: &CheckTypeArgs) -> Result<(), Fai
         if shape_file.is_none() && beside.exists() {
             shape_file = Some(beside);
         }
+    } else {
+        find(registry, name)?;
     }
     let shape = match &shape_file {
         Some(file) => {

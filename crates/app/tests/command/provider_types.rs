@@ -60,7 +60,8 @@ fn a_type_is_shown_with_what_to_register_and_to_configure() {
         assert!(page.contains(part), "{part} is not in {page}");
     }
     place.run(&["provider-types", "show", "githup"]).failed("github, github_enterprise");
-    place.run(&["provider-types", "show", "zzz"]).failed("provider-types list");
+    place.run(&["provider-types", "show", "zzz"]).failed("the list of provider types");
+    place.run(&["provider-types", "check", "githup"]).failed("there is no provider type githup");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::{
     credentials::Credentials,
     event::Actor,
     identity_provider::{
-        IdentityProvider, OptionChanges, ProviderOptions, ProviderSecrets, ProviderType,
+        IdentityProvider, OptionChanges, ProviderOptions, ProviderSecrets, ProviderType, meant_type,
     },
     ids::ProviderId,
     ports::{
@@ -443,8 +443,9 @@ impl Providers {
 
     fn find_type(&self, name: &str) -> Result<ProviderType, Error> {
         self.connectors.find_type(name).ok_or_else(|| {
-            let known: Vec<_> = self.connectors.types().into_iter().map(|it| it.name).collect();
-            Error::invalid("type", format!("unknown; known types are {}", known.join(", ")))
+            let known = self.connectors.types();
+            let meant = meant_type(name, known.iter().map(|it| it.name.as_str()));
+            Error::invalid("type", format!("unknown; {meant}"))
         })
     }
 }
