@@ -510,6 +510,5 @@ fn misread(failing: Failing, error: &ConnectorError) -> Option<String> {
 }
 
 fn redirect_uri() -> Url {
-    // Parses: it is written here.
-    Url::parse("https://symbolon.example/callback/1").unwrap_or_else(|_| unreachable!())
+    Url::parse("https://symbolon.example/callback/1").expect("what is written here is an address")
 }

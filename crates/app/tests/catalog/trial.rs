@@ -152,3 +152,13 @@ async fn what_a_provider_insists_on_is_missed() {
         assert!(told.iter().any(|it| it.starts_with(expected)), "{from} -> {to}: {told:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_documentations_own_example_passes() {
+    let page = include_str!("../../../../docs/catalog.md");
+    let (_, page) = page.split_once("## One of your own").unwrap();
+    let blocks: Vec<&str> =
+        page.split("```toml\n").skip(1).map(|it| it.split("```").next().unwrap()).collect();
+    let report = trial(blocks[0], blocks[1]).await;
+    assert_eq!(problems(&report), Vec::<String>::new());
+}
