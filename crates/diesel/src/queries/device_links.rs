@@ -191,8 +191,7 @@ impl DeviceLinkRepository for Store {
                 .set(device_links::device_code.eq(sealed))
                 .execute(conn)
                 .await?;
-            let now = time(conn).await?;
-            row.seen(now)
+            row.seen(made)
         });
         Ok(inserted?)
     }
