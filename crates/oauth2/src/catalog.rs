@@ -27,6 +27,14 @@ pub(crate) use self::{generic::Generic, kind::CatalogKind};
 /// Name and JSON text of every embedded entry, in the order of their names.
 const EMBEDDED: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/catalog.rs"));
 
+/// Whether a host is the one that is named, or one below it where the name begins with `*`.
+pub(crate) fn is_host(pattern: &str, host: &str) -> bool {
+    match pattern.strip_prefix('*') {
+        Some(end) => host.len() > end.len() && host.ends_with(end),
+        None => host == pattern,
+    }
+}
+
 static BUILT_IN: LazyLock<Catalog> = LazyLock::new(|| {
     // Read once by the build script already, so that nothing here is left out.
     let entries = EMBEDDED.iter().filter_map(|(name, text)| {

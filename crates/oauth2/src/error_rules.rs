@@ -23,7 +23,7 @@ use symbolon_domain::ports::{ConnectorError, Sent};
 use url::Url;
 
 pub use crate::catalog::error_rule::{Condition, ErrorClass, ErrorRule, Texts};
-use crate::metadata::Issuer;
+use crate::{catalog::is_host, metadata::Issuer};
 
 /// Most rules of one provider.
 const MOST_RULES: usize = 64;
@@ -97,11 +97,7 @@ impl ErrorRules {
     pub fn of_issuer(issuer: &Issuer) -> Self {
         let url = Url::parse(issuer.as_str()).ok();
         let host = url.as_ref().filter(|it| it.scheme() == "https").and_then(Url::host_str);
-        let fits = |pattern: &str, host: &str| match pattern.strip_prefix('*') {
-            Some(end) => host.len() > end.len() && host.ends_with(end),
-            None => host == pattern,
-        };
-        let known = host.and_then(|host| BUILT_IN.hosts.iter().find(|(it, _)| fits(it, host)));
+        let known = host.and_then(|host| BUILT_IN.hosts.iter().find(|(it, _)| is_host(it, host)));
         Self::built_in(known.map_or(ANY_ISSUER, |(_, provider_type)| provider_type))
     }
 

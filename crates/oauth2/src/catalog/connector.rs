@@ -21,6 +21,7 @@ use super::{
         Authentication, Authorization, CodeGrant, Entry, LongLivedGrant, OpenId, Pkce, Refresh,
         RefreshWith, ResponseMode, Revoke, RevokedToken, SelfRefreshGrant,
     },
+    is_host,
     values::Parameters,
 };
 use crate::{
@@ -149,11 +150,8 @@ impl CatalogConnector {
     /// An address whose host came from the outside must be one of those that the entry names.
     pub(super) fn check_host(&self, url: &Url) -> Result<(), ConnectorError> {
         let host = url.host_str().unwrap_or_default();
-        let fits = |pattern: &String| match pattern.strip_prefix('*') {
-            Some(end) => host.len() > end.len() && host.ends_with(end),
-            None => host == pattern,
-        };
-        if url.scheme() == "https" && self.entry.token.hosts.iter().any(fits) {
+        let mut hosts = self.entry.token.hosts.iter();
+        if url.scheme() == "https" && hosts.any(|it| is_host(it, host)) {
             Ok(())
         } else {
             Err(untrusted("an address", "its host is none of the provider's"))

@@ -1,8 +1,9 @@
 //! The form of an entry, as `docs/catalog.md` has it. What may stand where is checked by
 //! [`rules`](super::rules).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt, sync::OnceLock};
 
+use regex::Regex;
 use serde::Deserialize;
 
 use super::{
@@ -98,7 +99,7 @@ pub(crate) struct Parameter {
     /// A value that fits.
     pub(crate) example: String,
     /// A regular expression for the whole value.
-    pub(crate) pattern: Option<String>,
+    pub(crate) pattern: Option<Pattern>,
     /// The values that there are.
     #[serde(default)]
     pub(crate) one_of: Vec<String>,
@@ -114,6 +115,45 @@ pub(crate) struct Parameter {
     #[serde(default)]
     pub(crate) kind: ParameterKind,
 }
+
+/// A regular expression for the whole of a value.
+///
+/// It is compiled when it is needed first and then kept: connectors are made for each call.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(from = "String")]
+pub(crate) struct Pattern {
+    text: String,
+    compiled: OnceLock<Option<Regex>>,
+}
+
+impl Pattern {
+    /// The expression; `None` when the text is none.
+    pub(crate) fn regex(&self) -> Option<&Regex> {
+        let compile = || Regex::new(&format!("^(?:{})$", self.text)).ok();
+        self.compiled.get_or_init(compile).as_ref()
+    }
+}
+
+impl fmt::Display for Pattern {
+    /// As it is written.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl From<String> for Pattern {
+    fn from(text: String) -> Self {
+        Self { text, compiled: OnceLock::new() }
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Pattern {}
 
 /// Kinds of values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]

@@ -177,7 +177,7 @@ impl Entry {
                 return Err(at("is a key of every provider already"));
             }
             if let Some(pattern) = &parameter.pattern
-                && anchored(pattern).is_none()
+                && pattern.regex().is_none()
             {
                 return Err(at("its pattern is no regular expression"));
             }
@@ -466,7 +466,7 @@ impl Parameter {
             }) && !value.ends_with(['/', '?', '#'])
                 && !value.contains(char::is_whitespace);
         }
-        self.pattern.as_deref().is_none_or(|it| anchored(it).is_some_and(|it| it.is_match(value)))
+        self.pattern.as_ref().is_none_or(|it| it.regex().is_some_and(|it| it.is_match(value)))
     }
 
     fn is_of_a_host(&self) -> bool {
@@ -475,11 +475,6 @@ impl Parameter {
         }
         self.pattern.is_some() && !NO_HOST.iter().any(|it| self.admits(it))
     }
-}
-
-/// The expression, for the whole of a value.
-fn anchored(pattern: &str) -> Option<Regex> {
-    Regex::new(&format!("^(?:{pattern})$")).ok()
 }
 
 #[cfg(test)]
