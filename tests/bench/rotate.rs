@@ -241,7 +241,7 @@ async fn call(database: Database, rows: u64, end: Arc<AtomicBool>) -> (Load, Loa
         let asked = Instant::now();
         let time = Duration::from_mins(1);
         let leased = database.credentials.take_lease(id, stored.generation, "bench", time);
-        if let LeaseOutcome::Taken(lease) = leased.await.unwrap() {
+        if let LeaseOutcome::Taken(lease, _) = leased.await.unwrap() {
             let kept = database.credentials.commit(&lease, &stored.credentials.unwrap()).await;
             assert_eq!(kept.unwrap(), LeasedWrite::Done);
             refreshes.push(micros(asked));

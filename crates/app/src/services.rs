@@ -438,7 +438,7 @@ mod tests {
             .take_lease(identity, stored.generation, "test", Duration::from_secs(1))
             .await
             .unwrap();
-        let LeaseOutcome::Taken(lease) = lease else { panic!("{lease:?}") };
+        let LeaseOutcome::Taken(lease, _) = lease else { panic!("{lease:?}") };
         assert_eq!(lease.unanswered, 0);
     }
 

@@ -15,6 +15,7 @@ mod bell;
 mod database;
 mod failure;
 mod postgres;
+mod prepared;
 mod settings;
 mod sqlite;
 mod tls;

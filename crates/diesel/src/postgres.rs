@@ -13,12 +13,12 @@ use std::{
 use async_trait::async_trait;
 use chrono::{DateTime, SubsecRound as _, Utc};
 use diesel::{
-    ConnectionError, ConnectionResult, QueryResult,
+    ConnectionError, ConnectionResult, QueryResult, declare_sql_function,
     dsl::sql,
-    expression::SqlLiteral,
     migration::{Migration, MigrationSource as _},
+    pg::data_types::PgInterval,
     prelude::*,
-    sql_types::{BigInt, Bool, Nullable, Text, Timestamptz},
+    sql_types::{Array, BigInt, Bool, Interval, Text, Timestamptz},
 };
 use diesel_async::{
     AsyncMigrationHarness, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection,
@@ -28,13 +28,17 @@ use diesel_async::{
     },
 };
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
-use futures_util::{FutureExt as _, StreamExt as _};
+use futures_util::{
+    FutureExt as _, StreamExt as _, TryFutureExt as _,
+    future::{BoxFuture, Shared},
+};
 use symbolon_domain::{
     ids::{ApiKeyId, IdentityId},
     ports::{RepositoryError, Sealer},
     refresh_plan::RefreshPlan,
     secret::SecretHash,
 };
+use tokio::{sync::mpsc, task::JoinError};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::{
@@ -181,30 +185,52 @@ macro_rules! hot_read {
     }};
 }
 
+/// Functions of the server that statements name. As an SQL literal each would have its statement
+/// prepared anew at every call.
+#[declare_sql_function]
+extern "SQL" {
+    #[sql_name = "now"]
+    fn transaction_time() -> Timestamptz;
+
+    #[sql_name = "now"]
+    fn maybe_transaction_time() -> Nullable<Timestamptz>;
+
+    /// What the operator `+` does.
+    #[sql_name = "timestamptz_pl_interval"]
+    fn later(at: Timestamptz, by: Interval) -> Timestamptz;
+
+    #[sql_name = "timestamptz_pl_interval"]
+    fn maybe_later(at: Timestamptz, by: Interval) -> Nullable<Timestamptz>;
+
+    /// Answers `void`, which reads as an empty text.
+    fn pg_notify(channel: Text, payload: Text) -> Text;
+}
+
 /// The transaction's time, by the database's clock.
-fn now() -> SqlLiteral<Timestamptz> {
-    sql("now()")
+fn now() -> transaction_time {
+    transaction_time()
 }
 
 /// That much later.
-fn now_plus(time: Duration) -> SqlLiteral<Timestamptz> {
-    sql(&later(time))
+fn now_plus(time: Duration) -> later<transaction_time, PgInterval> {
+    later(now(), interval(time))
 }
 
 /// The same where a column may be empty.
-fn maybe_now() -> SqlLiteral<Nullable<Timestamptz>> {
-    sql("now()")
+fn maybe_now() -> maybe_transaction_time {
+    maybe_transaction_time()
 }
 
 /// That much later.
-fn maybe_now_plus(time: Duration) -> SqlLiteral<Nullable<Timestamptz>> {
-    sql(&later(time))
+fn maybe_now_plus(time: Duration) -> maybe_later<transaction_time, PgInterval> {
+    maybe_later(now(), interval(time))
 }
 
-fn later(time: Duration) -> String {
-    // A number of ours, not a text of somebody's.
-    let milliseconds = time.as_millis().min(1_000_000_000_000);
-    format!("now() + interval '1 millisecond' * {milliseconds}")
+/// A time in the server's form; three hundred years at most.
+fn interval(time: Duration) -> PgInterval {
+    const LONGEST: i64 = 300 * 365 * 24 * 3600 * 1_000_000;
+    let microseconds = i64::try_from(time.as_micros()).unwrap_or(LONGEST).min(LONGEST);
+    PgInterval::from_microseconds(microseconds)
 }
 
 async fn time(conn: &mut Conn) -> QueryResult<DateTime<Utc>> {
@@ -218,12 +244,8 @@ fn to_microseconds(at: DateTime<Utc>) -> DateTime<Utc> {
 
 /// Announces a change with the transaction's end, to every replica.
 async fn ring(conn: &mut Conn, identity: i64) -> QueryResult<()> {
-    diesel::sql_query("SELECT pg_notify($1, $2)")
-        .bind::<Text, _>(CHANNEL)
-        .bind::<Text, _>(identity.to_string())
-        .execute(conn)
-        .await
-        .map(drop)
+    let notify = pg_notify(CHANNEL, identity.to_string());
+    diesel::select(notify).execute(conn).await.map(drop)
 }
 
 /// Gives committed events their place in the order in which they became visible.
@@ -297,11 +319,17 @@ pub struct Store {
     planned_up_to: AtomicI64,
     bell: Bell,
     listener: tokio::task::AbortHandle,
+    announcements: mpsc::UnboundedSender<i64>,
+    announcer: tokio::task::AbortHandle,
 }
 
 /// A connection that many share: a request does not wait for the answer of the one before.
+/// Whoever comes while it is being made waits for it with the first who did: thousands may come at
+/// once, and each with a connection of its own would be more than a server takes.
 #[derive(Default)]
-struct HotConnection(Mutex<Option<Arc<Conn>>>);
+struct HotConnection(Mutex<Option<Connecting>>);
+
+type Connecting = Shared<BoxFuture<'static, Result<Arc<Conn>, Arc<ConnectionError>>>>;
 
 /// The server, or the network to it, says nothing.
 #[derive(Debug, thiserror::Error)]
@@ -419,6 +447,8 @@ impl Store {
 
         let bell = Bell::new();
         let listener = tokio::spawn(listen(connector.clone(), bell.clone())).abort_handle();
+        let (announcements, announced) = mpsc::unbounded_channel();
+        let announcer = tokio::spawn(announce(connector.clone(), announced)).abort_handle();
         let hot = vec![HotConnection::default(), HotConnection::default()];
         let plan = settings.refresh_plan;
         Ok(Self {
@@ -431,6 +461,8 @@ impl Store {
             planned_up_to: AtomicI64::new(0),
             bell,
             listener,
+            announcements,
+            announcer,
         })
     }
 
@@ -446,27 +478,45 @@ impl Store {
     #[expect(clippy::unused_self, reason = "the other dialect needs it")]
     pub(crate) fn rung(&self) {}
 
+    /// After a write under a lease: tells everybody who waits for its end, soon.
+    pub(crate) fn announce(&self, id: IdentityId) {
+        self.bell.ring(id);
+        // Taken as long as the store lives.
+        let _ = self.announcements.send(id.0);
+    }
+
     /// One of the shared connections, made anew when it is broken.
     async fn hot(&self) -> Result<Arc<Conn>, RepositoryError> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.hot.len();
-        let slot = &self.hot[turn].0;
-        let there = slot.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(conn) = there {
-            return Ok(conn);
-        }
-        let conn = self.connector.connect().await.map_err(unreachable)?;
-        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
-        // Of several that were made at the same time, one stays.
-        Ok(Arc::clone(slot.get_or_insert_with(|| Arc::new(conn))))
+        let HotConnection(slot) = &self.hot[turn];
+        let connecting = {
+            let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+            slot.get_or_insert_with(|| self.connecting()).clone()
+        };
+        connecting.clone().await.map_err(|problem| {
+            let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+            // The next who comes tries again.
+            slot.take_if(|it| it.ptr_eq(&connecting));
+            unreachable(problem)
+        })
+    }
+
+    /// A connection that is made also when the first who wants it has gone.
+    fn connecting(&self) -> Connecting {
+        let connector = self.connector.clone();
+        let made = tokio::spawn(async move { connector.connect().await });
+        let broken_off = |error: JoinError| ConnectionError::BadConnection(error.to_string());
+        async move { made.await.map_err(broken_off)?.map(Arc::new) }
+            .map_err(Arc::new)
+            .boxed()
+            .shared()
     }
 
     /// Forgets a connection that failed, unless it was replaced already.
     fn forget(&self, conn: &Arc<Conn>) {
         for HotConnection(slot) in &self.hot {
             let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
-            if slot.as_ref().is_some_and(|it| Arc::ptr_eq(it, conn)) {
-                *slot = None;
-            }
+            slot.take_if(|it| matches!(it.peek(), Some(Ok(it)) if Arc::ptr_eq(it, conn)));
         }
     }
 
@@ -527,6 +577,7 @@ impl Store {
 impl Drop for Store {
     fn drop(&mut self) {
         self.listener.abort();
+        self.announcer.abort();
     }
 }
 
@@ -551,6 +602,39 @@ async fn listen(connector: Connector, bell: Bell) {
             tracing::warn!(problem, "does not hear of other replicas' refreshes; polling instead");
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Announces ended refreshes to every replica, as many at once as there are.
+///
+/// Not in the transactions that end them: PostgreSQL lets those that announce something commit one
+/// after the other, each with its wait for the disk. What is lost on the way is missed by nobody
+/// for long, as whoever waits looks by itself too.
+async fn announce(connector: Connector, mut announced: mpsc::UnboundedReceiver<i64>) {
+    let mut kept: Option<Conn> = None;
+    let mut ids = Vec::new();
+    while announced.recv_many(&mut ids, 1000).await > 0 {
+        let told = async {
+            let mut conn = match kept.take() {
+                Some(conn) => conn,
+                None => connector.connect().await.map_err(|error| error.to_string())?,
+            };
+            diesel::sql_query("SELECT pg_notify($1, id::text) FROM unnest($2) AS id")
+                .bind::<Text, _>(CHANNEL)
+                .bind::<Array<BigInt>, _>(&ids)
+                .execute(&mut conn)
+                .await
+                .map_err(|error| error.to_string())?;
+            Ok::<_, String>(conn)
+        };
+        match tokio::time::timeout(connector.patience, told).await {
+            Ok(Ok(conn)) => kept = Some(conn),
+            Ok(Err(problem)) => {
+                tracing::debug!(problem, "ended refreshes were not announced to other replicas");
+            }
+            Err(_) => tracing::debug!("ended refreshes were not announced in time"),
+        }
+        ids.clear();
     }
 }
 

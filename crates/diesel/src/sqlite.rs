@@ -254,6 +254,11 @@ impl Store {
         self.bell.ring_for_all();
     }
 
+    /// After a write under a lease: the same.
+    pub(crate) fn announce(&self, id: IdentityId) {
+        self.bell.ring(id);
+    }
+
     /// A connection for a read that takes microseconds, on this thread.
     ///
     /// Its queries are by a unique key and have no `LIMIT`: SQLite prepares a statement again each

@@ -11,8 +11,8 @@ use symbolon_domain::{
     identity::{Identity, IdentityStatus},
     ids::{IdentityId, ProviderId},
     ports::{
-        BackOff, CredentialsRepository, FailureClass, Lease, LeaseOutcome, LeasedWrite, RefreshEnd,
-        RepositoryError, Sealer, StoredCredentials,
+        BackOff, CredentialsRepository, FailureClass, Lease, LeaseOutcome, Leased, LeasedWrite,
+        RefreshEnd, RepositoryError, Sealer, StoredCredentials,
     },
 };
 
@@ -22,11 +22,11 @@ use super::{
     identity_row::{Shown, invalid, open, place, seal},
     in_transaction, maybe_now, maybe_now_plus,
     refresh_schedule::{self, PlanColumns},
-    ring,
     schema::identities,
 };
 use crate::{
     failure::Failure,
+    prepared::Prepared,
     values::{object, parsed},
 };
 
@@ -138,6 +138,16 @@ fn count(unanswered: u32) -> i32 {
     i32::try_from(unanswered).unwrap_or(i32::MAX)
 }
 
+/// Ends a lease under which nothing more was sent than it says; the number of rows.
+async fn release(conn: &mut Conn, lease: &Lease) -> QueryResult<usize> {
+    let update = diesel::update(under!(lease)).set((
+        identities::lease_holder.eq(NOT_LEASED.0),
+        identities::lease_until.eq(NOT_LEASED.1),
+        identities::unanswered.eq(count(lease.unanswered)),
+    ));
+    Prepared(update).execute(conn).await
+}
+
 const NOT_LEASED: (Option<&str>, Option<DateTime<Utc>>) = (None, None);
 
 #[async_trait]
@@ -154,27 +164,40 @@ impl CredentialsRepository for Store {
         holder: &str,
         time: Duration,
     ) -> Result<LeaseOutcome, RepositoryError> {
-        let conn = &mut *self.writer().await?;
+        let mut conn = self.writer().await?;
+        let conn = &mut *conn;
         let free = identities::table
             .find(id.0)
             .filter(identities::generation.eq(generation))
             .filter(identities::status.ne(IdentityStatus::Invalid.as_str()))
             .filter(identities::lease_until.is_null().or(identities::lease_until.le(maybe_now())));
-        let taken: Option<(i64, i32)> = diesel::update(free)
+        let take = diesel::update(free)
             .set((
                 identities::lease_holder.eq(holder),
                 identities::lease_until.eq(maybe_now_plus(time)),
                 identities::attempt.eq(identities::attempt + 1),
             ))
-            .returning((identities::attempt, identities::unanswered))
-            .get_result(conn)
-            .await
-            .optional()
-            .map_err(Failure::from)?;
-        if let Some((attempt, unanswered)) = taken {
+            .returning((
+                identities::attempt,
+                identities::unanswered,
+                Shown::as_returning(),
+                Row::as_returning(),
+            ));
+        let taken: Option<(i64, i32, Shown, Row)> =
+            Prepared(take).get_result(conn).await.optional().map_err(Failure::from)?;
+        if let Some((attempt, unanswered, shown, row)) = taken {
             let unanswered = u32::try_from(unanswered).unwrap_or(0);
             let lease = Lease { identity_id: id, generation, attempt, unanswered };
-            return Ok(LeaseOutcome::Taken(lease));
+            let read = row.open(&*self.sealer).and_then(|it| Ok((Identity::try_from(shown)?, it)));
+            return match read {
+                Ok((identity, stored)) => {
+                    Ok(LeaseOutcome::Taken(lease, Box::new(Leased { identity, stored })))
+                }
+                Err(unreadable) => {
+                    release(conn, &lease).await.map_err(Failure::from)?;
+                    Err(unreadable.into())
+                }
+            };
         }
         let there: Option<(i64, String)> = identities::table
             .find(id.0)
@@ -199,13 +222,11 @@ impl CredentialsRepository for Store {
         time: Duration,
     ) -> Result<LeasedWrite, RepositoryError> {
         let conn = &mut *self.writer().await?;
-        let written = diesel::update(under!(lease))
+        let record = diesel::update(under!(lease))
             // Nor where it was released: then there is no such time.
             .filter(identities::lease_until.ge(maybe_now_plus(time)))
-            .set(identities::unanswered.eq(count(lease.unanswered + 1)))
-            .execute(conn)
-            .await
-            .map_err(Failure::from)?;
+            .set(identities::unanswered.eq(count(lease.unanswered + 1)));
+        let written = Prepared(record).execute(conn).await.map_err(Failure::from)?;
         if written == 1 {
             return Ok(LeasedWrite::Done);
         }
@@ -239,7 +260,7 @@ impl CredentialsRepository for Store {
             let scopes =
                 if credentials.scopes.is_empty() { &before.scopes } else { &credentials.scopes };
             // The row is locked: what was found is what is written.
-            let after: Shown = diesel::update(identities::table.find(id.0))
+            let update = diesel::update(identities::table.find(id.0))
                 .set((
                     (
                         identities::credentials.eq(sealed),
@@ -265,16 +286,14 @@ impl CredentialsRepository for Store {
                         .eq(credentials.refresh_expires_at.map(super::to_microseconds)),
                     PlanColumns::of(next, &planned),
                 ))
-                .returning(Shown::as_returning())
-                .get_result(conn)
-                .await?;
-            ring(conn, id.0).await?;
+                .returning(Shown::as_returning());
+            let after: Shown = Prepared(update).get_result(conn).await?;
             let actor = Actor::replica(holder.unwrap_or_default());
             let (kind, after) = (EventKind::IdentityRefreshed, after.try_into()?);
             log(conn, kind, &actor, Some(&before), Some(&after)).await?;
             Ok(LeasedWrite::Done)
         });
-        self.rung();
+        self.announce(lease.identity_id);
         Ok(done?)
     }
 
@@ -288,7 +307,6 @@ impl CredentialsRepository for Store {
             let Some(holder) = holder else { return Ok(LeasedWrite::Done) };
             let before = Identity::try_from(row)?;
             let (about, detail) = write_end(conn, lease, end).await?;
-            ring(conn, lease.identity_id.0).await?;
             let after = identities::table.find(lease.identity_id.0).select(Shown::as_select());
             let after = Identity::try_from(after.first::<Shown>(conn).await?)?;
             let actor = Actor::replica(holder);
@@ -296,27 +314,18 @@ impl CredentialsRepository for Store {
             events::insert(conn, &NewEvent { detail, ..event }).await?;
             Ok(LeasedWrite::Done)
         });
-        self.rung();
+        self.announce(lease.identity_id);
         Ok(done?)
     }
 
     async fn release(&self, lease: &Lease) -> Result<LeasedWrite, RepositoryError> {
         let done = in_transaction!(self, async |conn| {
-            let written = diesel::update(under!(lease))
-                .set((
-                    identities::lease_holder.eq(NOT_LEASED.0),
-                    identities::lease_until.eq(NOT_LEASED.1),
-                    identities::unanswered.eq(count(lease.unanswered)),
-                ))
-                .execute(conn)
-                .await?;
-            if written == 0 {
+            if release(conn, lease).await? == 0 {
                 return Ok(refused(conn, lease).await?);
             }
-            ring(conn, lease.identity_id.0).await?;
             Ok(LeasedWrite::Done)
         });
-        self.rung();
+        self.announce(lease.identity_id);
         Ok(done?)
     }
 

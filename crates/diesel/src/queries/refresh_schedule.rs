@@ -136,10 +136,15 @@ struct Due {
     id: i64,
     user_id: String,
     generation: i64,
+    planned_generation: Option<i64>,
     refresh_at: Option<DateTime<Utc>>,
 }
 
 /// Those that nobody has claimed, of an instance, between two times, the longest due first.
+///
+/// Those whose plan is of an earlier generation are left out here and not by the database, which
+/// takes an equality of two columns for rare, and would read the whole table instead of the first
+/// entries of the index.
 async fn candidates(
     conn: &mut Conn,
     provider: ProviderId,
@@ -152,7 +157,6 @@ async fn candidates(
         .filter(identities::idp_id.eq(provider.0))
         .filter(identities::refresh_at.le(to))
         .filter(claimed.is_null().or(claimed.le(maybe_now())))
-        .filter(identities::planned_generation.eq(identities::generation.nullable()))
         .filter(identities::status.ne(IdentityStatus::Invalid.as_str()))
         .order((identities::refresh_at, identities::id))
         .limit(limit)
@@ -161,7 +165,9 @@ async fn candidates(
     if let Some(after) = after {
         query = query.filter(identities::refresh_at.gt(after));
     }
-    query.load(conn).await
+    let mut due: Vec<Due> = query.load(conn).await?;
+    due.retain(|it| it.planned_generation == Some(it.generation));
+    Ok(due)
 }
 
 /// As many of these as fit, organization by organization.

@@ -3,19 +3,25 @@
 
 use std::{sync::Arc, time::Duration};
 
+use chrono::DateTime;
+use futures_util::{StreamExt as _, stream};
 use symbolon_diesel::{Database, DatabaseSettings};
 use symbolon_domain::{
     identity::Identity,
-    ids::ProviderId,
-    ports::{Link, LinkOutcome, NewIdentityProvider, ProviderDeletion, Unlink},
+    ids::{IdentityId, ProviderId},
+    ports::{
+        BackOff, FailureClass, LeaseOutcome, LeasedWrite, Link, LinkOutcome, NewIdentityProvider,
+        ProviderDeletion, RefreshEnd, Unlink,
+    },
     testing::{TestSealer, contract::Store, fixtures},
 };
 use symbolon_test_postgres::TestDatabase;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{mpsc, watch},
+    task::JoinSet,
 };
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::{AsyncMessage, Client, NoTls};
 
 use crate::bench::{Bench, SqliteFile, migrated_database, store_on_postgres, store_on_sqlite};
 
@@ -74,6 +80,63 @@ async fn broken_connections_are_replaced() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         assert_eq!(good, 20, "it stays broken");
+    }
+}
+
+/// More than the server takes connections.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_who_come_first_do_not_open_a_connection_each() {
+    let (_database, settings) = migrated_database().await;
+    let store: Arc<dyn Store> = Arc::new(store_on_postgres(&settings).await);
+    let mut readers = JoinSet::new();
+    for _ in 0..1000 {
+        let store = Arc::clone(&store);
+        readers.spawn(async move { store.identities().find(IdentityId(1)).await.unwrap() });
+    }
+    assert_eq!(readers.join_all().await, vec![None; 1000]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_lease_is_announced_to_every_replica() {
+    let (database, settings) = migrated_database().await;
+    let store: Arc<dyn Store> = Arc::new(store_on_postgres(&settings).await);
+    let at = provider(&store).await;
+    let id = linked(&store, at, "u").await.id;
+
+    let (client, mut connection) = tokio_postgres::connect(database.url(), NoTls).await.unwrap();
+    let (tell, mut heard) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let mut messages = stream::poll_fn(move |context| connection.poll_message(context));
+        while let Some(Ok(message)) = messages.next().await {
+            if let AsyncMessage::Notification(it) = message {
+                tell.send(it.payload().to_owned()).unwrap();
+            }
+        }
+    });
+    client.batch_execute("LISTEN symbolon_identities").await.unwrap();
+
+    let credentials = store.credentials();
+    let time = Duration::from_mins(1);
+    for end in ["released", "ended", "committed"] {
+        let generation = credentials.find(id).await.unwrap().unwrap().generation;
+        let taken = credentials.take_lease(id, generation, "r", time).await.unwrap();
+        let LeaseOutcome::Taken(lease, _) = taken else { panic!("{end}: {taken:?}") };
+        let back_off = BackOff {
+            until: DateTime::UNIX_EPOCH,
+            class: FailureClass::Unavailable,
+            failures: 1,
+            detail: String::new(),
+        };
+        let written = match end {
+            "released" => credentials.release(&lease).await,
+            "ended" => {
+                let end = RefreshEnd::Failed { back_off, answered: true };
+                credentials.end(&lease, &end).await
+            }
+            _ => credentials.commit(&lease, &fixtures::credentials()).await,
+        };
+        assert_eq!(written.unwrap(), LeasedWrite::Done, "{end}");
+        assert_eq!(heard.recv().await, Some(id.to_string()), "{end}");
     }
 }
 

@@ -216,7 +216,7 @@ async fn what_does_not_open_is_told_of_and_everything_else_is_sealed_anew(
     raw.execute(&sql).await;
     {
         let with_another_key = raw.open(TestSealer::with_key(9).opening(OLD)).await;
-        let LeaseOutcome::Taken(lease) = with_another_key
+        let LeaseOutcome::Taken(lease, _) = with_another_key
             .credentials
             .take_lease(unknown, 1, "x", Duration::from_mins(1))
             .await
@@ -296,7 +296,7 @@ async fn live(
                 .take_lease(id, stored.generation, who, Duration::from_mins(1))
                 .await
                 .unwrap();
-            let LeaseOutcome::Taken(lease) = lease else { continue };
+            let LeaseOutcome::Taken(lease, _) = lease else { continue };
             let fresh = of_generation(id, stored.generation + 1);
             let written = database.credentials.commit(&lease, &fresh).await.unwrap();
             assert_eq!(written, LeasedWrite::Done);
@@ -317,7 +317,7 @@ async fn a_rotation_never_overwrites_a_refresh_and_everything_opens_all_the_time
         new.credentials = None;
         let id = linked(&store, &new).await;
         let lease = store.credentials().take_lease(id, 0, "x", Duration::from_mins(1)).await;
-        let Ok(LeaseOutcome::Taken(lease)) = lease else { panic!("{lease:?}") };
+        let Ok(LeaseOutcome::Taken(lease, _)) = lease else { panic!("{lease:?}") };
         store.credentials().commit(&lease, &of_generation(id, 1)).await.unwrap();
         ids.push(id);
     }

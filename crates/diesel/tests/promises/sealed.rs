@@ -14,9 +14,9 @@ use symbolon_domain::{
     },
     page::PageRequest,
     ports::{
-        DataOutcome, DataUpdate, EventFilter, Link, LinkOutcome, LinkOwner, NewAuthProvider,
-        NewIdentityProvider, ProviderDeletion, RepositoryError, RevocationEnd, SsoOutcome,
-        SsoSignIn, Unlink, UnlinkOutcome,
+        DataOutcome, DataUpdate, EventFilter, LeaseOutcome, Link, LinkOutcome, LinkOwner,
+        NewAuthProvider, NewIdentityProvider, ProviderDeletion, RepositoryError, RevocationEnd,
+        SsoOutcome, SsoSignIn, Unlink, UnlinkOutcome,
     },
     secret::{Secret, SecretHash},
     testing::{RunningClock, contract::Store, fixtures},
@@ -30,6 +30,7 @@ on_both! {
     credentials_that_do_not_open_are_replaced_by_new_ones
     older_credentials_do_not_come_back
     credentials_that_were_never_sealed_are_refused
+    a_lease_of_credentials_that_do_not_open_is_given_back
     sealed_provider_secrets_open_in_no_other_row_and_no_older_ones
     what_a_session_holds_opens_in_no_other_session
     a_session_that_ended_holds_nothing
@@ -327,6 +328,20 @@ async fn credentials_that_were_never_sealed_are_refused(Bench { store, raw }: Be
     let plain = String::from_utf8(credentials("one").to_plain().to_vec()).unwrap();
     raw.execute(&format!("UPDATE identities SET credentials = {}", raw.bytes(&plain))).await;
     assert_unsealable(store.credentials().find(id).await, "identities", id.0);
+}
+
+async fn a_lease_of_credentials_that_do_not_open_is_given_back(Bench { store, raw }: Bench) {
+    let at = provider(&store, "one").await;
+    let id = linked(&store, &link(at, "one")).await;
+    raw.execute("CREATE TABLE good AS SELECT credentials FROM identities").await;
+    raw.execute(&format!("UPDATE identities SET credentials = {}", raw.bytes("spoiled"))).await;
+    let time = Duration::from_mins(10);
+    let taken = store.credentials().take_lease(id, 1, "r", time).await;
+    assert_unsealable(taken, "identities", id.0);
+
+    raw.execute("UPDATE identities SET credentials = (SELECT credentials FROM good)").await;
+    let taken = store.credentials().take_lease(id, 1, "r", time).await.unwrap();
+    assert!(matches!(taken, LeaseOutcome::Taken(..)), "{taken:?}");
 }
 
 async fn sealed_provider_secrets_open_in_no_other_row_and_no_older_ones(

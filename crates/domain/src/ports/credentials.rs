@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use super::RepositoryError;
 use crate::{
     credentials::Credentials,
-    identity::{IdentityStatus, Invalid, InvalidReason, text_form},
+    identity::{Identity, IdentityStatus, Invalid, InvalidReason, text_form},
     ids::{IdentityId, ProviderId},
 };
 
@@ -72,11 +72,21 @@ pub struct Lease {
     pub unanswered: u32,
 }
 
+/// An identity as it was when its lease was taken. Of what is here its holder alone changes the
+/// credentials, but for a link, which ends the lease's generation; the rest may change at any time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Leased {
+    /// Whose credentials they are.
+    pub identity: Identity,
+    /// What is to be refreshed.
+    pub stored: StoredCredentials,
+}
+
 /// What became of a request for the lease.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum LeaseOutcome {
-    /// It is yours until its time runs out.
-    Taken(Lease),
+    /// It is yours until its time runs out. With it comes what was there at that moment.
+    Taken(Lease, Box<Leased>),
     /// Somebody else holds it.
     Held,
     /// The credentials are of another generation by now, the identity is invalid, or it is gone:
@@ -128,7 +138,8 @@ pub trait CredentialsRepository: Send + Sync {
 
     /// Takes the lease of an identity where nobody holds it (or its time ran out), the generation
     /// is still `generation`, and the identity is not invalid. Raises the attempt number, which
-    /// never falls again. `holder` names the replica, in the events of this refresh too.
+    /// never falls again. `holder` names the replica, in the events of this refresh too. What is
+    /// there is read in the same moment; where it cannot be opened, the lease is given back.
     ///
     /// No write under a lease asks whether its time ran out, only whether its attempt and
     /// generation are still the row's; but for [the one](Self::record_sending) that comes before a

@@ -170,7 +170,8 @@ impl Scheduler {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many more of this provider's are taken now: work for about half a second.
+    /// How many more of this provider's are taken now: work for about half a second, or none while
+    /// half of that waits still, as each look for more costs the database.
     fn room(&self, provider: ProviderId) -> u16 {
         let mut lanes = self.lanes();
         let Some(lane) = lanes.get_mut(&provider) else { return self.most() };
@@ -180,7 +181,8 @@ impl Scheduler {
         if lane.failures >= TRIES_ONE {
             return u16::from(lane.waiting.is_empty() && lane.running == 0);
         }
-        self.most().saturating_sub(u16::try_from(lane.waiting.len()).unwrap_or(u16::MAX))
+        let (most, waiting) = (self.most(), u16::try_from(lane.waiting.len()).unwrap_or(u16::MAX));
+        if waiting > most / 2 { 0 } else { most - waiting }
     }
 
     fn most(&self) -> u16 {
@@ -210,7 +212,7 @@ impl Scheduler {
                 self.give_back(&[due]).await;
                 self.empty(provider).await;
             } else {
-                let result = self.tokens.refresh_ahead(due.identity_id, due.generation).await;
+                let result = self.tokens.refresh_ahead(&due).await;
                 self.note(&due, result).await;
             }
             let mut lanes = self.lanes();

@@ -16,6 +16,7 @@ use self::{
     client_health::ClientHealth,
     flight::{Flights, Urgency},
     freshness::{Freshness, freshness},
+    refresh::Stale,
 };
 use super::{Identities, Providers, Revocations, Tasks};
 use crate::{
@@ -24,7 +25,8 @@ use crate::{
     identity::{IdentityStatus, Invalid, InvalidReason},
     ids::IdentityId,
     ports::{
-        BackOff, Clock, CredentialsRepository, FailureClass, RepositoryError, StoredCredentials,
+        BackOff, Clock, CredentialsRepository, DueRefresh, FailureClass, RepositoryError,
+        StoredCredentials,
     },
     secret::{Secret, SecretHash},
 };
@@ -184,12 +186,12 @@ impl Tokens {
         need: &TokenNeed,
     ) -> Result<(IssuedToken, i64), Error> {
         check_valid(stored)?;
-        let (id, now) = (stored.identity_id, self.clock.now());
+        let now = self.clock.now();
         let issued = |it: &StoredCredentials| Ok((issued(it, need)?, it.generation));
         match freshness(stored, need.min_ttl, self.settings.margin, now) {
             Freshness::Fresh => issued(stored),
             Freshness::Alive if is_backing_off(stored, now) => issued(stored),
-            Freshness::Alive => match self.renew_alive(id, stored.generation).await {
+            Freshness::Alive => match self.renew_alive(stored).await {
                 Ok(renewed) => issued(&renewed),
                 // It may pass, or there is nothing to refresh with: what is alive serves until it
                 // ends, which may have been while we waited.
@@ -201,7 +203,7 @@ impl Tokens {
                 ) if self.is_alive(stored) => issued(stored),
                 Err(error) => Err(error),
             },
-            Freshness::Dead => issued(&*self.renew_alive(id, stored.generation).await?),
+            Freshness::Dead => issued(&*self.renew_alive(stored).await?),
         }
     }
 
@@ -209,16 +211,15 @@ impl Tokens {
     /// have expired before it was safe, or before this caller was told of it.
     async fn renew_alive(
         &self,
-        id: IdentityId,
-        mut generation: i64,
+        stored: &StoredCredentials,
     ) -> Result<Arc<StoredCredentials>, Error> {
-        for _ in 0..2 {
-            let renewed = self.renew(id, generation, Urgency::Usual).await?;
-            check_valid(&renewed)?;
-            if self.is_alive(&renewed) {
-                return Ok(renewed);
-            }
-            generation = renewed.generation;
+        let mut renewed = self.renew(stored, Urgency::Usual).await?;
+        if !self.is_alive(&renewed) {
+            renewed = self.renew(&renewed, Urgency::Usual).await?;
+        }
+        check_valid(&renewed)?;
+        if self.is_alive(&renewed) {
+            return Ok(renewed);
         }
         Err(Error::ProviderUnavailable {
             detail: "the new access token had expired already when it could be handed out".into(),
@@ -238,18 +239,18 @@ impl Tokens {
     /// As [`issue`](Self::issue); the token that was there stays if it is alive.
     pub async fn refresh(&self, id: IdentityId) -> Result<(), Error> {
         let stored = self.credentials.find(id).await?.ok_or(Error::NotFound("identity"))?;
-        check_valid(&stored)?;
-        self.renew(id, stored.generation, Urgency::Forced).await.map(drop)
+        self.renew(&stored, Urgency::Forced).await.map(drop)
     }
 
-    /// Refreshes the credentials of this generation with nobody asking for a token. With others
-    /// in place there is nothing to do, and they count as refreshed.
+    /// Refreshes what is due, with nobody asking for a token. With other credentials in place there
+    /// is nothing to do, and they count as refreshed.
     ///
     /// # Errors
     ///
     /// As [`issue`](Self::issue).
-    pub async fn refresh_ahead(&self, id: IdentityId, generation: i64) -> Result<(), Error> {
-        self.renew(id, generation, Urgency::Usual).await.map(drop)
+    pub async fn refresh_ahead(&self, due: &DueRefresh) -> Result<(), Error> {
+        let DueRefresh { identity_id, provider_id, generation, .. } = *due;
+        self.replace(Stale { identity_id, provider_id, generation }, Urgency::Usual).await.map(drop)
     }
 
     /// A provider refused an access token before its time. The caller names it by its SHA-256; if
@@ -285,7 +286,7 @@ impl Tokens {
                 retry_after: NEW_TOKEN.saturating_sub(age),
             });
         }
-        self.renew(stored.identity_id, stored.generation, Urgency::Rejected).await?;
+        self.renew(stored, Urgency::Rejected).await?;
         Ok(Rejected::Replaced)
     }
 }

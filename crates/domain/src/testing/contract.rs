@@ -308,7 +308,7 @@ async fn lease(store: &Arc<dyn Store>, id: IdentityId) -> Lease {
 async fn lease_for(store: &Arc<dyn Store>, id: IdentityId, time: Duration) -> Lease {
     let generation = store.credentials().find(id).await.unwrap().unwrap().generation;
     match store.credentials().take_lease(id, generation, "replica-1", time).await.unwrap() {
-        LeaseOutcome::Taken(lease) => lease,
+        LeaseOutcome::Taken(lease, _) => lease,
         refused => panic!("{refused:?}"),
     }
 }
@@ -457,6 +457,7 @@ macro_rules! contract_tests {
             // leases
             of_racing_takers_one_gets_the_lease
             a_lease_that_somebody_holds_is_held
+            with_a_lease_comes_what_is_there
             a_lease_on_another_generation_has_moved
             the_lease_of_an_invalid_identity_has_moved
             a_lease_that_ran_out_is_taken_and_its_old_holder_fenced_off

@@ -329,7 +329,7 @@ impl World {
         let Some(stored) = credentials.find(id).await.unwrap() else { return };
         let lease = Duration::from_mins(1);
         let taken = credentials.take_lease(id, stored.generation, "replica", lease).await.unwrap();
-        let LeaseOutcome::Taken(lease) = taken else { return };
+        let LeaseOutcome::Taken(lease, _) = taken else { return };
         let Some((number, renewed)) = self.new_token(stored.credentials.is_some()) else {
             credentials.release(&lease).await.unwrap();
             return;

@@ -555,7 +555,7 @@ async fn lease(world: &World, id: IdentityId) -> Lease {
     let generation = world.stored(id).await.generation;
     let taken = world.store.take_lease(id, generation, "crashed", CALL_TIMEOUT * 3).await.unwrap();
     match taken {
-        LeaseOutcome::Taken(lease) => lease,
+        LeaseOutcome::Taken(lease, _) => lease,
         other => panic!("{other:?}"),
     }
 }

@@ -157,8 +157,8 @@ const GUARDS: &[Guard] = &[
     Guard {
         name: "a token that ended before it was safe is answered",
         file: TOKENS,
-        find: "            if self.is_alive(&renewed) {",
-        put: "            if renewed.generation > 0 {",
+        find: "        if self.is_alive(&renewed) {",
+        put: "        if renewed.generation > 0 {",
     },
     Guard {
         name: "a token that has ended is alive",

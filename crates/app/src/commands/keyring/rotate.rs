@@ -226,7 +226,7 @@ mod tests {
                 assert_eq!(stored.credentials, Some(of_generation(id, stored.generation)));
                 let time = Duration::from_mins(1);
                 let leased = database.credentials.take_lease(id, stored.generation, "x", time);
-                let LeaseOutcome::Taken(lease) = leased.await.unwrap() else { continue };
+                let LeaseOutcome::Taken(lease, _) = leased.await.unwrap() else { continue };
                 let fresh = of_generation(id, stored.generation + 1);
                 let written = database.credentials.commit(&lease, &fresh).await.unwrap();
                 assert_eq!(written, LeasedWrite::Done);
@@ -260,7 +260,7 @@ mod tests {
                 panic!("{name}")
             };
             let leased = database.credentials.take_lease(it.id, 0, "x", Duration::from_mins(1));
-            let LeaseOutcome::Taken(lease) = leased.await.unwrap() else { panic!("{name}") };
+            let LeaseOutcome::Taken(lease, _) = leased.await.unwrap() else { panic!("{name}") };
             database.credentials.commit(&lease, &of_generation(it.id, 1)).await.unwrap();
             ids.push(it.id);
         }

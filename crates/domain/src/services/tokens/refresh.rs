@@ -15,11 +15,11 @@ use crate::{
     credentials::Credentials,
     error::DEFAULT_RETRY,
     event::Actor,
-    identity::{Identity, Invalid, InvalidReason},
+    identity::{Identity, IdentityStatus, Invalid, InvalidReason},
     identity_provider::{IdentityProvider, ProviderSecrets, Rotation},
-    ids::IdentityId,
+    ids::{IdentityId, ProviderId},
     ports::{
-        BackOff, Connector, ConnectorError, FailureClass, Lease, LeaseOutcome, LeasedWrite,
+        BackOff, Connector, ConnectorError, FailureClass, Lease, LeaseOutcome, Leased, LeasedWrite,
         NewRevocation, RefreshEnd, RefreshRequest, RepositoryError, Sent, StoredCredentials,
     },
     revocation::{GrantOwner, OrphanedGrant},
@@ -42,10 +42,20 @@ pub(super) const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(1);
 
 /// How one holder's part in a refresh ended.
 enum Part {
+    /// These are there now: the holder has brought them.
+    Renewed(Box<StoredCredentials>),
     /// Newer credentials are there, or somebody else's attempt is: look again.
     LookAgain,
     /// Over: this failure is for everybody who waits.
     Failed(Error),
+}
+
+/// Credentials that are to be replaced.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stale {
+    pub(super) identity_id: IdentityId,
+    pub(super) provider_id: ProviderId,
+    pub(super) generation: i64,
 }
 
 /// The right to send, in this process.
@@ -94,25 +104,36 @@ impl Write<'_> {
 }
 
 impl Tokens {
-    /// Replaces the credentials of this generation. Callers in this process share one attempt;
-    /// the attempt goes on when they leave.
+    /// Replaces credentials that were read just now, unless a failed try is too short a while ago.
     ///
     /// Answers credentials of a later generation.
     pub(super) async fn renew(
         &self,
-        id: IdentityId,
-        generation: i64,
+        stored: &StoredCredentials,
+        urgency: Urgency,
+    ) -> Result<Arc<StoredCredentials>, Error> {
+        self.check_may_try(stored, urgency)?;
+        let (identity_id, provider_id) = (stored.identity_id, stored.provider_id);
+        self.replace(Stale { identity_id, provider_id, generation: stored.generation }, urgency)
+            .await
+    }
+
+    /// Replaces credentials that nobody has looked at just now. Callers in this process share one
+    /// attempt; the attempt goes on when they leave.
+    pub(super) async fn replace(
+        &self,
+        stale: Stale,
         urgency: Urgency,
     ) -> Result<Arc<StoredCredentials>, Error> {
         // A flight that took off earlier may land with just what this caller has seen already.
         loop {
-            let mut flight = match self.flights.board(id, urgency) {
+            let mut flight = match self.flights.board(stale.identity_id, urgency) {
                 Seat::Passenger(flight) => flight,
                 Seat::Pilot(pilot) => {
                     let flight = pilot.passenger();
                     let this = self.clone();
                     self.tasks.spawn(async move {
-                        let landing = this.replace(id, generation, urgency).await;
+                        let landing = this.fly(stale, urgency).await;
                         pilot.land(landing.map_err(|error| Shared::Domain(Arc::new(error))));
                     });
                     flight
@@ -126,7 +147,7 @@ impl Tokens {
                 Ok(Err(_)) | Err(_) => None,
             };
             match landing {
-                Some(Ok(renewed)) if renewed.generation > generation => return Ok(renewed),
+                Some(Ok(renewed)) if renewed.generation > stale.generation => return Ok(renewed),
                 Some(Ok(_)) => {}
                 Some(Err(shared)) => return Err(shared.into()),
                 None => return Err(in_progress()),
@@ -136,29 +157,31 @@ impl Tokens {
 
     /// Waits for the lease, and refreshes under it, until the generation has moved or it is clear
     /// that it won't.
-    async fn replace(
-        &self,
-        id: IdentityId,
-        generation: i64,
-        urgency: Urgency,
-    ) -> Result<Arc<StoredCredentials>, Error> {
+    async fn fly(&self, stale: Stale, urgency: Urgency) -> Result<Arc<StoredCredentials>, Error> {
+        let Stale { identity_id: id, provider_id, generation } = stale;
         let give_up = Instant::now() + self.settings.lease() + Duration::from_secs(2);
+        let mut look = false;
         loop {
-            let stored = self.find(id).await?;
-            if stored.generation != generation {
-                return Ok(Arc::new(stored));
+            // Not at first: nearly always the lease is free, and tells what is there.
+            if look {
+                let stored = self.credentials.find(id).await?.ok_or(Error::NotFound("identity"))?;
+                if stored.generation != generation {
+                    return Ok(Arc::new(stored));
+                }
+                self.check_may_try(&stored, urgency)?;
             }
-            self.check_may_try(&stored, urgency)?;
+            look = true;
             // Taken before the lease, so that the lease's time does not run while it waits.
-            let permit = self.admitted(stored.provider_id, urgency).await?;
+            let permit = self.admitted(provider_id, urgency).await?;
             let time = self.settings.lease();
             // Its time runs from when the database took it, which is later than this.
             let until = Instant::now() + time;
             let taken =
                 self.credentials.take_lease(id, generation, &self.settings.replica, time).await?;
             match taken {
-                LeaseOutcome::Taken(lease) => {
-                    match self.refresh_under(Held { lease, until }, urgency).await {
+                LeaseOutcome::Taken(lease, leased) => {
+                    match self.refresh_under(Held { lease, until }, *leased, urgency).await {
+                        Part::Renewed(renewed) => return Ok(Arc::from(renewed)),
                         Part::LookAgain => {}
                         Part::Failed(error) => return Err(error),
                     }
@@ -171,10 +194,6 @@ impl Tokens {
                 LeaseOutcome::Held => return Err(in_progress()),
             }
         }
-    }
-
-    async fn find(&self, id: IdentityId) -> Result<StoredCredentials, Error> {
-        self.credentials.find(id).await?.ok_or(Error::NotFound("identity"))
     }
 
     /// Whether a refresh of these credentials may be tried now.
@@ -193,13 +212,10 @@ impl Tokens {
     }
 
     /// One holder's part: everything between taking the lease and giving it back.
-    async fn refresh_under(&self, held: Held, urgency: Urgency) -> Part {
+    async fn refresh_under(&self, held: Held, leased: Leased, urgency: Urgency) -> Part {
         let lease = &held.lease;
+        let Leased { identity, stored } = leased;
         // Somebody may have failed and backed off between our look and our lease.
-        let stored = match self.find(lease.identity_id).await {
-            Ok(stored) => stored,
-            Err(error) => return self.give_back(lease, error).await,
-        };
         if let Err(error) = self.check_may_try(&stored, urgency) {
             return self.give_back(lease, error).await;
         }
@@ -211,11 +227,6 @@ impl Tokens {
         let (provider, connector) = match self.providers.reach(stored.provider_id).await {
             Ok(reached) => reached,
             Err(error) => return self.give_back(lease, error).await,
-        };
-        let identity = match self.identities.identities.find(lease.identity_id).await {
-            Ok(Some(identity)) => identity,
-            Ok(None) => return Part::Failed(Error::NotFound("identity")),
-            Err(error) => return self.give_back(lease, error.into()).await,
         };
         let external_id = identity.external_id.clone();
         let redirect_uri =
@@ -354,7 +365,15 @@ impl Tokens {
             match self.write(&lease, &Write::Commit(stored, &renewed)).await {
                 LeasedWrite::Done => {
                     Self::count(stored, "refreshed");
-                    return Part::LookAgain;
+                    return Part::Renewed(Box::new(StoredCredentials {
+                        identity_id: stored.identity_id,
+                        provider_id: stored.provider_id,
+                        status: IdentityStatus::Valid,
+                        invalid: None,
+                        generation: lease.generation + 1,
+                        credentials: Some(renewed),
+                        back_off: None,
+                    }));
                 }
                 LeasedWrite::Superseded => match self.overtaken(&lease, of, &answer).await {
                     // Under the doubt that the link has kept: it is about this very sending, and

@@ -68,7 +68,7 @@ async fn refresh(store: &Arc<dyn Store>, id: IdentityId, end: &RefreshEnd) {
     let generation = store.credentials().find(id).await.unwrap().unwrap().generation;
     let time = Duration::from_mins(5);
     let taken = store.credentials().take_lease(id, generation, "replica-1", time).await.unwrap();
-    let LeaseOutcome::Taken(lease) = taken else { panic!("{taken:?}") };
+    let LeaseOutcome::Taken(lease, _) = taken else { panic!("{taken:?}") };
     store.credentials().end(&lease, end).await.unwrap();
 }
 
@@ -144,7 +144,7 @@ async fn refresh_now(store: &Arc<dyn Store>, id: IdentityId) {
     let generation = store.credentials().find(id).await.unwrap().unwrap().generation;
     let time = Duration::from_mins(5);
     let taken = store.credentials().take_lease(id, generation, "replica-1", time).await.unwrap();
-    let LeaseOutcome::Taken(lease) = taken else { panic!("{taken:?}") };
+    let LeaseOutcome::Taken(lease, _) = taken else { panic!("{taken:?}") };
     store.credentials().commit(&lease, &answer).await.unwrap();
 }
 

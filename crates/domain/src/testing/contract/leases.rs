@@ -29,7 +29,7 @@ pub async fn of_racing_takers_one_gets_the_lease(store: &Arc<dyn Store>) {
         async move { take(&store, id, 1, &format!("replica-{racer}")).await }
     })
     .await;
-    let taken = outcomes.iter().filter(|it| matches!(it, LeaseOutcome::Taken(_))).count();
+    let taken = outcomes.iter().filter(|it| matches!(it, LeaseOutcome::Taken(..))).count();
     let held = outcomes.iter().filter(|it| matches!(it, LeaseOutcome::Held)).count();
     assert_eq!((taken, held), (1, 31), "{outcomes:?}");
 }
@@ -42,6 +42,19 @@ pub async fn a_lease_that_somebody_holds_is_held(store: &Arc<dyn Store>) {
     for holder in ["replica-1", "replica-2"] {
         assert_eq!(take(store, id, 1, holder).await, LeaseOutcome::Held);
     }
+}
+
+/// With a lease comes what is there: the identity, its credentials, and how the last refresh failed.
+pub async fn with_a_lease_comes_what_is_there(store: &Arc<dyn Store>) {
+    let id = identity(store).await.id;
+    let failed = RefreshEnd::Failed { back_off: fixtures::back_off(), answered: true };
+    store.credentials().end(&lease(store, id).await, &failed).await.unwrap();
+    let LeaseOutcome::Taken(_, leased) = take(store, id, 1, "replica-1").await else {
+        panic!("nobody held it");
+    };
+    assert_eq!(Some(leased.identity), store.identities().find(id).await.unwrap());
+    assert!(leased.stored.back_off.is_some());
+    assert_eq!(leased.stored, credentials_of(store, id).await);
 }
 
 /// A lease on another generation, or on nobody, has moved; also while somebody holds it.
@@ -94,7 +107,7 @@ pub async fn of_racing_takers_of_a_lease_that_ran_out_one_gets_it(store: &Arc<dy
         async move { take(&store, id, 1, &format!("replica-{racer}")).await }
     })
     .await;
-    let taken = outcomes.iter().filter(|it| matches!(it, LeaseOutcome::Taken(_))).count();
+    let taken = outcomes.iter().filter(|it| matches!(it, LeaseOutcome::Taken(..))).count();
     assert_eq!(taken, 1, "{outcomes:?}");
 }
 
@@ -539,7 +552,7 @@ async fn lease_in_turn(store: &Arc<dyn Store>, id: IdentityId, time: Duration) -
         loop {
             let taken =
                 store.credentials().take_lease(id, generation, "replica-1", time).await.unwrap();
-            if let LeaseOutcome::Taken(lease) = taken {
+            if let LeaseOutcome::Taken(lease, _) = taken {
                 return lease;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;

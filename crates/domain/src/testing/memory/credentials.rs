@@ -11,7 +11,7 @@ use crate::{
     identity::{IdentityStatus, Invalid},
     ids::IdentityId,
     ports::{
-        BackOff, CredentialsRepository, Lease, LeaseOutcome, LeasedWrite, RefreshEnd,
+        BackOff, CredentialsRepository, Lease, LeaseOutcome, Leased, LeasedWrite, RefreshEnd,
         RepositoryError, StoredCredentials,
     },
 };
@@ -47,6 +47,18 @@ impl IdentityRow {
     }
 }
 
+fn stored(row: &IdentityRow) -> StoredCredentials {
+    StoredCredentials {
+        identity_id: row.identity.id,
+        provider_id: row.identity.idp_id,
+        status: row.identity.status,
+        invalid: row.identity.invalid.clone(),
+        generation: row.generation,
+        credentials: row.credentials.clone(),
+        back_off: row.back_off.clone(),
+    }
+}
+
 impl Rows {
     /// Writes under a lease that is the row's latest.
     fn write_leased(
@@ -69,15 +81,7 @@ impl Rows {
 impl CredentialsRepository for MemoryStore {
     async fn find(&self, id: IdentityId) -> Result<Option<StoredCredentials>, RepositoryError> {
         let (rows, _) = self.read();
-        Ok(rows.identities.get(&id).map(|row| StoredCredentials {
-            identity_id: row.identity.id,
-            provider_id: row.identity.idp_id,
-            status: row.identity.status,
-            invalid: row.identity.invalid.clone(),
-            generation: row.generation,
-            credentials: row.credentials.clone(),
-            back_off: row.back_off.clone(),
-        }))
+        Ok(rows.identities.get(&id).map(stored))
     }
 
     async fn take_lease(
@@ -102,12 +106,10 @@ impl CredentialsRepository for MemoryStore {
             row.leased_until = Some(until);
             holder.clone_into(&mut row.holder);
             row.attempt += 1;
-            LeaseOutcome::Taken(Lease {
-                identity_id: id,
-                generation,
-                attempt: row.attempt,
-                unanswered: row.unanswered,
-            })
+            let (attempt, unanswered) = (row.attempt, row.unanswered);
+            let lease = Lease { identity_id: id, generation, attempt, unanswered };
+            let leased = Leased { identity: row.identity.clone(), stored: stored(row) };
+            LeaseOutcome::Taken(lease, Box::new(leased))
         }))
     }
 

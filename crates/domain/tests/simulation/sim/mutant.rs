@@ -73,7 +73,7 @@ impl Mutant {
             world.store.release(&world.latest(id)).await?;
             taken = world.store.take_lease(id, generation, holder, time).await?;
         }
-        if let LeaseOutcome::Taken(lease) = &taken {
+        if let LeaseOutcome::Taken(lease, _) = &taken {
             world.set_latest(lease.clone());
         }
         Ok(taken)

@@ -239,7 +239,7 @@ impl CredentialsRepository for Ports {
         let effect = async move {
             let taken = Mutant::take_lease(&world, id, generation, &holder, time).await?;
             match taken {
-                LeaseOutcome::Taken(_) => world.truth().count("leases taken"),
+                LeaseOutcome::Taken(..) => world.truth().count("leases taken"),
                 LeaseOutcome::Held => world.truth().count("leases held by another"),
                 LeaseOutcome::Moved => {}
             }
