@@ -13,6 +13,7 @@ mod main_way;
 mod mcp;
 mod oidc_provider;
 mod parity;
+mod protocol;
 mod sentry_rpc;
 mod service;
 mod side_by_side;
