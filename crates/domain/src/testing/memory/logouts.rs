@@ -11,9 +11,7 @@ impl Rows {
     /// What is to be told of the account's links.
     fn events_of_logout(&self, logout: &ProviderLogout) -> Vec<NewEvent> {
         let ProviderLogout { provider_id, external_id, actor, .. } = logout;
-        let is_meant = |it: &&Identity| {
-            it.idp_id == *provider_id && it.external_id == *external_id
-        };
+        let is_meant = |it: &&Identity| it.idp_id == *provider_id && it.external_id == *external_id;
         let identities = self.identities.values().map(|it| &it.identity).filter(is_meant);
         let of_identity =
             |it| NewEvent::of_identity(EventKind::IdentityLoggedOut, actor, Some(it), Some(it));
