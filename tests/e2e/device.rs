@@ -18,7 +18,7 @@ const DEVICE_GRANT: &str = "urn:ietf:params:oauth:grant-type:device_code";
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The hidden fields of the one form on a page.
-fn fields(page: &str) -> Vec<(String, String)> {
+pub(crate) fn fields(page: &str) -> Vec<(String, String)> {
     let form = page.split("<form").nth(1).unwrap_or_else(|| panic!("no form: {page}"));
     let attribute = |tag: &str, name: &str| {
         let value = tag.split(&format!(" {name}=\"")).nth(1)?.split('"').next()?;

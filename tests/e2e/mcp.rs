@@ -75,6 +75,10 @@ async fn the_address_of_an_mcp_server_is_enough_to_have_its_users_tokens() {
     assert_eq!(config["registration_access_token"], "********");
     let client_id = config["client_id"].as_str().unwrap();
     assert!(provider.has_client(client_id).await);
+    // Its authorization server was asked as one, and need not be an OpenID provider (RFC 8414).
+    let requests = provider.records().await["requests"].clone();
+    assert_eq!(requests["/.well-known/oauth-authorization-server"], 1);
+    assert_eq!(requests["/.well-known/openid-configuration"], json!(null));
 
     // The user links; the token is for this server, and kept fresh for it.
     let id = made["id"].as_i64().unwrap();

@@ -17,6 +17,8 @@ use crate::browser::client;
 pub(crate) const CONFIDENTIAL: (&str, &str) = ("confidential", "confidential-secret");
 /// The client that has none.
 pub(crate) const PUBLIC: &str = "public";
+/// The secret of each client that is held to one way of the protocol.
+pub(crate) const HELD_SECRET: &str = "a secret that is long enough to sign with";
 
 /// How a provider is started.
 pub(crate) struct Options {
@@ -141,6 +143,11 @@ impl OidcProvider {
     /// The user revokes all that they granted.
     pub(crate) async fn withdraw(&self, account: &str) {
         self.order("withdraw", json!({ "account": account })).await;
+    }
+
+    /// It looks at a client's keys again, as it does after some time.
+    pub(crate) async fn refetch_keys(&self, client: &str) {
+        self.order("refetch-keys", json!({ "client": client })).await;
     }
 
     async fn order(&self, what: &str, body: Value) {

@@ -8,6 +8,10 @@
 //
 // The user is `login_hint`, else `alice`; one called `denied` declines.
 //
+// Besides the two clients that it prints there is one for each way of the protocol that a client may
+// be held to, see `held`. The service is taken to be where the first redirect URI is: its keys are
+// fetched from there.
+//
 // Control port:
 //   GET  /records                what happened so far, see `records` below
 //   GET  /accounts               whose answers were lost, and whose tokens came twice, see `accounts`
@@ -17,6 +21,7 @@
 //   GET  /has-client?id=…        whether a client is registered
 //   POST /redirect-uris {add}    registers one more redirect URI, compared character by character
 //   POST /withdraw {account}     the user revokes what they granted
+//   POST /refetch-keys {client}  looks at the client's keys again, as it does after some time
 //   POST /fail {next, mode, …}   the next so many token requests fail; replaces what was ordered
 //     mode: status               answers `status` (500), `error`, `retry_after`; nothing is done
 //           drop_before          closes the connection; nothing is done
@@ -51,6 +56,27 @@ const DEVICE_GRANT = 'urn:ietf:params:oauth:grant-type:device_code';
 const confidential = { client_id: 'confidential', client_secret: 'confidential-secret' };
 const open = { client_id: 'public' };
 
+const serviceUrl = new URL('/', options['redirect-uri'][0] ?? 'http://127.0.0.1/');
+// Clients that are held to one way of the protocol: another one is refused.
+const secret = { client_secret: 'a secret that is long enough to sign with' };
+const held = [
+  { ...secret, client_id: 'pushing', require_pushed_authorization_requests: true },
+  {
+    client_id: 'key-signing',
+    token_endpoint_auth_method: 'private_key_jwt',
+    jwks_uri: new URL('/jwks/1', serviceUrl).href,
+  },
+  { ...secret, client_id: 'secret-signing', token_endpoint_auth_method: 'client_secret_jwt' },
+  { ...secret, client_id: 'posted-to', response_modes: ['form_post'] },
+  { ...secret, client_id: 'signed-userinfo', userinfo_signed_response_alg: 'ES256' },
+  {
+    ...secret,
+    client_id: 'told-of-logouts',
+    backchannel_logout_uri: new URL('/backchannel-logout/1', serviceUrl).href,
+    backchannel_logout_session_required: true,
+  },
+];
+
 const records = {
   // Authorization requests that ended with a code.
   authorizations: 0,
@@ -69,6 +95,20 @@ const records = {
   revocations: 0,
   // Faults that were ordered and happened.
   faults: 0,
+  // Requests by path.
+  requests: {},
+  // Authorization requests that were pushed.
+  pushed_requests: 0,
+  // Authorization responses by how they were sent.
+  response_modes: {},
+  // Token requests that succeeded with an assertion of the client, by client, algorithm and key.
+  assertions: {},
+  // Answers of the userinfo endpoint by their type.
+  userinfo: {},
+  // Logouts that clients were told of, by whether they took the word.
+  logouts: { taken: 0, refused: 0 },
+  // What was fetched from clients, by address.
+  fetched: {},
 };
 // By account: refreshes that were done and whose answer did not leave, or left late; and requests
 // with a refresh token that had been exchanged before.
@@ -96,6 +136,7 @@ const provider = new Provider(issuer, {
   clients: [
     { ...confidential, token_endpoint_auth_method: 'client_secret_basic' },
     { ...open, token_endpoint_auth_method: 'none' },
+    ...held,
   ].map((client) => ({
     ...client,
     grant_types: ['authorization_code', 'refresh_token', DEVICE_GRANT],
@@ -108,6 +149,11 @@ const provider = new Provider(issuer, {
       signingKey('rsa', { modulusLength: 2048 }, 'RS256'),
       signingKey('ec', { namedCurve: 'P-256' }, 'ES256'),
     ],
+  },
+  // The service is on loopback, which the built-in guard forbids.
+  fetch: (url, { dispatcher, ...fetchOptions }) => {
+    count(records.fetched, url);
+    return fetch(url, fetchOptions);
   },
   cookies: { keys: [randomBytes(32).toString('hex')] },
   claims: {
@@ -126,9 +172,12 @@ const provider = new Provider(issuer, {
     }),
   }),
   features: {
+    backchannelLogout: { enabled: true },
     deviceFlow: { enabled: true },
     devInteractions: { enabled: false },
     introspection: { enabled: true },
+    jwtUserinfo: { enabled: true },
+    pushedAuthorizationRequests: { enabled: true },
     revocation: { enabled: true },
     // What an MCP client needs: it registers itself, and asks for tokens for one server, whose
     // tokens are of no use at the userinfo endpoint.
@@ -148,8 +197,10 @@ const provider = new Provider(issuer, {
   clockTolerance: 0,
   pkce: { required: () => true },
   rotateRefreshToken: true,
-  // A refresh token that is not offline_access would otherwise end with the browser's session.
-  expiresWithSession: () => false,
+  // A refresh token that is not offline_access would otherwise end with the browser's session; it
+  // does at the client that is told when that ends.
+  expiresWithSession: (_ctx, token) =>
+    token.clientId === 'told-of-logouts' && !token.scopes.has('offline_access'),
   issueRefreshToken: (_ctx, client, code) => client.grantTypeAllowed('refresh_token')
     && (options['refresh-tokens'] === 'always' || code.scopes.has('offline_access')),
   ttl: {
@@ -166,10 +217,20 @@ const provider = new Provider(issuer, {
 
 provider.Client.prototype.redirectUriAllowed = (uri) => redirectUris.has(uri);
 store.onReuse = () => { records.refresh_reuses += 1; records.grant_revocations += 1; };
-provider.on('authorization.success', () => { records.authorizations += 1; });
+provider.on('authorization.success', (ctx) => {
+  records.authorizations += 1;
+  if (ctx.oidc.responseMode) count(records.response_modes, ctx.oidc.responseMode);
+});
+provider.on('pushed_authorization_request.success', () => { records.pushed_requests += 1; });
+provider.on('backchannel.success', () => { records.logouts.taken += 1; });
+provider.on('backchannel.error', (_ctx, error) => {
+  records.logouts.refused += 1;
+  console.error(error.message);
+});
 provider.on('grant.revoked', () => { records.grant_revocations += 1; });
 provider.on('server_error', (_ctx, error) => console.error(error));
 
+provider.use(recordRequest);
 provider.use(switchUser);
 provider.use(automaticUser);
 provider.use(recordRevocation);
@@ -232,6 +293,19 @@ async function automaticUser(ctx, next) {
   });
 }
 
+async function recordRequest(ctx, next) {
+  count(records.requests, ctx.path);
+  await next();
+  if (ctx.path === '/me' && ctx.status === 200) count(records.userinfo, ctx.type);
+}
+
+/** By what key the client proved to be it. */
+function recordAssertion(assertion) {
+  const read = (part) => JSON.parse(Buffer.from(part, 'base64url').toString());
+  const [header, claims] = assertion.split('.').slice(0, 2).map(read);
+  count(records.assertions, [claims.sub, header.alg, header.kid].filter((it) => it).join(' '));
+}
+
 async function recordRevocation(ctx, next) {
   await next();
   if (ctx.path !== '/token/revocation') return;
@@ -272,6 +346,8 @@ async function recordToken(ctx, next) {
       const { access_token: access, refresh_token: refresh, id_token: id } = ctx.body;
       keep([access, refresh, id]);
       count(records.token_successes, grantType);
+      const assertion = form.get('client_assertion');
+      if (assertion !== null) recordAssertion(assertion);
       accountOf.set(refresh, account ?? ctx.oidc.account?.accountId);
       if (token === null) return;
       spent.add(token);
@@ -360,6 +436,12 @@ async function answerControl(request, response) {
       case 'POST /withdraw':
         answer = { grants: store.withdraw(body.account) };
         break;
+      case 'POST /refetch-keys': {
+        const { asymmetricKeyStore: keys } = await provider.Client.find(body.client);
+        keys.freshUntil = 0;
+        await keys.refresh();
+        break;
+      }
       case 'POST /fail':
         if (!MODES.includes(body.mode)) throw new Error(`mode is one of ${MODES.join(', ')}`);
         if (!Number.isInteger(body.next)) throw new Error('next is missing');

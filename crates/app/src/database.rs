@@ -146,6 +146,7 @@ impl Database {
             credentials: database.credentials,
             sessions: database.sessions,
             device_links: database.device_links,
+            logouts: database.logouts,
             events: database.events,
             refresh_schedule: database.refresh_schedule,
             forecast: database.forecast,

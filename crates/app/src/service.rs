@@ -24,7 +24,7 @@ use crate::{
     services::Services,
     settings::{SentryRpcSettings, Settings},
     shutdown::Shutdown,
-    sweeper::sweep,
+    sweeper::Sweeper,
     system_clock::SystemClock,
     telemetry, webhooks,
 };
@@ -110,6 +110,7 @@ impl Service {
             transfers: services.transfers,
             linking: services.linking,
             device_linking: services.device_linking.clone(),
+            logouts: services.logouts,
             vending: services.vending,
             subject_tokens: Arc::new(subject_tokens),
             events: repositories.events,
@@ -125,7 +126,12 @@ impl Service {
             },
         });
         tokio::spawn(telemetry::keep_metrics_small(metrics));
-        tokio::spawn(sweep(repositories.sessions, repositories.device_links, shutdown.clone()));
+        let sweeper = Sweeper {
+            sessions: repositories.sessions,
+            device_links: repositories.device_links,
+            logouts: repositories.logouts,
+        };
+        tokio::spawn(sweeper.sweep(shutdown.clone()));
         tokio::spawn(poll_device_links(services.device_linking, shutdown.clone()));
         tokio::spawn(revoke(services.revocations, shutdown.clone()));
         let deliver = webhooks::deliver(services.dispatcher, settings.webhooks, shutdown.clone());

@@ -7,13 +7,14 @@ use symbolon_domain::{
         ApiKeyRepository, Archive, AuthIdentityRepository, AuthProviderRepository, Clock,
         Connectors, CredentialsRepository, DeviceLinkRepository, EventLog, Forecast,
         IdentityProviderRepository, IdentityRepository, LedgerRepository, LinkSessionRepository,
-        OrganizationIdentityRepository, RefreshSchedule, RevocationRepository, TransferRepository,
-        VendingRepository, WebhookRepository, WebhookSender,
+        LogoutRepository, OrganizationIdentityRepository, RefreshSchedule, RevocationRepository,
+        TransferRepository, VendingRepository, WebhookRepository, WebhookSender,
     },
     services::{
         ApiKeys, Busy, DeliverySettings, DeviceLinking, Forecasts, Identities, Ledger,
-        LinkSettings, Linking, Providers, Revocations, Scheduler, SchedulerSettings, SingleSignOn,
-        Tasks, TokenPorts, TokenSettings, Tokens, Transfers, Vending, WebhookDispatcher, Webhooks,
+        LinkSettings, Linking, Logouts, Providers, Revocations, Scheduler, SchedulerSettings,
+        SingleSignOn, Tasks, TokenPorts, TokenSettings, Tokens, Transfers, Vending,
+        WebhookDispatcher, Webhooks,
     },
 };
 use url::Url;
@@ -28,6 +29,7 @@ pub(crate) struct Repositories {
     pub(crate) credentials: Arc<dyn CredentialsRepository>,
     pub(crate) sessions: Arc<dyn LinkSessionRepository>,
     pub(crate) device_links: Arc<dyn DeviceLinkRepository>,
+    pub(crate) logouts: Arc<dyn LogoutRepository>,
     pub(crate) events: Arc<dyn EventLog>,
     pub(crate) refresh_schedule: Arc<dyn RefreshSchedule>,
     pub(crate) forecast: Arc<dyn Forecast>,
@@ -47,6 +49,7 @@ pub(crate) struct Repositories {
 pub(crate) struct Services {
     pub(crate) linking: Linking,
     pub(crate) device_linking: DeviceLinking,
+    pub(crate) logouts: Arc<Logouts>,
     pub(crate) vending: Vending,
     pub(crate) scheduler: Scheduler,
     pub(crate) forecasts: Arc<Forecasts>,
@@ -113,6 +116,7 @@ impl Services {
             }),
         };
         let device_linking = device_linking(repositories, &providers, settings, &tasks);
+        let logouts = Arc::new(logouts(repositories, &providers, &replica));
         let webhooks = Arc::new(Webhooks {
             webhooks: Arc::clone(&repositories.webhooks),
             sender: Arc::clone(&sender),
@@ -156,6 +160,7 @@ impl Services {
         Self {
             linking,
             device_linking,
+            logouts,
             vending,
             scheduler,
             forecasts,
@@ -179,6 +184,15 @@ fn single_sign_on(repositories: &Repositories, identities: &Arc<Identities>) -> 
         auth_identities: Arc::clone(&repositories.auth_identities),
         organization_identities: Arc::clone(&repositories.organization_identities),
         identities: Arc::clone(identities),
+    }
+}
+
+/// What takes providers' word that sessions ended.
+fn logouts(repositories: &Repositories, providers: &Arc<Providers>, replica: &str) -> Logouts {
+    Logouts {
+        logouts: Arc::clone(&repositories.logouts),
+        providers: Arc::clone(providers),
+        replica: replica.to_owned(),
     }
 }
 
@@ -332,6 +346,7 @@ mod tests {
             credentials: store.clone(),
             sessions: store.clone(),
             device_links: store.clone(),
+            logouts: store.clone(),
             events: store.clone(),
             refresh_schedule: store.clone(),
             forecast: store.clone(),

@@ -4,35 +4,41 @@ use std::{
     time::Duration,
 };
 
-use symbolon_domain::ports::{DeviceLinkRepository, LinkSessionRepository};
+use symbolon_domain::ports::{
+    DeviceLinkRepository, LinkSessionRepository, LogoutRepository, RepositoryError,
+};
 
 use crate::{failure::sentence, shutdown::Shutdown};
 
-/// Marks link sessions and device links that have run out as expired, about once a minute. What
-/// has run out is refused anyway; this drops what it held.
-pub(crate) async fn sweep(
-    sessions: Arc<dyn LinkSessionRepository>,
-    device_links: Arc<dyn DeviceLinkRepository>,
-    shutdown: Shutdown,
-) {
-    loop {
-        tokio::select! {
-            () = shutdown.asked() => return,
-            () = tokio::time::sleep(about_a_minute()) => {}
-        }
-        match sessions.expire().await {
-            Ok(0) => {}
-            Ok(expired) => tracing::debug!(expired, "link sessions have run out"),
-            Err(error) => {
-                tracing::warn!(error = sentence(&error), "link sessions could not be expired");
+/// What runs out.
+pub(crate) struct Sweeper {
+    pub(crate) sessions: Arc<dyn LinkSessionRepository>,
+    pub(crate) device_links: Arc<dyn DeviceLinkRepository>,
+    pub(crate) logouts: Arc<dyn LogoutRepository>,
+}
+
+impl Sweeper {
+    /// Marks link sessions and device links that have run out as expired, and forgets logout tokens,
+    /// about once a minute. What has run out is refused anyway; this drops what it held.
+    pub(crate) async fn sweep(self, shutdown: Shutdown) {
+        loop {
+            tokio::select! {
+                () = shutdown.asked() => return,
+                () = tokio::time::sleep(about_a_minute()) => {}
             }
+            tell("link sessions", self.sessions.expire().await);
+            tell("device links", self.device_links.expire().await);
+            tell("logout tokens", self.logouts.forget_tokens().await);
         }
-        match device_links.expire().await {
-            Ok(0) => {}
-            Ok(expired) => tracing::debug!(expired, "device links have run out"),
-            Err(error) => {
-                tracing::warn!(error = sentence(&error), "device links could not be expired");
-            }
+    }
+}
+
+fn tell(what: &str, swept: Result<u64, RepositoryError>) {
+    match swept {
+        Ok(0) => {}
+        Ok(count) => tracing::debug!(count, "{what} have run out"),
+        Err(error) => {
+            tracing::warn!(error = sentence(&error), "{what} that have run out could not be swept");
         }
     }
 }

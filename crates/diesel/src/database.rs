@@ -7,9 +7,9 @@ use chrono::{DateTime, Utc};
 use symbolon_domain::ports::{
     ApiKeyRepository, Archive, AuthIdentityRepository, AuthProviderRepository,
     CredentialsRepository, DeviceLinkRepository, EventLog, Forecast, IdentityProviderRepository,
-    IdentityRepository, LedgerRepository, LinkSessionRepository, OrganizationIdentityRepository,
-    RefreshSchedule, RepositoryError, RevocationRepository, SealedValues, Sealer,
-    TransferRepository, VendingRepository, WebhookRepository,
+    IdentityRepository, LedgerRepository, LinkSessionRepository, LogoutRepository,
+    OrganizationIdentityRepository, RefreshSchedule, RepositoryError, RevocationRepository,
+    SealedValues, Sealer, TransferRepository, VendingRepository, WebhookRepository,
 };
 
 use crate::{
@@ -31,6 +31,8 @@ pub struct Database {
     pub sessions: Arc<dyn LinkSessionRepository>,
     /// Keeps device links, and decides who polls.
     pub device_links: Arc<dyn DeviceLinkRepository>,
+    /// Takes providers' word that they ended sessions.
+    pub logouts: Arc<dyn LogoutRepository>,
     /// Keeps what happened.
     pub events: Arc<dyn EventLog>,
     /// Keeps API keys.
@@ -116,6 +118,7 @@ impl Database {
             + IdentityProviderRepository
             + LedgerRepository
             + LinkSessionRepository
+            + LogoutRepository
             + EventLog
             + ApiKeyRepository
             + Archive
@@ -138,6 +141,7 @@ impl Database {
             providers: store.clone(),
             sessions: store.clone(),
             device_links: store.clone(),
+            logouts: store.clone(),
             events: store.clone(),
             api_keys: store.clone(),
             archive: store.clone(),

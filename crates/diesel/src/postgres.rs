@@ -87,6 +87,8 @@ mod identity_row;
 mod ledger;
 #[path = "queries/link_sessions.rs"]
 mod link_sessions;
+#[path = "queries/logouts.rs"]
+mod logouts;
 #[path = "queries/organization_identities.rs"]
 mod organization_identities;
 #[path = "queries/refresh_schedule.rs"]

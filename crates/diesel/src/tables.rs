@@ -107,6 +107,14 @@ macro_rules! tables {
         }
 
         diesel::table! {
+            logout_tokens (provider_id, token_hash) {
+                provider_id -> BigInt,
+                token_hash -> Binary,
+                forget_at -> $time,
+            }
+        }
+
+        diesel::table! {
             events (id) {
                 id -> BigInt,
                 at -> $time,

@@ -296,6 +296,9 @@ pub enum EventKind {
     IdentityRebound,
     /// The account signed its user in.
     IdentitySignedIn,
+    /// The provider ended the user's session there (OpenID Connect Back-Channel Logout 1.0);
+    /// `detail` has its `session_id` where the provider named it.
+    IdentityLoggedOut,
     /// `data` was replaced.
     IdentityDataUpdated,
     /// New credentials were obtained with the refresh token.
@@ -327,6 +330,9 @@ pub enum EventKind {
     AuthIdentityUpdated,
     /// It signed its user in.
     AuthIdentitySignedIn,
+    /// The provider ended the user's session there; `detail` has its `session_id` where the
+    /// provider named it.
+    AuthIdentityLoggedOut,
     /// It was removed.
     AuthIdentityUnlinked,
     /// A grant that no identity owns any more waits to be ended at the provider.
@@ -390,6 +396,7 @@ text_form!(EventKind:
     IdentityRelinked = "identity.relinked",
     IdentityRebound = "identity.rebound",
     IdentitySignedIn = "identity.signed_in",
+    IdentityLoggedOut = "identity.logged_out",
     IdentityDataUpdated = "identity.data_updated",
     IdentityRefreshed = "identity.refreshed",
     IdentityRefreshFailed = "identity.refresh_failed",
@@ -405,6 +412,7 @@ text_form!(EventKind:
     AuthIdentityLinked = "auth_identity.linked",
     AuthIdentityUpdated = "auth_identity.updated",
     AuthIdentitySignedIn = "auth_identity.signed_in",
+    AuthIdentityLoggedOut = "auth_identity.logged_out",
     AuthIdentityUnlinked = "auth_identity.unlinked",
     GrantRevocationQueued = "grant.revocation_queued",
     GrantRevoked = "grant.revoked",

@@ -46,6 +46,9 @@ pub struct IdTokenEvidence {
     /// By what means.
     #[serde(default)]
     pub amr: Vec<String>,
+    /// The session at the provider, as a [logout](crate::ports::Logout) may name it again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sid: Option<String>,
 }
 
 /// How an account can come to be linked.
@@ -176,6 +179,7 @@ impl LinkEvidence {
             auth_time: time(claims.get("auth_time")),
             acr: text("acr"),
             amr: texts(claims.get("amr")),
+            sid: text("sid"),
         });
         true
     }
@@ -237,6 +241,7 @@ mod tests {
         let claims = object(json!({
             "iss": "https://idp.example", "sub": "canary", "aud": ["a", "b"], "nonce": "canary",
             "iat": 1_700_000_000, "auth_time": 1_699_999_990.5, "acr": "high", "amr": ["pwd", 5],
+            "sid": "session-1",
         }));
         let evidence = LinkEvidence::of_browser(&signed_with("ES256"), &claims, true);
         let told = evidence.told();
@@ -253,6 +258,7 @@ mod tests {
                 "id_token": {
                     "alg": "ES256", "aud": ["a", "b"], "iat": "2023-11-14T22:13:20Z",
                     "auth_time": "2023-11-14T22:13:10Z", "acr": "high", "amr": ["pwd"],
+                    "sid": "session-1",
                 },
             })
         );

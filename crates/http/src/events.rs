@@ -235,6 +235,8 @@ struct IdTokenBody {
     acr: Option<String>,
     /// By what means.
     amr: Vec<String>,
+    /// The session at the provider, as an event of its end names it again.
+    sid: Option<String>,
 }
 
 impl From<Event> for ProofBody {
@@ -260,6 +262,7 @@ impl From<Event> for ProofBody {
                     auth_time: it.auth_time,
                     acr: it.acr,
                     amr: it.amr,
+                    sid: it.sid,
                 }),
             }),
         }

@@ -17,6 +17,7 @@ mod ledger;
 mod limits;
 mod link_sessions;
 mod list;
+mod logouts;
 mod network;
 mod openapi;
 mod operations;
@@ -39,8 +40,8 @@ use axum::{Router, middleware};
 use symbolon_domain::{
     ports::{Connectors, EventLog, SubjectTokens},
     services::{
-        ApiKeys, DeviceLinking, Forecasts, Identities, Linking, Providers, SingleSignOn, Transfers,
-        Vending, Webhooks,
+        ApiKeys, DeviceLinking, Forecasts, Identities, Linking, Logouts, Providers, SingleSignOn,
+        Transfers, Vending, Webhooks,
     },
 };
 
@@ -67,6 +68,8 @@ pub struct HttpParts {
     pub linking: Linking,
     /// Links that are confirmed on another device.
     pub device_linking: DeviceLinking,
+    /// Sessions that providers ended.
+    pub logouts: Arc<Logouts>,
     /// Access tokens, and who may be handed them.
     pub vending: Vending,
     /// Whose JWTs may be exchanged for tokens.
@@ -100,6 +103,7 @@ pub fn router(parts: HttpParts) -> Router {
         transfers,
         linking,
         device_linking,
+        logouts,
         vending,
         subject_tokens,
         events,
@@ -113,7 +117,7 @@ pub fn router(parts: HttpParts) -> Router {
     } = parts;
     let limits = limits::Limits::new(limits);
     let authenticator =
-        authorization::Authenticator::new(api_keys, Arc::clone(&linking.clock), limits);
+        authorization::Authenticator::new(api_keys, Arc::clone(&linking.clock), limits.clone());
     let sight = sight::Sight {
         providers: Arc::clone(&providers),
         identities: Arc::clone(&identities.identities),
@@ -126,6 +130,7 @@ pub fn router(parts: HttpParts) -> Router {
             links: Arc::clone(&linking.settings),
         }))
         .merge(provider_keys::router(providers))
+        .merge(logouts::router(logouts::LogoutRoutes { logouts, limits }))
         .merge(provider_types::router(provider_types::ProviderTypeRoutes {
             authenticator: authenticator.clone(),
             connectors: Arc::clone(&connectors),

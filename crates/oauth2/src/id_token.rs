@@ -68,23 +68,33 @@ impl Expected<'_> {
     }
 
     fn check_times(&self, claims: &Map<String, Value>) -> Result<(), Failed> {
-        let (earliest, latest) = (self.now - self.leeway, self.now + self.leeway);
-        let expires = time(claims, "exp")?.ok_or("its exp is missing")?;
-        if expires <= earliest {
-            return Err("it has expired");
-        }
-        let issued = time(claims, "iat")?.ok_or("its iat is missing")?;
-        if issued > latest {
-            return Err("it was issued in the future");
-        }
-        if issued < earliest - OLDEST {
-            return Err("it was issued long ago");
-        }
-        if time(claims, "nbf")?.is_some_and(|it| it > latest) {
-            return Err("it is not valid yet");
-        }
-        Ok(())
+        check_times(claims, self.now, self.leeway).map(drop)
     }
+}
+
+/// It is neither too old nor not valid yet; answers from when on it is too old.
+pub(crate) fn check_times(
+    claims: &Map<String, Value>,
+    now: DateTime<Utc>,
+    leeway: TimeDelta,
+) -> Result<DateTime<Utc>, Failed> {
+    let (earliest, latest) = (now - leeway, now + leeway);
+    let expires = time(claims, "exp")?.ok_or("its exp is missing")?;
+    if expires <= earliest {
+        return Err("it has expired");
+    }
+    let issued = time(claims, "iat")?.ok_or("its iat is missing")?;
+    if issued > latest {
+        return Err("it was issued in the future");
+    }
+    if issued < earliest - OLDEST {
+        return Err("it was issued long ago");
+    }
+    if time(claims, "nbf")?.is_some_and(|it| it > latest) {
+        return Err("it is not valid yet");
+    }
+    // What was issued is near now by then, so this is no date that overflows.
+    Ok(expires.min(issued + OLDEST) + leeway)
 }
 
 /// `iss` is one of the accepted ones.

@@ -103,8 +103,8 @@ impl<'a> Jws<'a> {
         }
     }
 
-    /// The claims, unverified: only for a token that came from the token endpoint over TLS, and
-    /// only to find out that they do *not* fit.
+    /// The claims, unverified: only to find out that they do *not* fit, or by which name of itself
+    /// the issuer must have signed them.
     pub(crate) fn unverified_claims(&self) -> Option<Map<String, Value>> {
         decode(self.payload)
     }

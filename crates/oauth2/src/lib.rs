@@ -21,6 +21,7 @@ mod id_token;
 mod json;
 mod jwks;
 mod jws;
+mod logout_token;
 mod mcp;
 mod metadata;
 mod oidc;

@@ -18,8 +18,8 @@ use symbolon_domain::{
     },
     ids::ExternalId,
     ports::{
-        AuthorizationRequest, CodeExchange, Connector, ConnectorError, Grant, InvalidConfig,
-        RefreshRequest, Registered, Revocation, Sent,
+        AuthorizationRequest, ClientAddresses, CodeExchange, Connector, ConnectorError, Grant,
+        InvalidConfig, Logout, RefreshRequest, Registered, Revocation, Sent,
     },
     secret::Secret,
 };
@@ -31,7 +31,7 @@ use crate::{
         CLIENT_SECRETS, Fields, client_id_schema, client_secret_schema, invalid,
         next_client_secret_schema, scopes_schema,
     },
-    connector::{Destination, OpenIdConnector},
+    connector::{Destination, OpenIdConnector, logout_of_subject},
     engine::Engine,
     error_rules::ErrorRules,
     http::HttpResponse,
@@ -213,7 +213,7 @@ impl ProviderKind for Mcp {
         engine: &Engine,
         provider: &IdentityProvider,
         secrets: &ProviderSecrets,
-        redirect_uri: &Url,
+        addresses: &ClientAddresses,
     ) -> Result<Option<Registered>, ConnectorError> {
         let config = Config::read(engine, &provider.config, secrets)
             .map_err(|error| misconfigured(&error.to_string()))?;
@@ -226,9 +226,8 @@ impl ProviderKind for Mcp {
                 (Some(_), _) => Registered::default(),
                 (None, None) => return Err(registration::none_offered()),
                 (None, Some(endpoint)) => {
-                    let methods = &metadata.token_endpoint_auth_methods_supported;
                     let client =
-                        NewClient { endpoint, name: config.client_name, redirect_uri, methods };
+                        NewClient { endpoint, name: config.client_name, addresses, at: &metadata };
                     client.register(engine).await?
                 }
             };
@@ -606,6 +605,18 @@ impl Connector for McpConnector {
             return ProtectedResource::discover(&self.engine.http, &self.url).await.map(drop);
         };
         Metadata::fetch_server(&base.engine.http, &base.client.issuer).await.map(drop)
+    }
+
+    /// Whatever told whose account it is, it was the `sub` of it at this authorization server, unless
+    /// nothing told: then it is nobody's that a logout could name.
+    async fn verify_logout(&self, logout_token: &Secret) -> Result<Logout, ConnectorError> {
+        let server = self.server()?;
+        let jws = server.base.read_logout_token(logout_token)?;
+        let metadata = server.metadata().await?;
+        let issuers = &server.base.client.token_issuers;
+        let verified = server.base.check_logout_token(&jws, &metadata, issuers);
+        let (claims, said) = verified.await?;
+        logout_of_subject(&claims, said)
     }
 
     async fn revoke(&self, credentials: &Credentials) -> Result<Revocation, ConnectorError> {

@@ -109,6 +109,9 @@ pub(crate) struct Metadata {
     /// Whether it names itself in authorization responses
     /// ([RFC 9207 §3](https://www.rfc-editor.org/rfc/rfc9207#section-3)).
     pub(crate) authorization_response_iss_parameter_supported: bool,
+    /// Whether it tells clients when a session ends
+    /// ([OpenID Connect Back-Channel Logout 1.0 §2.1](https://openid.net/specs/openid-connect-backchannel-1_0.html#OPSupport)).
+    pub(crate) backchannel_logout_supported: bool,
 }
 
 impl Metadata {
@@ -188,6 +191,8 @@ impl Metadata {
             code_challenge_methods_supported: list("code_challenge_methods_supported"),
             authorization_response_iss_parameter_supported: object
                 .get("authorization_response_iss_parameter_supported")
+                == Some(&Value::Bool(true)),
+            backchannel_logout_supported: object.get("backchannel_logout_supported")
                 == Some(&Value::Bool(true)),
         })
     }

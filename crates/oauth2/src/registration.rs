@@ -5,7 +5,7 @@
 use serde_json::{Map, Value, json};
 use symbolon_domain::{
     identity_provider::ProviderSecrets,
-    ports::{ConnectorError, Registered, Sent},
+    ports::{ClientAddresses, ConnectorError, Registered, Sent},
     secret::Secret,
 };
 use url::Url;
@@ -16,7 +16,7 @@ use crate::{
     engine::Engine,
     http::{HttpRequest, HttpResponse},
     json,
-    metadata::misconfigured,
+    metadata::{Metadata, misconfigured},
     untrusted,
 };
 
@@ -47,9 +47,9 @@ pub(crate) struct NewClient<'a> {
     pub(crate) endpoint: &'a Url,
     /// What users see.
     pub(crate) name: &'a str,
-    pub(crate) redirect_uri: &'a Url,
-    /// How clients may authenticate there; empty when it does not say.
-    pub(crate) methods: &'a [String],
+    pub(crate) addresses: &'a ClientAddresses,
+    /// What the server says of itself.
+    pub(crate) at: &'a Metadata,
 }
 
 /// What is told where the server has no registration.
@@ -61,22 +61,26 @@ impl NewClient<'_> {
     /// Registers the client.
     pub(crate) async fn register(&self, engine: &Engine) -> Result<Registered, ConnectorError> {
         // Where nothing is listed, it is client_secret_basic (RFC 8414 §2).
-        let lists = |method: &&&str| {
-            self.methods.is_empty() || self.methods.iter().any(|it| it == **method)
-        };
+        let methods = &self.at.token_endpoint_auth_methods_supported;
+        let lists = |method: &&&str| methods.is_empty() || methods.iter().any(|it| it == **method);
         let Some(method) = METHODS.iter().find(lists) else {
             return Err(misconfigured(&format!(
                 "the authorization server knows none of {} as a way to authenticate a client",
                 METHODS.join(", ")
             )));
         };
-        let body = json!({
+        let mut body = json!({
             "client_name": self.name,
-            "redirect_uris": [self.redirect_uri],
+            "redirect_uris": [self.addresses.redirect_uri],
             "grant_types": ["authorization_code", "refresh_token"],
             "response_types": ["code"],
             "token_endpoint_auth_method": method,
         });
+        // OpenID Connect Back-Channel Logout 1.0 §2.2. That a `sid` is there is not asked for: it
+        // is of no use without the `sub`.
+        if self.at.backchannel_logout_supported {
+            body["backchannel_logout_uri"] = self.addresses.backchannel_logout_uri.as_str().into();
+        }
         let body = body.to_string().into_bytes();
         let request = HttpRequest::post(self.endpoint.clone(), "application/json", body);
         let request = request.accept("application/json").over_its_own_connection();
@@ -115,7 +119,7 @@ impl NewClient<'_> {
             .filter(|it| (1..=CLIENT_ID_LENGTH).contains(&it.len()) && is_visible(it))
             .ok_or_else(|| refused("it has no client_id, or none that can be sent"))?;
         if let Some(uris) = body.get("redirect_uris") {
-            let ours = |it: &Value| it.as_str() == Some(self.redirect_uri.as_str());
+            let ours = |it: &Value| it.as_str() == Some(self.addresses.redirect_uri.as_str());
             if !uris.as_array().is_some_and(|it| it.iter().any(ours)) {
                 return Err(refused("it is for other redirect URIs than ours"));
             }

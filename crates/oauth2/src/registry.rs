@@ -5,9 +5,10 @@ use chrono::TimeDelta;
 use serde_json::{Map, Value};
 use symbolon_domain::{
     identity_provider::{IdentityProvider, ProviderSecrets, ProviderType, meant_type},
-    ports::{Clock, Connector, ConnectorError, Connectors, InvalidConfig, Registered},
+    ports::{
+        ClientAddresses, Clock, Connector, ConnectorError, Connectors, InvalidConfig, Registered,
+    },
 };
-use url::Url;
 
 use crate::{
     catalog::{Catalog, Generic},
@@ -42,9 +43,9 @@ pub trait ProviderKind: Send + Sync {
         engine: &Engine,
         provider: &IdentityProvider,
         secrets: &ProviderSecrets,
-        redirect_uri: &Url,
+        addresses: &ClientAddresses,
     ) -> Result<Option<Registered>, ConnectorError> {
-        let _ = (engine, provider, secrets, redirect_uri);
+        let _ = (engine, provider, secrets, addresses);
         Ok(None)
     }
 
@@ -146,10 +147,10 @@ impl Connectors for Registry {
         &self,
         provider: &IdentityProvider,
         secrets: &ProviderSecrets,
-        redirect_uri: &Url,
+        addresses: &ClientAddresses,
     ) -> Result<Option<Registered>, ConnectorError> {
         let Ok(kind) = self.kind(&provider.provider_type) else { return Ok(None) };
-        kind.register(&self.engine.of(provider.id), provider, secrets, redirect_uri).await
+        kind.register(&self.engine.of(provider.id), provider, secrets, addresses).await
     }
 
     async fn deregister(

@@ -4,9 +4,8 @@ use async_trait::async_trait;
 use serde_json::{Map, Value};
 use symbolon_domain::{
     identity_provider::{IdentityProvider, ProviderSecrets, ProviderType},
-    ports::{Connector, ConnectorError, Connectors, InvalidConfig, Registered},
+    ports::{ClientAddresses, Connector, ConnectorError, Connectors, InvalidConfig, Registered},
 };
-use url::Url;
 
 /// The demo's provider type.
 pub(super) const SANDBOX: &str = "sandbox";
@@ -75,9 +74,9 @@ impl Connectors for DemoCatalog {
         &self,
         provider: &IdentityProvider,
         secrets: &ProviderSecrets,
-        redirect_uri: &Url,
+        addresses: &ClientAddresses,
     ) -> Result<Option<Registered>, ConnectorError> {
-        self.inner.register(provider, secrets, redirect_uri).await
+        self.inner.register(provider, secrets, addresses).await
     }
 
     async fn deregister(

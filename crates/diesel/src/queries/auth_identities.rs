@@ -10,7 +10,7 @@ use symbolon_domain::{
     credentials::Credentials,
     disconnection::{Disconnection, Guard, WaysIn},
     event::{Actor, EventKind, NewEvent},
-    ids::{AuthIdentityId, AuthProviderId, ExternalId, OrganizationId, UserId},
+    ids::{AuthIdentityId, AuthProviderId, ExternalId, OrganizationId, ProviderId, UserId},
     link_session::LinkSessionStatus,
     page::{Page, PageRequest},
     ports::{
@@ -175,6 +175,33 @@ async fn save(conn: &mut Conn, row: &Row) -> Result<(), Failure> {
     let written =
         diesel::update(auth_identities::table.find(row.id)).set(row).execute(conn).await?;
     if written == 0 { Err(Failure::Changed) } else { Ok(()) }
+}
+
+/// An account's places in the single sign-ons with a provider instance.
+pub(crate) async fn of_account(
+    conn: &mut Conn,
+    provider: ProviderId,
+    ident: &ExternalId,
+) -> Result<Vec<(AuthProvider, AuthIdentity)>, Failure> {
+    let of: Vec<i64> = providers::table
+        .filter(providers::provider_id.eq(provider.0))
+        .order(providers::id)
+        .select(providers::id)
+        .load(conn)
+        .await?;
+    let meant = auth_identities::table
+        .filter(auth_identities::auth_provider_id.eq_any(of))
+        .filter(auth_identities::ident.eq(ident.as_str()))
+        .order(auth_identities::id)
+        .select(Row::as_select());
+    let rows: Vec<Row> = meant.load(conn).await?;
+    let mut places = Vec::with_capacity(rows.len());
+    for row in rows {
+        if let Some(of) = auth_providers::find(conn, AuthProviderId(row.auth_provider_id)).await? {
+            places.push((of, row.identity()?));
+        }
+    }
+    Ok(places)
 }
 
 async fn log(

@@ -1,6 +1,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 use url::Url;
 
@@ -101,6 +102,20 @@ pub struct RefreshRequest {
     pub external_id: ExternalId,
     /// Our callback of this provider instance, for providers that want to see it again.
     pub redirect_uri: Option<Url>,
+}
+
+/// What a logout token says that was verified: the provider ended a session of this account
+/// ([OpenID Connect Back-Channel Logout 1.0 §2.4](https://openid.net/specs/openid-connect-backchannel-1_0.html#LogoutToken)).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logout {
+    /// Whose; `None` where the token names the session alone.
+    pub external_id: Option<ExternalId>,
+    /// Which session, where the provider says so: the `sid` of the ID token that began it.
+    pub session_id: Option<String>,
+    /// Names the token: it counts once.
+    pub token_id: String,
+    /// From when on it would be refused for its age, UTC.
+    pub refused_from: DateTime<Utc>,
 }
 
 /// Whether a grant was ended.
@@ -230,6 +245,15 @@ pub trait Connector: Send + Sync {
     /// spends nothing.
     async fn reachable(&self) -> Result<(), ConnectorError>;
 
+    /// Verifies a logout token in full, all but that it did not come before
+    /// ([OpenID Connect Back-Channel Logout 1.0 §2.6](https://openid.net/specs/openid-connect-backchannel-1_0.html#Validation)):
+    /// [`ConnectorError::Untrusted`] says what of it does not fit.
+    async fn verify_logout(&self, logout_token: &Secret) -> Result<Logout, ConnectorError> {
+        let _ = logout_token;
+        let detail = "nothing of this provider type proves a logout".to_owned();
+        Err(ConnectorError::Untrusted { detail })
+    }
+
     /// Ends the grant ([RFC 7009](https://www.rfc-editor.org/rfc/rfc7009)).
     async fn revoke(&self, credentials: &Credentials) -> Result<Revocation, ConnectorError>;
 }
@@ -246,6 +270,16 @@ pub struct InvalidConfig {
     pub field: String,
     /// What is wrong and what was expected; never quotes a secret.
     pub problem: String,
+}
+
+/// Where browsers and the provider reach us as the client of one provider instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientAddresses {
+    /// Where authorization responses go.
+    pub redirect_uri: Url,
+    /// Where the provider tells that a session ended
+    /// ([OpenID Connect Back-Channel Logout 1.0](https://openid.net/specs/openid-connect-backchannel-1_0.html)).
+    pub backchannel_logout_uri: Url,
 }
 
 /// What a provider told when an instance of it was made; see [`Connectors::register`].
@@ -302,9 +336,9 @@ pub trait Connectors: Send + Sync {
         &self,
         provider: &IdentityProvider,
         secrets: &ProviderSecrets,
-        redirect_uri: &Url,
+        addresses: &ClientAddresses,
     ) -> Result<Option<Registered>, ConnectorError> {
-        let _ = (provider, secrets, redirect_uri);
+        let _ = (provider, secrets, addresses);
         Ok(None)
     }
 

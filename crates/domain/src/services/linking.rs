@@ -84,6 +84,11 @@ pub(crate) fn redirect_uri(public_url: &Url, provider: ProviderId) -> Url {
     page(public_url, &["callback", &provider.to_string()])
 }
 
+/// Where the provider of an instance tells a service that browsers reach here of logouts.
+pub(crate) fn backchannel_logout_uri(public_url: &Url, provider: ProviderId) -> Url {
+    page(public_url, &["backchannel-logout", &provider.to_string()])
+}
+
 fn page(public_url: &Url, segments: &[&str]) -> Url {
     let mut url = public_url.clone();
     if let Ok(mut path) = url.path_segments_mut() {

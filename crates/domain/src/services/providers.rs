@@ -13,11 +13,12 @@ use crate::{
     },
     ids::ProviderId,
     ports::{
-        AuthorityUpdate, Connector, ConnectorError, Connectors, Grant, IdentityProviderRepository,
-        NewIdentityProvider, ProviderDeletion, ProviderUpdate, Registered, RepositoryError,
+        AuthorityUpdate, ClientAddresses, Connector, ConnectorError, Connectors, Grant,
+        IdentityProviderRepository, NewIdentityProvider, ProviderDeletion, ProviderUpdate,
+        Registered, RepositoryError,
     },
     secret::Secret,
-    services::linking::redirect_uri,
+    services::linking::{backchannel_logout_uri, redirect_uri},
 };
 
 /// What a secret reads as, and what leaves it as it is when it is sent back.
@@ -115,8 +116,11 @@ impl Providers {
             let detail = "this process does not know where browsers reach the service, so it has no redirect URI to register".to_owned();
             return Err(Error::ProviderMisconfigured { detail });
         };
-        let redirect_uri = redirect_uri(public_url, provider.id);
-        let asked = self.connectors.register(&provider, &secrets, &redirect_uri).await?;
+        let addresses = ClientAddresses {
+            redirect_uri: redirect_uri(public_url, provider.id),
+            backchannel_logout_uri: backchannel_logout_uri(public_url, provider.id),
+        };
+        let asked = self.connectors.register(&provider, &secrets, &addresses).await?;
         let Some(registered) = asked else { return Ok(provider) };
         let (id, at) = (provider.id, provider.clone());
         let kept = self.keep_registered(kind, provider, secrets, &registered, actor).await;

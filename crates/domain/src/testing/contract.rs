@@ -23,6 +23,7 @@ mod ledger;
 mod link_sessions;
 mod linking;
 mod linking_sessions;
+mod logouts;
 mod organization_identities;
 mod refresh_schedule;
 mod revocations;
@@ -39,8 +40,8 @@ pub use self::{
     api_keys::*, archive::*, auth_identities::*, auth_providers::*, changes::*, credentials::*,
     device_links::*, disconnection::*, event_log::*, identities::*, identity_lists::*,
     identity_providers::*, leases::*, ledger::*, link_sessions::*, linking::*, linking_sessions::*,
-    organization_identities::*, refresh_schedule::*, revocations::*, transfers::*, vending::*,
-    webhooks::*,
+    logouts::*, organization_identities::*, refresh_schedule::*, revocations::*, transfers::*,
+    vending::*, webhooks::*,
 };
 use super::{RunningClock, fixtures};
 use crate::{
@@ -52,7 +53,7 @@ use crate::{
         ApiKeyRepository, Archive, AuthIdentityRepository, AuthProviderRepository, Clock as _,
         CredentialsRepository, DeviceLinkRepository, EventFilter, EventLog, Forecast,
         IdentityProviderRepository, IdentityRepository, Lease, LeaseOutcome, LedgerRepository,
-        Link, LinkOutcome, LinkSessionRepository, NewIdentityProvider,
+        Link, LinkOutcome, LinkSessionRepository, LogoutRepository, NewIdentityProvider,
         OrganizationIdentityRepository, RefreshEnd, RefreshSchedule, RevocationRepository,
         StoredCredentials, TransferRepository, Unlink, UnlinkOutcome, VendingRepository,
         WebhookRepository,
@@ -73,6 +74,7 @@ pub trait Store:
     + IdentityRepository
     + LedgerRepository
     + LinkSessionRepository
+    + LogoutRepository
     + OrganizationIdentityRepository
     + RefreshSchedule
     + RevocationRepository
@@ -96,6 +98,7 @@ impl<T> Store for T where
         + IdentityRepository
         + LedgerRepository
         + LinkSessionRepository
+        + LogoutRepository
         + OrganizationIdentityRepository
         + RefreshSchedule
         + RevocationRepository
@@ -171,6 +174,12 @@ impl dyn Store {
     /// The device links.
     #[must_use]
     pub fn device_links(&self) -> &dyn DeviceLinkRepository {
+        self
+    }
+
+    /// Providers' word that they ended sessions.
+    #[must_use]
+    pub fn logouts(&self) -> &dyn LogoutRepository {
         self
     }
 
@@ -510,6 +519,12 @@ macro_rules! contract_tests {
             a_link_of_an_older_claim_links_nothing
             a_device_link_that_ran_out_is_expired_everywhere
             another_authority_ends_the_device_links_of_its_provider
+            // logouts
+            a_logout_tells_of_every_link_of_the_account_and_of_no_other
+            a_logout_of_an_account_that_nobody_linked_is_taken_and_tells_nobody
+            a_logout_token_counts_once_until_it_is_forgotten
+            of_racing_logouts_with_one_token_one_is_taken
+            a_logout_makes_credentials_due_that_may_have_ended_with_it
             // identity_providers
             a_provider_is_found_as_it_was_inserted
             the_secrets_of_a_provider_come_back_as_they_went_in
@@ -676,6 +691,7 @@ mod tests {
             include_str!("contract/link_sessions.rs"),
             include_str!("contract/linking.rs"),
             include_str!("contract/linking_sessions.rs"),
+            include_str!("contract/logouts.rs"),
             include_str!("contract/organization_identities.rs"),
             include_str!("contract/refresh_schedule.rs"),
             include_str!("contract/revocations.rs"),

@@ -12,6 +12,7 @@ mod identities;
 mod identity_providers;
 mod ledger;
 mod link_sessions;
+mod logouts;
 mod organization_identities;
 mod refresh_schedule;
 mod revocations;
@@ -20,7 +21,7 @@ mod vending;
 mod webhooks;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard},
 };
 
@@ -128,6 +129,8 @@ struct Rows {
     freezes: BTreeMap<FreezeId, Freeze>,
     ledger: BTreeMap<LedgerEntryId, LedgerEntry>,
     ledger_salt: Option<Secret>,
+    /// Until when which logout token of which provider is remembered.
+    logout_tokens: HashMap<(ProviderId, SecretHash), DateTime<Utc>>,
     /// How often an imported account for single sign-on had got credentials.
     auth_generations: BTreeMap<AuthIdentityId, i64>,
 }

@@ -9,8 +9,8 @@ use symbolon_domain::{
     identity_provider::{IdentityProvider, OptionChanges, ProviderType},
     page::PageRequest,
     ports::{
-        ConnectorError, IdentityProviderRepository, IdentityRepository as _, Link, MockConnectors,
-        NewIdentityProvider, ProviderFilter, Registered, Sent,
+        ClientAddresses, ConnectorError, IdentityProviderRepository, IdentityRepository as _, Link,
+        MockConnectors, NewIdentityProvider, ProviderFilter, Registered, Sent,
     },
     secret::Secret,
     services::Providers,
@@ -63,8 +63,10 @@ fn with(answer: Result<Option<Registered>, ConnectorError>) -> Case {
     connectors.expect_find_type().returning(|name| (name == "registering").then(registering_type));
     connectors.expect_check().returning(|_, _, _| Ok(()));
     let log = Arc::clone(&asked);
-    connectors.expect_register().returning(move |_, _, redirect_uri| {
-        log.lock().unwrap().push(format!("register {redirect_uri}"));
+    connectors.expect_register().returning(move |_, _, at| {
+        let ClientAddresses { redirect_uri, backchannel_logout_uri } = at;
+        let asked = format!("register {redirect_uri} {backchannel_logout_uri}");
+        log.lock().unwrap().push(asked);
         answer.clone()
     });
     let log = Arc::clone(&asked);
@@ -113,7 +115,8 @@ async fn what_the_provider_tells_is_kept_with_the_instance_and_the_secrets_are_s
     let case = with(Ok(Some(registered())));
     let provider = case.create(url()).await.unwrap();
     let redirect_uri = format!("https://symbolon.example/callback/{}", provider.id);
-    assert_eq!(case.asked(), [format!("register {redirect_uri}")]);
+    let logout_uri = format!("https://symbolon.example/backchannel-logout/{}", provider.id);
+    assert_eq!(case.asked(), [format!("register {redirect_uri} {logout_uri}")]);
     assert_eq!(provider.config["client_id"], json!("given"));
     assert_eq!(provider.config["authorization_server"], json!("https://as.example"));
     let mut names = provider.secret_names.clone();

@@ -10,6 +10,7 @@ mod forecast;
 mod identities;
 mod limits;
 mod link_sessions;
+mod logouts;
 mod logs;
 mod openapi;
 mod operations;

@@ -41,6 +41,7 @@ async fn the_document_tells_of_these_routes() {
         })
         .collect();
     insta::assert_snapshot!(list.join("\n"), @r#"
+    POST /backchannel-logout/{provider_id}
     GET /callback/{provider_id}
     POST /callback/{provider_id}
     GET /connect/{token}

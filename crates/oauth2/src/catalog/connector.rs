@@ -8,9 +8,10 @@ use symbolon_domain::{
     account::ExternalAccount,
     credentials::Credentials,
     identity_provider::Capabilities,
+    ids::ExternalId,
     ports::{
         AuthorizationRequest, CodeExchange, Connector, ConnectorError, DeviceAuthorization,
-        DevicePoll, Grant, RefreshRequest, Revocation, Sent,
+        DevicePoll, Grant, Logout, RefreshRequest, Revocation, Sent,
     },
     secret::Secret,
 };
@@ -26,13 +27,16 @@ use super::{
 };
 use crate::{
     client::Encoding,
-    connector::{Destination, OpenIdConnector, Unproven, device_endpoint, to_domain},
+    connector::{
+        Destination, LOGOUT_TOKEN, OpenIdConnector, Unproven, device_endpoint, logout, to_domain,
+    },
     device::{DEVICE_GRANT, Polled},
     http::{HttpRequest, HttpResponse},
     id_token::Expected,
     json,
     jws::Jws,
     metadata::{Metadata, misconfigured},
+    profile,
     token_answer::{Layout, TokenResponse},
     untrusted,
 };
@@ -300,6 +304,19 @@ impl CatalogConnector {
             ..self.base.expected(tokens)
         };
         self.base.check_id_token(id_token, metadata, &expected).await
+    }
+
+    /// The account that a logout token names. Only what is the id of every account whose ID token
+    /// has it counts: with another way to make it, the same account would have another id.
+    fn account_of_logout(&self, claims: &Map<String, Value>) -> Result<ExternalId, ConnectorError> {
+        let Some(template) = self.entry.account.id.0.first() else {
+            return Ok(profile::account(claims, &Map::new())?.external_id);
+        };
+        let facts = json!({ "claims": claims, "config": self.config });
+        let id = template.fill(&self.parameters.and(&facts));
+        id.and_then(|it| ExternalId::new(it).ok()).ok_or_else(|| {
+            untrusted(LOGOUT_TOKEN, "it does not say which account of this provider type it means")
+        })
     }
 
     async fn revoke_token(
@@ -638,6 +655,23 @@ impl Connector for CatalogConnector {
             }),
             _ => Ok(()),
         }
+    }
+
+    async fn verify_logout(&self, logout_token: &Secret) -> Result<Logout, ConnectorError> {
+        let Some(openid) = &self.entry.openid else {
+            return Err(untrusted(LOGOUT_TOKEN, "this provider type issues none"));
+        };
+        let jws = self.base.read_logout_token(logout_token)?;
+        let metadata = self.metadata().await?;
+        let claims = jws.unverified_claims().unwrap_or_default();
+        let issuers = self.issuers(openid, &claims);
+        let verified = self.base.check_logout_token(&jws, &metadata, &issuers);
+        let (claims, said) = verified.await?;
+        if !claims.contains_key("sub") {
+            return Ok(logout(None, said));
+        }
+        let external_id = self.account_of_logout(&claims)?;
+        Ok(logout(Some(external_id), said))
     }
 
     async fn revoke(&self, credentials: &Credentials) -> Result<Revocation, ConnectorError> {

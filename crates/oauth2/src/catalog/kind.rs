@@ -392,6 +392,7 @@ impl Addresses<'_> {
                 token_endpoint_auth_methods_supported: Vec::new(),
                 code_challenge_methods_supported: None,
                 authorization_response_iss_parameter_supported: false,
+                backchannel_logout_supported: false,
             }),
             _ => None,
         };

@@ -14,6 +14,7 @@ mod hostile_answers;
 mod http_client;
 mod id_tokens;
 mod keys;
+mod logout_tokens;
 mod mcp;
 mod provider;
 mod raw_server;

@@ -11,8 +11,8 @@ use symbolon_domain::{
     identity_provider::{IdentityProvider, ProviderSecrets},
     ids::ExternalId,
     ports::{
-        AuthorizationRequest, Connector, ConnectorError, Connectors as _, Grant, RefreshRequest,
-        Registered, Revocation,
+        AuthorizationRequest, ClientAddresses, Connector, ConnectorError, Connectors as _, Grant,
+        RefreshRequest, Registered, Revocation,
     },
     secret::Secret,
 };
@@ -36,6 +36,14 @@ const OF_PATH: &str = "/.well-known/oauth-protected-resource/mcp";
 const OF_HOST: &str = "/.well-known/oauth-protected-resource";
 const SERVER: &str = "/.well-known/oauth-authorization-server/as";
 const REDIRECT_URI: &str = "https://app.example/callback/1";
+
+fn addresses() -> ClientAddresses {
+    let logout = "https://app.example/backchannel-logout/1";
+    ClientAddresses {
+        redirect_uri: Url::parse(REDIRECT_URI).unwrap(),
+        backchannel_logout_uri: Url::parse(logout).unwrap(),
+    }
+}
 
 /// An MCP server at `/mcp` and its authorization server at `/as`, on loopback.
 struct World {
@@ -120,11 +128,10 @@ impl World {
     }
 
     async fn register(&self, changes: &Value) -> Result<Registered, ConnectorError> {
-        let redirect_uri = Url::parse(REDIRECT_URI).unwrap();
         let secrets = ProviderSecrets::new();
         let instance = self.instance(changes);
         self.registry.check("mcp", &instance.config, &secrets).unwrap();
-        let registered = self.registry.register(&instance, &secrets, &redirect_uri).await?;
+        let registered = self.registry.register(&instance, &secrets, &addresses()).await?;
         Ok(registered.expect("an MCP server always tells something"))
     }
 
@@ -196,6 +203,15 @@ async fn an_address_is_enough_to_register_a_client() {
         "token_endpoint_auth_method": "client_secret_post",
     });
     assert_eq!(body, expected);
+
+    // Where it tells of logouts, it is told where to.
+    world.publish(&json!({"backchannel_logout_supported": true}));
+    let registry = Registry::new(loopback(), Arc::new(TestClock::new())).with(Mcp);
+    let (instance, secrets) = (world.instance(&json!({})), ProviderSecrets::new());
+    registry.register(&instance, &secrets, &addresses()).await.unwrap().unwrap();
+    let requests = world.requests("/as/register").await;
+    let body: Value = requests[1].body_json().unwrap();
+    assert_eq!(body["backchannel_logout_uri"], "https://app.example/backchannel-logout/1");
 }
 
 #[tokio::test]
@@ -412,8 +428,7 @@ async fn private_addresses_are_refused_wherever_they_are_named() {
     }
     // A name that resolves to one is found out when connecting.
     let instance = instance("mcp", object(&json!({"url": "http://localhost:1/mcp"})));
-    let redirect_uri = Url::parse(REDIRECT_URI).unwrap();
-    assert_refused!(registry.register(&instance, &secrets, &redirect_uri).await, Misconfigured);
+    assert_refused!(registry.register(&instance, &secrets, &addresses()).await, Misconfigured);
 
     // Our loopback server stands for a public one; what it names is checked as an address is.
     let world = World::new().await;

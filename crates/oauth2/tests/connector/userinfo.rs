@@ -111,3 +111,26 @@ async fn a_profile_that_cannot_be_read_may_be_asked_for_again() {
         assert_refused!(build(&provider).await, Unavailable);
     }
 }
+
+#[tokio::test]
+async fn a_token_for_a_resource_need_not_work_at_the_userinfo_endpoint() {
+    for status in [401, 403] {
+        let provider = Provider::start().await;
+        provider.answer("/userinfo", ResponseTemplate::new(status));
+        // Without a resource nothing explains it.
+        let grant = provider.exchange().await.unwrap();
+        let refused = provider.connector().build_identity(&grant).await;
+        assert!(matches!(refused, Err(ConnectorError::Unavailable { .. })), "{refused:?}");
+
+        let connector = provider.connector_with(&json!({"resource": ["https://api.example/v1"]}));
+        let account = connector.build_identity(&grant).await.unwrap();
+        assert_eq!(account.external_id.as_str(), provider.claims()["sub"].as_str().unwrap());
+    }
+    // Where it works, its answer counts, and must fit.
+    let provider = Provider::start().await;
+    let grant = provider.exchange().await.unwrap();
+    provider.answer("/userinfo", ok(&json!({"sub": "somebody else"})));
+    let connector = provider.connector_with(&json!({"resource": ["https://api.example/v1"]}));
+    let refused = connector.build_identity(&grant).await;
+    assert!(matches!(refused, Err(ConnectorError::Untrusted { .. })), "{refused:?}");
+}

@@ -55,6 +55,17 @@ impl IdentityRow {
         columns.claimed_until = None;
     }
 
+    /// Makes it due at this time, but for what is due before or backs off.
+    pub(super) fn hurry(&mut self, at: DateTime<Utc>, now: DateTime<Utc>) {
+        let backs_off = self.back_off.as_ref().is_some_and(|it| it.until > now);
+        let is_invalid = self.identity.status == IdentityStatus::Invalid;
+        let planned = self.schedule.refreshable && !self.is_unplanned();
+        if planned && !backs_off && !is_invalid {
+            let due = self.schedule.refresh_at.unwrap_or(at).min(at);
+            self.schedule.refresh_at = Some(to_microseconds(due));
+        }
+    }
+
     pub(super) fn plan_nothing(&mut self) {
         self.schedule.refresh_at = None;
         self.schedule.dies_at = None;

@@ -1,0 +1,285 @@
+//! The ways of the protocol that a provider may hold a client to, each against a real provider
+//! that refuses every other way, or that is seen to have been asked so.
+
+use rcgen::KeyPair;
+use reqwest::{Method, StatusCode, Url, header::LOCATION};
+use serde_json::{Value, json};
+
+use crate::{
+    browser::{Browser, query},
+    device::fields,
+    main_way::{config, provider_for},
+    oidc_provider::{HELD_SECRET, OidcProvider},
+    service::{Installation, Kind, RETURN_URL, Replica},
+};
+
+/// Longer than any of these tests.
+const TOKEN_TTL: u64 = 3600;
+
+/// A provider, and the service that knows it as this client.
+struct World {
+    provider: OidcProvider,
+    _installation: Installation,
+    replica: Replica,
+    id: i64,
+}
+
+impl World {
+    /// `more` is what the configuration has besides the issuer.
+    async fn new(more: Value) -> Self {
+        let installation = Installation::new(Kind::Sqlite).await;
+        let provider = provider_for(&installation, TOKEN_TTL);
+        let replica = installation.start().await;
+        let mut config = json!({ "issuer": provider.issuer });
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let id = replica.register(config).await;
+        Self { provider, _installation: installation, replica, id }
+    }
+
+    /// The same, as a client that is held to one way and has a secret.
+    async fn held(client_id: &str, more: Value) -> Self {
+        let mut config = json!({ "client_id": client_id, "client_secret": HELD_SECRET });
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        Self::new(config).await
+    }
+
+    async fn records(&self, name: &str) -> Value {
+        self.provider.records().await[name].clone()
+    }
+
+    async fn token(&self, identity: i64) -> String {
+        let answer = self.replica.token(identity).await.good();
+        answer["access_token"].as_str().unwrap().to_owned()
+    }
+
+    /// Another token than the one there was, by way of the provider.
+    async fn refreshed(&self, identity: i64) -> String {
+        let before = self.token(identity).await;
+        let path = format!("/v1/identities/{identity}/refresh");
+        self.replica.post(&path, json!({})).await.good();
+        let token = self.token(identity).await;
+        assert_ne!(token, before);
+        assert!(self.provider.is_active(&token).await);
+        token
+    }
+
+    /// Links `user`, and refreshes what came of it.
+    async fn link_and_refresh(&self, user: &str) -> i64 {
+        let identity = self.replica.link(self.id, user).await;
+        self.refreshed(identity).await;
+        identity
+    }
+
+    /// Tries to link, and gives the error that the product is told.
+    async fn refused(&self, user: &str) -> String {
+        let (mut browser, url, _) = self.start(user).await;
+        let back = browser.follow(url, RETURN_URL).await;
+        query(&back, "error").unwrap()
+    }
+
+    /// A session, the browser that opens its address, and that address.
+    async fn start(&self, user: &str) -> (Browser, Url, Value) {
+        let body = json!({
+            "user_id": user, "provider_id": self.id, "return_url": RETURN_URL, "purpose": "link",
+            "login_hint": user,
+        });
+        let session = self.replica.post("/v1/link-sessions", body).await.good();
+        let url = session["url"].as_str().unwrap().parse().unwrap();
+        (Browser::new(), url, session)
+    }
+
+    /// Where the provider sends answers to.
+    fn callback(&self) -> String {
+        format!("http://{}/callback/{}", self.replica.address(), self.id)
+    }
+
+    async fn change(&self, config: Value) {
+        let path = format!("/v1/providers/{}", self.id);
+        self.replica.call(Method::PATCH, &path, Some(json!({ "config": config }))).await.good();
+    }
+
+    /// The ids of the keys that the service publishes for its client.
+    async fn published(&self) -> Vec<String> {
+        let url = format!("/jwks/{}", self.id);
+        let keys: Value =
+            serde_json::from_str(&self.replica.raw(Method::GET, &url, &[], "").await).unwrap();
+        let kid = |it: &Value| it["kid"].as_str().unwrap().to_owned();
+        keys["keys"].as_array().unwrap().iter().map(kid).collect()
+    }
+}
+
+#[tokio::test]
+async fn requests_are_pushed_where_the_client_must_push_them() {
+    let world = World::held("pushing", json!({"pushed_authorization_requests": true})).await;
+    world.link_and_refresh("ada").await;
+    assert_eq!(world.records("pushed_requests").await, 1);
+
+    // The provider means it: what the browser carries is refused.
+    world.change(json!({"pushed_authorization_requests": null})).await;
+    assert_eq!(world.refused("grace").await, "provider_misconfigured");
+    assert_eq!(world.records("pushed_requests").await, 1);
+    assert_eq!(world.records("authorizations").await, 1);
+    world.replica.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_signs_with_its_secret() {
+    let config = json!({"token_endpoint_auth_method": "client_secret_jwt"});
+    let world = World::held("secret-signing", config).await;
+    world.link_and_refresh("ada").await;
+    assert_eq!(world.records("assertions").await, json!({"secret-signing HS256": 2}));
+
+    // The provider means it: the secret itself is refused.
+    world.change(json!({"token_endpoint_auth_method": "client_secret_basic"})).await;
+    assert_eq!(world.refused("grace").await, "provider_misconfigured");
+    world.replica.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_signs_with_its_key_and_the_next_one_takes_over_unnoticed() {
+    let key = || KeyPair::generate().unwrap().serialize_pem();
+    let (first, second) = (key(), key());
+    let config = json!({"client_id": "key-signing", "client_private_key": first});
+    let world = World::new(config).await;
+    let [old] = world.published().await.try_into().unwrap();
+    let identity = world.link_and_refresh("ada").await;
+    let signed = |by: &str| format!("key-signing ES256 {by}");
+    assert_eq!(world.records("assertions").await, json!({signed(&old): 2}));
+    // It asked us for the key, and keeps it.
+    let jwks = format!("http://{}/jwks/{}", world.replica.address(), world.id);
+    assert_eq!(world.records("fetched").await, json!({jwks.as_str(): 1}));
+
+    // The next key is published while the old one signs, and the provider looks again some time.
+    world.change(json!({"client_private_key_next": second})).await;
+    let [still, new] = world.published().await.try_into().unwrap();
+    assert_eq!(still, old);
+    world.provider.refetch_keys("key-signing").await;
+    world.refreshed(identity).await;
+    assert_eq!(world.records("fetched").await, json!({jwks.as_str(): 2}));
+    assert_eq!(world.records("assertions").await, json!({signed(&old): 3}));
+
+    // From one request to the next it is the new one, which the provider need not ask for.
+    world.change(json!({"client_private_key": second, "client_private_key_next": null})).await;
+    assert_eq!(world.published().await, [new.as_str()]);
+    world.refreshed(identity).await;
+    world.link_and_refresh("grace").await;
+    let expected = json!({signed(&old): 3, signed(&new): 3});
+    assert_eq!(world.records("assertions").await, expected);
+    assert_eq!(world.records("fetched").await, json!({jwks.as_str(): 2}));
+
+    // A key that was not published ahead is refused, and the identity is kept: the operator's
+    // mistake is not the user's.
+    world.change(json!({"client_private_key": key()})).await;
+    let refresh = format!("/v1/identities/{identity}/refresh");
+    let refused = world.replica.post(&refresh, json!({})).await;
+    assert_eq!(refused.code(), "provider_misconfigured", "{refused:?}");
+    let shown = world.replica.get(&format!("/v1/identities/{identity}")).await.good();
+    assert_eq!(shown["status"], "valid");
+    world.replica.stop().await;
+}
+
+#[tokio::test]
+async fn a_response_comes_back_as_a_posted_form() {
+    let world = World::held("posted-to", json!({"response_mode": "form_post"})).await;
+    let (mut browser, mut url, session) = world.start("ada").await;
+    // The provider's page, which a browser would post by itself.
+    let page = loop {
+        let answer = browser.get(url.clone()).await;
+        match answer.headers().get(LOCATION) {
+            Some(location) => url = url.join(location.to_str().unwrap()).unwrap(),
+            None => break answer.text().await.unwrap(),
+        }
+    };
+    assert!(url.as_str().starts_with(&world.provider.issuer), "{url}");
+    assert!(page.contains(&format!("action=\"{}\"", world.callback())), "{page}");
+    let form = fields(&page);
+    assert!(["code", "state", "iss"].iter().all(|it| form.iter().any(|(name, _)| name == it)));
+    let callback: Url = world.callback().parse().unwrap();
+    let answer = browser.post(callback.clone(), &form).await;
+    assert_eq!(answer.status(), StatusCode::SEE_OTHER);
+    let to = callback.join(answer.headers()[LOCATION].to_str().unwrap()).unwrap();
+    let back = browser.follow(to, RETURN_URL).await;
+    let body =
+        json!({"completion_code": query(&back, "completion_code").unwrap(), "user_id": "ada"});
+    let path = format!("/v1/link-sessions/{}/complete", session["id"]);
+    let completed = world.replica.post(&path, body).await.good();
+    assert_eq!(completed["status"], "linked");
+    world.refreshed(completed["identity_id"].as_i64().unwrap()).await;
+    assert_eq!(world.records("response_modes").await, json!({"form_post": 1}));
+
+    // The provider means it: an answer in the query is refused.
+    world.change(json!({"response_mode": null})).await;
+    let (mut browser, url, _) = world.start("grace").await;
+    let to_provider = browser.follow(url, &world.provider.issuer).await;
+    assert!(query(&to_provider, "response_mode").is_none());
+    let refused = browser.get(to_provider).await;
+    let location = refused.headers().get(LOCATION).map(|it| it.to_str().unwrap().to_owned());
+    assert!(location.is_none_or(|it| !it.contains("code=")), "no code comes by query");
+    assert_eq!(world.records("authorizations").await, 1);
+    world.replica.stop().await;
+}
+
+#[tokio::test]
+async fn tokens_are_for_the_resource_that_is_configured_and_stay_so() {
+    let resource = "https://api.example.test/v2";
+    let (client_id, client_secret) = crate::oidc_provider::CONFIDENTIAL;
+    let config = json!({
+        "client_id": client_id, "client_secret": client_secret, "resource": [resource],
+    });
+    let world = World::new(config).await;
+    // The provider's userinfo endpoint refuses such tokens: who it is stands in the ID token.
+    let identity = world.replica.link(world.id, "ada").await;
+    let shown = world.replica.get(&format!("/v1/identities/{identity}")).await.good();
+    assert_eq!(shown["external_id"], "ada");
+    let first = world.token(identity).await;
+    assert_eq!(world.provider.audience(&first).await, resource);
+    assert_eq!(world.provider.userinfo(&first).await, StatusCode::FORBIDDEN);
+    let second = world.refreshed(identity).await;
+    assert_eq!(world.provider.audience(&second).await, resource);
+    world.replica.stop().await;
+}
+
+#[tokio::test]
+async fn a_signed_userinfo_answer_is_verified_and_read() {
+    let world = World::held("signed-userinfo", json!({})).await;
+    let identity = world.link_and_refresh("ada").await;
+    let shown = world.replica.get(&format!("/v1/identities/{identity}")).await.good();
+    // The ID token has no e-mail address: it came with the signed answer.
+    assert_eq!(shown["data"]["email"], "ada@example.test", "{shown}");
+    assert_eq!(world.records("userinfo").await, json!({"application/jwt": 1}));
+    world.replica.stop().await;
+}
+
+#[tokio::test]
+async fn a_response_that_names_another_issuer_or_none_links_nothing() {
+    let installation = Installation::new(Kind::Sqlite).await;
+    let provider = provider_for(&installation, TOKEN_TTL);
+    let replica = installation.start().await;
+    let id = replica.register(config(&provider)).await;
+    let world = World { provider, _installation: installation, replica, id };
+    let identity = world.link_and_refresh("ada").await;
+    let why = world.replica.get(&format!("/v1/identities/{identity}/explain")).await.good();
+    assert!(why.to_string().contains("\"response_issuer\""), "{why}");
+
+    for named in [Some("http://127.0.0.1:9/another"), None] {
+        let (mut browser, url, _) = world.start("grace").await;
+        let mut back = browser.follow(url, &world.callback()).await;
+        assert_eq!(query(&back, "iss").unwrap(), world.provider.issuer);
+        let others: Vec<(String, String)> = back
+            .query_pairs()
+            .filter(|(name, _)| name != "iss")
+            .map(|(name, value)| (name.into_owned(), value.into_owned()))
+            .collect();
+        back.query_pairs_mut().clear().extend_pairs(others);
+        if let Some(named) = named {
+            back.query_pairs_mut().append_pair("iss", named);
+        }
+        let end = browser.follow(back, RETURN_URL).await;
+        assert_eq!(query(&end, "status").unwrap(), "failed", "{named:?}");
+        assert_eq!(query(&end, "error").unwrap(), "untrusted_response", "{named:?}");
+    }
+    // The code was not traded: nobody else's server saw it.
+    assert_eq!(world.records("authorizations").await, 3);
+    assert_eq!(world.records("token_requests").await["authorization_code"], 1);
+    world.replica.stop().await;
+}
