@@ -122,6 +122,13 @@ pub async fn try_out(name: &str, own: &Catalog, shape: Shape) -> Result<Report, 
     Ok(trial.report)
 }
 
+/// An instance, and what speaks to it.
+struct Connected {
+    provider: IdentityProvider,
+    secrets: ProviderSecrets,
+    connector: Arc<dyn Connector>,
+}
+
 struct Trial {
     shape: Shape,
     server: ShapeServer,
@@ -131,14 +138,15 @@ struct Trial {
 
 impl Trial {
     async fn run(&mut self, registry: &Registry) {
-        let Some(connector) = self.connect(registry) else { return };
-        let connector = connector.as_ref();
+        let Some(connected) = self.connect(registry).await else { return };
+        let connector = connected.connector.as_ref();
         let Some(grant) = self.link(connector).await else { return };
         let Some(account) = self.profile(connector, &grant).await else { return };
         self.compare(&account, &grant.credentials);
         let renewed = self.renew(connector, &grant.credentials, &account.external_id).await;
         self.wrong_client(connector, &grant.credentials, &account.external_id).await;
         self.revoke(connector, &grant.credentials, renewed.as_ref()).await;
+        self.deregister(registry, &connected).await;
     }
 
     /// What did not fit in the requests since this was asked last.
@@ -146,7 +154,7 @@ impl Trial {
         self.server.take_complaints()
     }
 
-    fn connect(&mut self, registry: &Registry) -> Option<Arc<dyn Connector>> {
+    async fn connect(&mut self, registry: &Registry) -> Option<Connected> {
         let mut config = Map::new();
         let mut secrets = ProviderSecrets::new();
         for (name, value) in &self.shape.config {
@@ -155,7 +163,7 @@ impl Trial {
                 None => drop(config.insert(name.clone(), value.clone())),
             }
         }
-        let provider = IdentityProvider {
+        let mut provider = IdentityProvider {
             id: ProviderId(1),
             provider_type: self.found.name.clone(),
             external_id: None,
@@ -166,15 +174,53 @@ impl Trial {
             date_added: DateTime::<Utc>::UNIX_EPOCH,
             version: 1,
         };
-        match registry.connect(&provider, &secrets) {
-            Ok(connector) => {
-                self.report.judge("configuration", &[]);
-                Some(connector)
+        let mut connected = registry.connect(&provider, &secrets);
+        self.report.judge("configuration", &wrong(&connected));
+        connected.as_ref().ok()?;
+        if self.registers() {
+            let registered = registry.register(&provider, &secrets, &redirect_uri()).await;
+            let mut told = wrong(&registered);
+            told.extend(self.complaints());
+            if let Some(registered) = registered.ok().flatten() {
+                provider.config.extend(registered.config);
+                secrets.extend(registered.secrets);
+                connected = registry.connect(&provider, &secrets);
+                told.extend(wrong(&connected));
             }
-            Err(error) => {
-                self.report.judge("configuration", &[error.to_string()]);
-                None
-            }
+            self.report.judge("registration", &told);
+        }
+        Some(Connected { provider, secrets, connector: connected.ok()? })
+    }
+
+    /// Whether the client of the trial is to be registered. Most types have no such step, and
+    /// nobody misses it in their reports.
+    fn registers(&mut self) -> bool {
+        let registers = self.found.registered_keys.iter().any(|it| it == "client_id");
+        let documented = self.shape.registration.is_some();
+        let brings_its_own = self.shape.config.contains_key("client_id");
+        match (registers && !brings_its_own, documented) {
+            (false, false) => false,
+            (entry, shape) => self.agrees("registration", entry, shape),
+        }
+    }
+
+    async fn deregister(&mut self, registry: &Registry, connected: &Connected) {
+        let documented = self.shape.deregistration.is_some();
+        if self.shape.registration.is_none() && !documented {
+            return;
+        }
+        drop(self.server.take_steps());
+        let taken_back = registry.deregister(&connected.provider, &connected.secrets).await;
+        let mut told = wrong(&taken_back);
+        told.extend(self.complaints());
+        let asked = self.server.take_steps().iter().any(|it| it == "deregistration");
+        if documented && !asked {
+            told.push("the documented step deregistration was not asked for".into());
+        }
+        if documented || !told.is_empty() {
+            self.report.judge("deregistration", &told);
+        } else {
+            self.report.add("deregistration", Verdict::NotOffered, String::new());
         }
     }
 
@@ -507,6 +553,11 @@ fn misread(failing: Failing, error: &ConnectorError) -> Option<String> {
         Failing::Page | Failing::BrokenOff => "nobody knows whether it happened",
     };
     (!right).then(|| format!("it is read as \"{error}\", and means that {meaning}"))
+}
+
+/// What is wrong with an outcome, if anything is.
+fn wrong<T, E: fmt::Display>(outcome: &Result<T, E>) -> Vec<String> {
+    outcome.as_ref().err().map(ToString::to_string).into_iter().collect()
 }
 
 fn redirect_uri() -> Url {

@@ -9,6 +9,7 @@ pub(crate) mod entry;
 pub(crate) mod error_rule;
 mod generic;
 mod kind;
+mod mcp_resource;
 mod profile;
 mod rules;
 pub(crate) mod template;

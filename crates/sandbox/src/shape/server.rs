@@ -1,3 +1,5 @@
+mod mcp;
+
 use std::{
     collections::BTreeMap,
     io,
@@ -67,6 +69,8 @@ pub struct ShapeServer {
 struct Worn {
     shape: Shape,
     keys: Option<SigningKeys>,
+    /// The client's id and secret: what is configured, or what the registration answers.
+    client: [String; 2],
     state: Mutex<Run>,
 }
 
@@ -77,6 +81,8 @@ struct Run {
     nonce: Option<String>,
     challenge: Option<String>,
     redirect_uri: Option<String>,
+    /// What was agreed upon with the client of an MCP server.
+    mcp: mcp::Session,
     /// Names of the steps that were asked for.
     steps: Vec<String>,
     complaints: Vec<String>,
@@ -108,7 +114,14 @@ impl ShapeServer {
                 SigningAlgorithm::Rs256
             })
         });
-        let worn = Arc::new(Worn { shape, keys, state: Mutex::default() });
+        let registered = shape.registration.as_ref();
+        let registered = registered.and_then(|it| serde_json::from_str(&it.answer.body).ok());
+        let registered: Value = registered.unwrap_or_default();
+        let client = ["client_id", "client_secret"].map(|name| {
+            let own = shape.config.get(name).unwrap_or(&registered[name]);
+            own.as_str().unwrap_or_default().to_owned()
+        });
+        let worn = Arc::new(Worn { shape, keys, client, state: Mutex::default() });
         let router = Router::new().fallback(answer).with_state(Arc::clone(&worn));
         let task = tokio::spawn(async move {
             // Ends with the process, or when the server is dropped.
@@ -231,6 +244,7 @@ impl Worn {
     fn steps(&self) -> Vec<(String, &Expected, &'static str)> {
         let shape = &self.shape;
         let mut steps = Vec::new();
+        steps.extend(shape.registration.iter().map(|it| ("registration".to_owned(), it, "POST")));
         steps.extend(shape.token.iter().map(|it| ("token".to_owned(), it, "POST")));
         steps.extend(shape.long_lived.iter().map(|it| ("long_lived".to_owned(), it, "GET")));
         steps.extend(shape.refresh.iter().map(|it| ("refresh".to_owned(), it, "POST")));
@@ -239,6 +253,8 @@ impl Worn {
         steps.extend(calls.map(|(index, it)| (numbered("call", index), it, "GET")));
         let revocations = shape.revoke.iter().enumerate();
         steps.extend(revocations.map(|(index, it)| (numbered("revoke", index), it, "POST")));
+        let deregistration = shape.deregistration.iter();
+        steps.extend(deregistration.map(|it| ("deregistration".to_owned(), it, "DELETE")));
         steps
     }
 
@@ -256,9 +272,12 @@ impl Worn {
         {
             return written(200, "application/json", &keys.jwks().to_string());
         }
-        let config =
-            |name: &str| self.shape.config.get(name).and_then(Value::as_str).unwrap_or_default();
-        let client = Client { id: config("client_id"), secret: config("client_secret") };
+        let [id, secret] = &self.client;
+        let client = Client { id, secret };
+        let resources = self.resources(received);
+        if !resources.is_empty() {
+            return self.speak_mcp(&resources, received, &client);
+        }
         let mut run = self.run();
         let here = self
             .steps()
@@ -359,7 +378,7 @@ impl Worn {
         };
         let discovery = self.discovery();
         missing("iss", discovery["issuer"].clone());
-        missing("aud", self.shape.config.get("client_id").cloned().unwrap_or_default());
+        missing("aud", self.client[0].as_str().into());
         missing("iat", now().into());
         missing("exp", (now() + 3600).into());
         if let Some(nonce) = nonce {
