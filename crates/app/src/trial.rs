@@ -9,7 +9,9 @@ use serde_json::{Map, Value};
 use symbolon_domain::{
     account::ExternalAccount,
     credentials::Credentials,
-    identity_provider::{IdentityProvider, ProviderOptions, ProviderSecrets, ProviderType},
+    identity_provider::{
+        IdentityProvider, ProviderOptions, ProviderSecrets, ProviderType, Rotation,
+    },
     ids::{ExternalId, ProviderId},
     ports::{
         AuthorizationRequest, CodeExchange, Connector, ConnectorError, Connectors, Grant,
@@ -22,7 +24,7 @@ use symbolon_oauth2::{
     catalog::Catalog,
     http::{HttpClient, HttpClientError, HttpSettings},
 };
-use symbolon_sandbox::shape::{Failing, Outcome, Shape, ShapeServer};
+use symbolon_sandbox::shape::{Failing, Outcome, Shape, ShapeServer, TOO_MANY_REQUESTS};
 use url::Url;
 
 use crate::{catalog::catalog, settings::CatalogSettings};
@@ -117,7 +119,8 @@ pub async fn try_out(name: &str, own: &Catalog, shape: Shape) -> Result<Report, 
     })?;
     let registry = catalog(http, &CatalogSettings { own: own.clone() });
     let found = registry.find_type(name).ok_or_else(|| TrialError::NoSuchType(name.to_owned()))?;
-    let mut trial = Trial { shape, server, found, report: Report::default() };
+    let rotates = Catalog::built_in().with(own.clone()).rotates(name);
+    let mut trial = Trial { shape, server, found, rotates, report: Report::default() };
     trial.run(&registry).await;
     Ok(trial.report)
 }
@@ -133,6 +136,8 @@ struct Trial {
     shape: Shape,
     server: ShapeServer,
     found: ProviderType,
+    /// Whether the entry says that each use of a refresh token gives another one.
+    rotates: bool,
     report: Report,
 }
 
@@ -409,6 +414,8 @@ impl Trial {
                 if renewed.access_token.is_none() {
                     wrong.push("there is no access token".into());
                 }
+                let rotation = connector.capabilities().rotation;
+                wrong.extend(self.rotation_belied(rotation, &request.refresh_token, &renewed));
                 Some(renewed)
             }
             Err(error) => {
@@ -416,6 +423,7 @@ impl Trial {
                 None
             }
         };
+        let fitted = wrong.is_empty();
         self.report.judge("refresh", &wrong);
 
         for (step, failing) in [
@@ -428,15 +436,44 @@ impl Trial {
             self.server.fail(Some(failing));
             let failed = connector.refresh(&request).await;
             self.server.fail(None);
-            // What did not fit was told at the refresh that worked.
-            drop(self.complaints());
-            let wrong = match failed {
-                Ok(_) => Some("it counts as a success".to_owned()),
-                Err(error) => misread(failing, &error),
-            };
-            self.report.judge(step, wrong.as_slice());
+            let mut wrong = self.complaints();
+            if !fitted {
+                // It was told at the refresh that should have worked.
+                wrong.clear();
+            }
+            match failed {
+                Ok(_) => wrong.push("it counts as a success".to_owned()),
+                Err(error) => wrong.extend(misread(failing, &error)),
+            }
+            self.report.judge(step, &wrong);
         }
         renewed
+    }
+
+    /// What the answer to a refresh shows of the refresh token, where the entry says otherwise.
+    fn rotation_belied(
+        &self,
+        rotation: Rotation,
+        used: &Secret,
+        renewed: &Credentials,
+    ) -> Option<String> {
+        let renews_itself = renewed.refresh_token == renewed.access_token;
+        let another = renewed.refresh_token.as_ref().is_some_and(|it| it != used);
+        let stays_good = self.shape.refresh.as_ref().is_some_and(|it| it.stays_good);
+        if rotation == Rotation::Reusable && another && !renews_itself && !stays_good {
+            return Some(
+                "the answer brings another refresh token, and rotation says that the same is good \
+                 again; where the documentation says so, too, the shape says stays_good"
+                    .into(),
+            );
+        }
+        if self.rotates && !another {
+            return Some(
+                "the answer brings no other refresh token, and rotation says that each use does"
+                    .into(),
+            );
+        }
+        None
     }
 
     async fn wrong_client(
@@ -539,9 +576,14 @@ fn misread(failing: Failing, error: &ConnectorError) -> Option<String> {
     let right = match failing {
         Failing::DeadRefreshToken => matches!(error, ConnectorError::GrantRejected { .. }),
         Failing::WrongClient => matches!(error, ConnectorError::ClientRejected { .. }),
-        Failing::ServerError | Failing::TooManyRequests => {
+        Failing::ServerError => {
             matches!(error, ConnectorError::Unavailable { sent: Sent::Answered, .. })
         }
+        Failing::TooManyRequests => matches!(
+            error,
+            ConnectorError::Unavailable { sent: Sent::Answered, retry_after: Some(wait), .. }
+                if *wait == TOO_MANY_REQUESTS
+        ),
         Failing::Page | Failing::BrokenOff => {
             matches!(error, ConnectorError::Unavailable { sent: Sent::Unknown, .. })
         }
@@ -549,7 +591,8 @@ fn misread(failing: Failing, error: &ConnectorError) -> Option<String> {
     let meaning = match failing {
         Failing::DeadRefreshToken => "the grant is gone; add a rule under [[errors]]",
         Failing::WrongClient => "our client is rejected; add a rule under [[errors]]",
-        Failing::ServerError | Failing::TooManyRequests => "nothing happened, and it may pass",
+        Failing::ServerError => "nothing happened, and it may pass",
+        Failing::TooManyRequests => "nothing happened, and it may pass in seven seconds",
         Failing::Page | Failing::BrokenOff => "nobody knows whether it happened",
     };
     (!right).then(|| format!("it is read as \"{error}\", and means that {meaning}"))

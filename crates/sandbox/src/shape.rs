@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-pub use self::server::{Failing, ShapeServer, Visit};
+pub use self::server::{Failing, ShapeServer, TOO_MANY_REQUESTS, Visit};
 
 /// Name and text of every shape that is built in.
 const BUILT_IN: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/shapes.rs"));
@@ -99,6 +99,9 @@ pub struct Expected {
     pub answer: Answer,
     /// Of a refresh: what is answered to a token that is spent or was revoked.
     pub dead: Option<Answer>,
+    /// Of a refresh: whether the token that was used is documented to stay good although the answer
+    /// brings another one.
+    pub stays_good: bool,
 }
 
 /// An answer, literally.

@@ -122,9 +122,6 @@ impl Entry {
         }
         if self.registration.is_some() {
             properties.extend(registration::schemas());
-            properties.retain(|name, _| {
-                name != REGISTRATION_ACCESS_TOKEN || self.secret_names().contains(name)
-            });
         } else if self.has_client() {
             required.push("client_id");
         }

@@ -464,6 +464,13 @@ impl Entry {
                 ));
             }
         }
+        let taken_out = |(_, it): &&(&str, &Pointer)| it.root() == "token" && it.is_of_secret();
+        if let Some((key, _)) = self.pointers().iter().find(taken_out) {
+            return Err(format!(
+                "{key}: what is called a token, a secret, a password or a code is taken out of the \
+                 token answer before anything is found there"
+            ));
+        }
         let Alternatives(id) = &self.account.id;
         if id.is_empty() && self.openid.is_none() {
             return Err("account.id is missing".into());
@@ -642,6 +649,8 @@ mod tests {
             ("https://{host}.example/me", "https://{/token/host}/me", "token.hosts"),
             ("https://{host}.example/me", "{host}/me", "kind origin"),
             ("/profile/id", "/other/id", "/other"),
+            ("/profile/id", "/token/public_token", "taken out"),
+            ("\"/profile/id\"", "\"/profile/id\"\nkeep = { a = \"/token/a/secret\" }", "taken out"),
             ("id = \"/profile/id\"", "", "account.id"),
             ("/profile/id", "{host}", "must come from the facts"),
             (url, "", "token.url"),

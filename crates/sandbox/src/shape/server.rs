@@ -5,7 +5,7 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use aws_lc_rs::digest;
@@ -30,6 +30,9 @@ use crate::{
     random,
 };
 
+/// How long a provider that has too many requests asks to wait.
+pub const TOO_MANY_REQUESTS: Duration = Duration::from_secs(7);
+
 /// How the token endpoint fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failing {
@@ -39,7 +42,7 @@ pub enum Failing {
     WrongClient,
     /// 500.
     ServerError,
-    /// 429 with `Retry-After: 7`.
+    /// 429 with a `Retry-After` of [`TOO_MANY_REQUESTS`].
     TooManyRequests,
     /// 200 with a page.
     Page,
@@ -172,6 +175,7 @@ impl ShapeServer {
                 let given = received.query.get(name).map(String::as_str);
                 compare("parameter", name, value, given, &mut misfits);
             }
+            misfits.extend(received.repeats());
             for name in authorize.absent.iter().filter(|it| received.query.contains_key(*it)) {
                 misfits.push(format!("{name} is sent, and must not be"));
             }
@@ -332,7 +336,7 @@ impl Worn {
             Failing::ServerError => written(500, "text/plain", "no"),
             Failing::TooManyRequests => {
                 let mut response = written(429, "text/plain", "no");
-                response.headers_mut().insert("retry-after", 7.into());
+                response.headers_mut().insert("retry-after", TOO_MANY_REQUESTS.as_secs().into());
                 response
             }
             Failing::Page => written(200, "text/html", "<html><body>Maintenance</body></html>"),
@@ -405,6 +409,9 @@ impl Run {
             misfits.push("redirect_uri is not that of the authorization request".into());
         }
         let without = step.absent.iter().any(|it| it == "code_verifier");
+        if self.challenge.is_none() && received.field("code_verifier").is_some() {
+            misfits.push("code_verifier is sent, and there was no code_challenge".into());
+        }
         if let Some(challenge) = self.challenge.as_deref().filter(|_| !without) {
             let verifier = received.field("code_verifier").unwrap_or_default();
             let own = digest::digest(&digest::SHA256, verifier.as_bytes());
