@@ -77,8 +77,8 @@ impl McpResource<'_> {
         let (result, _) = self.ask(2, "resources/read", params, Some(session)).await?;
         let contents = result.get("contents").and_then(Value::as_array);
         let is_asked_for = |it: &&Value| it.get("uri").is_none_or(|it| it == self.uri);
-        let text = contents.into_iter().flatten().filter(is_asked_for);
-        let text = text.filter_map(|it| it.get("text")?.as_str()).next();
+        let mut asked_for = contents.into_iter().flatten().filter(is_asked_for);
+        let text = asked_for.find_map(|it| it.get("text")?.as_str());
         let text = text.ok_or_else(|| self.untrusted("it has no text"))?;
         json::value(text.as_bytes()).map_err(|_| self.untrusted("its text is no JSON").into())
     }

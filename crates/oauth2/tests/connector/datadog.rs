@@ -255,7 +255,7 @@ async fn without_a_client_nothing_is_sent_and_it_is_told_what_to_do() {
 async fn an_account_is_linked_with_the_client_that_was_registered_for_it() {
     let world = world().await;
     let registered = world.register("datadog", &site()).await.unwrap().unwrap();
-    let (mut provider, _) = world.instance("datadog", &site());
+    let (mut provider, _) = stand_in::with_secret("datadog", &site());
     provider.config.extend(registered.config);
     let connector = world.registry.connect(&provider, &registered.secrets).unwrap();
     let url = connector.authorize(&authorization_request()).await.unwrap();
@@ -289,7 +289,7 @@ async fn a_client_that_is_given_no_secret_proves_nothing_but_its_verifier() {
     world.answer(REGISTER, ResponseTemplate::new(201).set_body_json(public));
     let registered = world.register("datadog", &site()).await.unwrap().unwrap();
     assert!(registered.secrets.is_empty());
-    let (mut provider, _) = world.instance("datadog", &site());
+    let (mut provider, _) = stand_in::with_secret("datadog", &site());
     provider.config.extend(registered.config);
     let connector = world.registry.connect(&provider, &registered.secrets).unwrap();
     connector.exchange(&code_exchange()).await.unwrap();
@@ -318,7 +318,7 @@ async fn a_registered_client_is_taken_back_where_the_answer_says_how() {
     ] {
         world.answer(REGISTER, registered(&uri));
         let registered = world.register("datadog", &site()).await.unwrap().unwrap();
-        let (mut provider, _) = world.instance("datadog", &site());
+        let (mut provider, _) = stand_in::with_secret("datadog", &site());
         provider.config.extend(registered.config);
         world.registry.deregister(&provider, &registered.secrets).await.unwrap();
         let deleted = world.requests(at).await;
@@ -448,7 +448,7 @@ async fn a_stream_that_stays_open_is_left_once_the_answer_is_there() {
         let answer = answer.clone();
         async move {
             stream.write_all(answer.as_bytes()).await.unwrap();
-            tokio::time::sleep(Duration::from_secs(60)).await;
+            tokio::time::sleep(Duration::from_mins(1)).await;
         }
     })
     .await;

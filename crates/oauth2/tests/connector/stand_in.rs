@@ -83,25 +83,12 @@ impl StandIn {
         self.server.received_requests().await.unwrap().len()
     }
 
-    /// An instance of the type, its `client_secret` apart.
-    pub(crate) fn instance(
-        &self,
-        provider_type: &str,
-        config: &Value,
-    ) -> (IdentityProvider, ProviderSecrets) {
-        let mut config = object(config);
-        let secret = config.remove("client_secret");
-        let secret = secret.map(|it| Secret::new(it.as_str().unwrap()));
-        let secrets = secret.map(|it| ("client_secret".to_owned(), it)).into_iter().collect();
-        (instance(provider_type, config), secrets)
-    }
-
     pub(crate) fn connect(
         &self,
         provider_type: &str,
         config: &Value,
     ) -> Result<Arc<dyn Connector>, InvalidConfig> {
-        let (instance, secrets) = self.instance(provider_type, config);
+        let (instance, secrets) = with_secret(provider_type, config);
         self.registry.connect(&instance, &secrets)
     }
 
@@ -110,10 +97,22 @@ impl StandIn {
         provider_type: &str,
         config: &Value,
     ) -> Result<Option<Registered>, ConnectorError> {
-        let (instance, secrets) = self.instance(provider_type, config);
+        let (instance, secrets) = with_secret(provider_type, config);
         let redirect_uri = Url::parse("https://app.example/callback/1").unwrap();
         self.registry.register(&instance, &secrets, &redirect_uri).await
     }
+}
+
+/// An instance of the type, its `client_secret` apart.
+pub(crate) fn with_secret(
+    provider_type: &str,
+    config: &Value,
+) -> (IdentityProvider, ProviderSecrets) {
+    let mut config = object(config);
+    let secret = config.remove("client_secret");
+    let secret = secret.map(|it| Secret::new(it.as_str().unwrap()));
+    let secrets = secret.map(|it| ("client_secret".to_owned(), it)).into_iter().collect();
+    (instance(provider_type, config), secrets)
 }
 
 /// The answer of an MCP server to the request of this id.
