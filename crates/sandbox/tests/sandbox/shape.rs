@@ -29,7 +29,7 @@ struct Client {
 impl Client {
     async fn new() -> Self {
         let server = ShapeServer::start(Shape::parse(SHAPE).unwrap()).await.unwrap();
-        Self { server, http: reqwest::Client::new() }
+        Self { server, http: reqwest::Client::builder().build().unwrap() }
     }
 
     fn post(&self, path: &str) -> reqwest::RequestBuilder {
