@@ -9,7 +9,9 @@ use serde_json::{Map, Value};
 use symbolon_domain::{
     account::ExternalAccount,
     credentials::Credentials,
-    identity_provider::{IdentityProvider, ProviderOptions, ProviderSecrets, ProviderType},
+    identity_provider::{
+        IdentityProvider, ProviderOptions, ProviderSecrets, ProviderType, Rotation,
+    },
     ids::{ExternalId, ProviderId},
     ports::{
         AuthorizationRequest, CodeExchange, Connector, ConnectorError, Connectors, Grant,
@@ -22,7 +24,7 @@ use symbolon_oauth2::{
     catalog::Catalog,
     http::{HttpClient, HttpClientError, HttpSettings},
 };
-use symbolon_sandbox::shape::{Failing, Outcome, Shape, ShapeServer};
+use symbolon_sandbox::shape::{Failing, Outcome, Shape, ShapeServer, TOO_MANY_REQUESTS};
 use url::Url;
 
 use crate::{catalog::catalog, settings::CatalogSettings};
@@ -117,28 +119,39 @@ pub async fn try_out(name: &str, own: &Catalog, shape: Shape) -> Result<Report, 
     })?;
     let registry = catalog(http, &CatalogSettings { own: own.clone() });
     let found = registry.find_type(name).ok_or_else(|| TrialError::NoSuchType(name.to_owned()))?;
-    let mut trial = Trial { shape, server, found, report: Report::default() };
+    let rotates = Catalog::built_in().with(own.clone()).rotates(name);
+    let mut trial = Trial { shape, server, found, rotates, report: Report::default() };
     trial.run(&registry).await;
     Ok(trial.report)
+}
+
+/// An instance, and what speaks to it.
+struct Connected {
+    provider: IdentityProvider,
+    secrets: ProviderSecrets,
+    connector: Arc<dyn Connector>,
 }
 
 struct Trial {
     shape: Shape,
     server: ShapeServer,
     found: ProviderType,
+    /// Whether the entry says that each use of a refresh token gives another one.
+    rotates: bool,
     report: Report,
 }
 
 impl Trial {
     async fn run(&mut self, registry: &Registry) {
-        let Some(connector) = self.connect(registry) else { return };
-        let connector = connector.as_ref();
+        let Some(connected) = self.connect(registry).await else { return };
+        let connector = connected.connector.as_ref();
         let Some(grant) = self.link(connector).await else { return };
         let Some(account) = self.profile(connector, &grant).await else { return };
         self.compare(&account, &grant.credentials);
         let renewed = self.renew(connector, &grant.credentials, &account.external_id).await;
         self.wrong_client(connector, &grant.credentials, &account.external_id).await;
         self.revoke(connector, &grant.credentials, renewed.as_ref()).await;
+        self.deregister(registry, &connected).await;
     }
 
     /// What did not fit in the requests since this was asked last.
@@ -146,7 +159,7 @@ impl Trial {
         self.server.take_complaints()
     }
 
-    fn connect(&mut self, registry: &Registry) -> Option<Arc<dyn Connector>> {
+    async fn connect(&mut self, registry: &Registry) -> Option<Connected> {
         let mut config = Map::new();
         let mut secrets = ProviderSecrets::new();
         for (name, value) in &self.shape.config {
@@ -155,7 +168,7 @@ impl Trial {
                 None => drop(config.insert(name.clone(), value.clone())),
             }
         }
-        let provider = IdentityProvider {
+        let mut provider = IdentityProvider {
             id: ProviderId(1),
             provider_type: self.found.name.clone(),
             external_id: None,
@@ -166,15 +179,53 @@ impl Trial {
             date_added: DateTime::<Utc>::UNIX_EPOCH,
             version: 1,
         };
-        match registry.connect(&provider, &secrets) {
-            Ok(connector) => {
-                self.report.judge("configuration", &[]);
-                Some(connector)
+        let mut connected = registry.connect(&provider, &secrets);
+        self.report.judge("configuration", &wrong(&connected));
+        connected.as_ref().ok()?;
+        if self.registers() {
+            let registered = registry.register(&provider, &secrets, &redirect_uri()).await;
+            let mut told = wrong(&registered);
+            told.extend(self.complaints());
+            if let Some(registered) = registered.ok().flatten() {
+                provider.config.extend(registered.config);
+                secrets.extend(registered.secrets);
+                connected = registry.connect(&provider, &secrets);
+                told.extend(wrong(&connected));
             }
-            Err(error) => {
-                self.report.judge("configuration", &[error.to_string()]);
-                None
-            }
+            self.report.judge("registration", &told);
+        }
+        Some(Connected { provider, secrets, connector: connected.ok()? })
+    }
+
+    /// Whether the client of the trial is to be registered. Most types have no such step, and
+    /// nobody misses it in their reports.
+    fn registers(&mut self) -> bool {
+        let registers = self.found.registered_keys.iter().any(|it| it == "client_id");
+        let documented = self.shape.registration.is_some();
+        let brings_its_own = self.shape.config.contains_key("client_id");
+        match (registers && !brings_its_own, documented) {
+            (false, false) => false,
+            (entry, shape) => self.agrees("registration", entry, shape),
+        }
+    }
+
+    async fn deregister(&mut self, registry: &Registry, connected: &Connected) {
+        let documented = self.shape.deregistration.is_some();
+        if self.shape.registration.is_none() && !documented {
+            return;
+        }
+        drop(self.server.take_steps());
+        let taken_back = registry.deregister(&connected.provider, &connected.secrets).await;
+        let mut told = wrong(&taken_back);
+        told.extend(self.complaints());
+        let asked = self.server.take_steps().iter().any(|it| it == "deregistration");
+        if documented && !asked {
+            told.push("the documented step deregistration was not asked for".into());
+        }
+        if documented || !told.is_empty() {
+            self.report.judge("deregistration", &told);
+        } else {
+            self.report.add("deregistration", Verdict::NotOffered, String::new());
         }
     }
 
@@ -363,6 +414,8 @@ impl Trial {
                 if renewed.access_token.is_none() {
                     wrong.push("there is no access token".into());
                 }
+                let rotation = connector.capabilities().rotation;
+                wrong.extend(self.rotation_belied(rotation, &request.refresh_token, &renewed));
                 Some(renewed)
             }
             Err(error) => {
@@ -370,6 +423,7 @@ impl Trial {
                 None
             }
         };
+        let fitted = wrong.is_empty();
         self.report.judge("refresh", &wrong);
 
         for (step, failing) in [
@@ -382,15 +436,44 @@ impl Trial {
             self.server.fail(Some(failing));
             let failed = connector.refresh(&request).await;
             self.server.fail(None);
-            // What did not fit was told at the refresh that worked.
-            drop(self.complaints());
-            let wrong = match failed {
-                Ok(_) => Some("it counts as a success".to_owned()),
-                Err(error) => misread(failing, &error),
-            };
-            self.report.judge(step, wrong.as_slice());
+            let mut wrong = self.complaints();
+            if !fitted {
+                // It was told at the refresh that should have worked.
+                wrong.clear();
+            }
+            match failed {
+                Ok(_) => wrong.push("it counts as a success".to_owned()),
+                Err(error) => wrong.extend(misread(failing, &error)),
+            }
+            self.report.judge(step, &wrong);
         }
         renewed
+    }
+
+    /// What the answer to a refresh shows of the refresh token, where the entry says otherwise.
+    fn rotation_belied(
+        &self,
+        rotation: Rotation,
+        used: &Secret,
+        renewed: &Credentials,
+    ) -> Option<String> {
+        let renews_itself = renewed.refresh_token == renewed.access_token;
+        let another = renewed.refresh_token.as_ref().is_some_and(|it| it != used);
+        let stays_good = self.shape.refresh.as_ref().is_some_and(|it| it.stays_good);
+        if rotation == Rotation::Reusable && another && !renews_itself && !stays_good {
+            return Some(
+                "the answer brings another refresh token, and rotation says that the same is good \
+                 again; where the documentation says so, too, the shape says stays_good"
+                    .into(),
+            );
+        }
+        if self.rotates && !another {
+            return Some(
+                "the answer brings no other refresh token, and rotation says that each use does"
+                    .into(),
+            );
+        }
+        None
     }
 
     async fn wrong_client(
@@ -493,9 +576,14 @@ fn misread(failing: Failing, error: &ConnectorError) -> Option<String> {
     let right = match failing {
         Failing::DeadRefreshToken => matches!(error, ConnectorError::GrantRejected { .. }),
         Failing::WrongClient => matches!(error, ConnectorError::ClientRejected { .. }),
-        Failing::ServerError | Failing::TooManyRequests => {
+        Failing::ServerError => {
             matches!(error, ConnectorError::Unavailable { sent: Sent::Answered, .. })
         }
+        Failing::TooManyRequests => matches!(
+            error,
+            ConnectorError::Unavailable { sent: Sent::Answered, retry_after: Some(wait), .. }
+                if *wait == TOO_MANY_REQUESTS
+        ),
         Failing::Page | Failing::BrokenOff => {
             matches!(error, ConnectorError::Unavailable { sent: Sent::Unknown, .. })
         }
@@ -503,10 +591,16 @@ fn misread(failing: Failing, error: &ConnectorError) -> Option<String> {
     let meaning = match failing {
         Failing::DeadRefreshToken => "the grant is gone; add a rule under [[errors]]",
         Failing::WrongClient => "our client is rejected; add a rule under [[errors]]",
-        Failing::ServerError | Failing::TooManyRequests => "nothing happened, and it may pass",
+        Failing::ServerError => "nothing happened, and it may pass",
+        Failing::TooManyRequests => "nothing happened, and it may pass in seven seconds",
         Failing::Page | Failing::BrokenOff => "nobody knows whether it happened",
     };
     (!right).then(|| format!("it is read as \"{error}\", and means that {meaning}"))
+}
+
+/// What is wrong with an outcome, if anything is.
+fn wrong<T, E: fmt::Display>(outcome: &Result<T, E>) -> Vec<String> {
+    outcome.as_ref().err().map(ToString::to_string).into_iter().collect()
 }
 
 fn redirect_uri() -> Url {

@@ -299,6 +299,12 @@ async fn link_identity(
         let token = data.get("access_token").and_then(Value::as_str).ok_or_else(|| {
             ApiError::invalid("external_id", "is missing, and so is data.access_token")
         })?;
+        // Pasted by hand, as a rule.
+        let token = token.trim().to_owned();
+        if token.is_empty() {
+            return Err(ApiError::invalid("data.access_token", "must not be empty"));
+        }
+        data.insert("access_token".into(), token.as_str().into());
         let token = Secret::new(token);
         let account = routes.sight.providers.account_behind(provider_id, &token).await;
         let account = account.map_err(|error| match error {

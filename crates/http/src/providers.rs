@@ -226,7 +226,8 @@ async fn get_provider(
 struct ProviderChangesBody {
     /// The keys to change: null removes one, `********` leaves a secret as it is, and so does
     /// leaving a key out. A key that says whose accounts these are (`issuer`) stays as it is while
-    /// the provider has identities.
+    /// the provider has identities. Where our client registers itself and is not registered, as the
+    /// making of the provider was cut off, an empty one has it registered.
     #[serde(default)]
     #[schema(value_type = Object, example = json!({"client_secret": "n3w", "scopes": null}))]
     config: Option<Map<String, Value>>,
@@ -271,16 +272,19 @@ async fn update_provider(
     }
     let config = config.unwrap_or_default();
     routes.sight.check_provider(caller.limits(), ProviderId(id), "identity provider").await?;
-    let provider =
-        routes.providers.update(ProviderId(id), &config, options, version, &actor).await.map_err(
-            |error| match error {
-                // The domain's own words speak of an identity.
-                Error::VersionConflict => ApiError::version_conflict(
-                    "the provider was changed since; read it again and repeat the change",
-                ),
-                other => other.into(),
-            },
-        )?;
+    let providers = Arc::clone(&routes.providers);
+    // As at its making: a change may be followed by the registration that was cut off then.
+    let updated = tokio::spawn(async move {
+        providers.update(ProviderId(id), &config, options, version, &actor).await
+    });
+    let updated = updated.await.unwrap_or_else(|panicked| resume_unwind(panicked.into_panic()));
+    let provider = updated.map_err(|error| match error {
+        // The domain's own words speak of an identity.
+        Error::VersionConflict => ApiError::version_conflict(
+            "the provider was changed since; read it again and repeat the change",
+        ),
+        other => other.into(),
+    })?;
     let tag = [(header::ETAG, etag(provider.version))];
     Ok((tag, Json(ProviderBody::new(provider, &routes.links))).into_response())
 }

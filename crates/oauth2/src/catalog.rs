@@ -9,6 +9,7 @@ pub(crate) mod entry;
 pub(crate) mod error_rule;
 mod generic;
 mod kind;
+mod mcp_resource;
 mod profile;
 mod rules;
 pub(crate) mod template;
@@ -21,7 +22,7 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use self::entry::Entry;
+use self::entry::{Entry, RefreshRotation};
 pub(crate) use self::{generic::Generic, kind::CatalogKind};
 
 /// Name and JSON text of every embedded entry, in the order of their names.
@@ -130,6 +131,13 @@ impl Catalog {
     /// The names, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str)
+    }
+
+    /// Whether the entry of this name says that each use of a refresh token gives another one.
+    #[must_use]
+    pub fn rotates(&self, name: &str) -> bool {
+        let refresh = self.entries.get(name).and_then(|it| it.refresh.as_ref());
+        refresh.is_some_and(|it| it.rotation == RefreshRotation::Rotates)
     }
 
     pub(crate) fn into_kinds(self) -> impl Iterator<Item = CatalogKind> {

@@ -57,6 +57,8 @@ pub struct Engine {
 #[derive(Default)]
 struct Documents {
     metadata: Mutex<Kept<Metadata>>,
+    /// The same of those that may name another issuer.
+    naming_metadata: Mutex<Kept<Metadata>>,
     /// The same of those that are asked as authorization servers.
     server_metadata: Mutex<Kept<Metadata>>,
     keys: Mutex<KeptKeys>,
@@ -177,6 +179,20 @@ impl Engine {
             return answer;
         }
         let fetched = Metadata::fetch(&self.http, issuer).await;
+        metadata.keep(fetched, self.clock.now())
+    }
+
+    /// What an issuer's document says that may name another issuer; apart from those that may not.
+    pub(crate) async fn naming_metadata(
+        &self,
+        address: &Issuer,
+    ) -> Result<Arc<Metadata>, ConnectorError> {
+        let documents = self.documents(address).await;
+        let mut metadata = documents.naming_metadata.lock().await;
+        if let Some(answer) = metadata.answer(self.clock.now()) {
+            return answer;
+        }
+        let fetched = Metadata::fetch_naming(&self.http, address).await;
         metadata.keep(fetched, self.clock.now())
     }
 

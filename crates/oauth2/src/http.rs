@@ -237,6 +237,20 @@ impl HttpClient {
     /// [`HttpError`] when there is no answer; it tells whether the request may have left. A body
     /// that is lost after the status was read is in [`HttpResponse::body`].
     pub async fn send(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        self.send_until(request, &mut |_| false).await
+    }
+
+    /// The same, and no more of the body is read than is wanted: `enough` gets every piece of it,
+    /// in their order, and says when it was the last. For streams that may stay open.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send).
+    pub(crate) async fn send_until(
+        &self,
+        request: HttpRequest,
+        enough: &mut (dyn FnMut(&[u8]) -> bool + Send),
+    ) -> Result<HttpResponse, HttpError> {
         let deadline = Instant::now() + self.settings.timeout;
         self.check(&request.url)?;
         if request.malformed {
@@ -272,14 +286,18 @@ impl HttpClient {
         let status = answer.status().as_u16();
         tracing::debug!(host, status, "answered");
         let headers = answer.headers().clone();
-        let body = match timeout_at(deadline, self.read(answer)).await {
+        let body = match timeout_at(deadline, self.read(answer, enough)).await {
             Ok(read) => read,
             Err(_) => Err(BodyError::Broken),
         };
         Ok(HttpResponse { status, headers, body })
     }
 
-    async fn read(&self, mut answer: reqwest::Response) -> Result<Vec<u8>, BodyError> {
+    async fn read(
+        &self,
+        mut answer: reqwest::Response,
+        enough: &mut (dyn FnMut(&[u8]) -> bool + Send),
+    ) -> Result<Vec<u8>, BodyError> {
         let most = self.settings.max_response_bytes;
         let encoding = answer.headers().get(CONTENT_ENCODING);
         if encoding.is_some_and(|it| !it.as_bytes().eq_ignore_ascii_case(b"identity")) {
@@ -294,6 +312,9 @@ impl HttpClient {
                 return Err(BodyError::TooLarge);
             }
             body.extend_from_slice(&chunk);
+            if enough(&chunk) {
+                break;
+            }
         }
         Ok(body)
     }

@@ -16,6 +16,7 @@ mod connector;
 mod device;
 mod engine;
 mod error_rules;
+mod event_stream;
 pub mod http;
 mod id_token;
 mod json;

@@ -28,8 +28,8 @@ use url::Url;
 use crate::{
     client::Client,
     config::{
-        CLIENT_SECRETS, Fields, client_id_schema, client_secret_schema, invalid,
-        next_client_secret_schema, scopes_schema,
+        Fields, client_id_schema, client_secret_schema, invalid, next_client_secret_schema,
+        scopes_schema,
     },
     connector::{Destination, OpenIdConnector, logout_of_subject},
     engine::Engine,
@@ -41,7 +41,7 @@ use crate::{
     metadata::{Issuer, Metadata, misconfigured},
     oidc, profile,
     protected_resource::ProtectedResource,
-    registration::{self, NewClient, REGISTRATION_ACCESS_TOKEN},
+    registration::{self, NewClient, address, found, secret_names},
     registry::ProviderKind,
     signing_alg::SigningAlg,
     untrusted,
@@ -97,36 +97,13 @@ impl<'a> Config<'a> {
             Issuer::new(it, engine.http())
                 .map_err(|error| invalid("authorization_server", error.to_string()))
         });
-        let client_name = fields.optional("client_name")?.unwrap_or("Symbolon");
-        if client_name.chars().count() > 100 || client_name.chars().any(char::is_control) {
-            return Err(invalid("client_name", "must be at most 100 characters"));
-        }
+        let client_name = registration::client_name(engine, &fields)?;
         if let Some(resource) = fields.optional("resource")? {
             address(engine, "resource", resource)?;
         }
-        if let Some(uri) = fields.optional("registration_client_uri")? {
-            address(engine, "registration_client_uri", uri)?;
-        }
-        if fields.optional("client_id")?.is_some() {
-            fields.client_id()?;
-        }
-        fields.secret(REGISTRATION_ACCESS_TOKEN)?;
         let authorization_server = authorization_server.transpose()?;
         Ok(Self { fields, url, authorization_server, client_name })
     }
-}
-
-fn address(engine: &Engine, name: &str, text: &str) -> Result<Url, InvalidConfig> {
-    let url = Url::parse(text).ok().filter(|it| it.fragment().is_none() && text.len() <= 2048);
-    let url = url.ok_or_else(|| {
-        invalid(name, "must be an https address without a fragment, at most 2048 characters")
-    })?;
-    engine.http().check(&url).map_err(|error| invalid(name, error.to_string()))?;
-    Ok(url)
-}
-
-fn secret_names() -> [&'static str; 3] {
-    [CLIENT_SECRETS[0], CLIENT_SECRETS[1], REGISTRATION_ACCESS_TOKEN]
 }
 
 #[async_trait]
@@ -159,7 +136,7 @@ impl ProviderKind for Mcp {
             secret_names: owned(&secret_names()),
             authority_keys: owned(&["url", "authorization_server", "resource"]),
             registered_keys: owned(
-                &[&FOUND[..], &registration::CONFIG_KEYS, &registration::SECRET_KEYS].concat(),
+                &FOUND.into_iter().chain(registration::registered_keys()).collect::<Vec<_>>(),
             ),
             capabilities: CAPABILITIES,
         }
@@ -226,8 +203,15 @@ impl ProviderKind for Mcp {
                 (Some(_), _) => Registered::default(),
                 (None, None) => return Err(registration::none_offered()),
                 (None, Some(endpoint)) => {
-                    let client =
-                        NewClient { endpoint, name: config.client_name, addresses, at: &metadata };
+                    let methods = &metadata.token_endpoint_auth_methods_supported;
+                    let client = NewClient {
+                        endpoint,
+                        name: config.client_name,
+                        addresses,
+                        methods,
+                        tells_of_logouts: metadata.backchannel_logout_supported,
+                        grant_types: &registration::GRANT_TYPES,
+                    };
                     client.register(engine).await?
                 }
             };
@@ -316,11 +300,7 @@ struct Server {
 
 impl McpConnector {
     fn server(&self) -> Result<&Server, ConnectorError> {
-        self.server.as_ref().ok_or_else(|| {
-            misconfigured(
-                "the provider has no client_id, authorization_server or resource; delete it and create it again",
-            )
-        })
+        self.server.as_ref().ok_or_else(registration::no_client)
     }
 }
 
@@ -629,55 +609,38 @@ impl Connector for McpConnector {
 }
 
 fn schema() -> Value {
-    let found = |what: &str| format!("{what} Found out when the provider is made.");
+    let mut properties = registration::schemas();
+    let own = json!({
+        "url": {
+            "type": "string", "format": "uri", "maxLength": 2048,
+            "description": "The MCP server's address. It stays as it is."
+        },
+        "authorization_server": {
+            "type": "string", "format": "uri", "maxLength": 2048,
+            "description": "Who issues its tokens: the issuer, exactly as the server names it. \
+                            Without it: the first that the server names."
+        },
+        "client_id": client_id_schema(),
+        "client_secret": client_secret_schema(),
+        "client_secret_next": next_client_secret_schema(),
+        "scopes": scopes_schema(
+            "What to ask for. Without it: what the server asks for, and openid and \
+             offline_access where the authorization server lists them; found out when the \
+             provider is made."
+        ),
+        "resource": {
+            "type": "string", "format": "uri", "maxLength": 2048,
+            "description": found("What tokens are for (RFC 8707).")
+        },
+    });
+    if let Value::Object(own) = own {
+        properties.extend(own);
+    }
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "type": "object",
         "additionalProperties": false,
         "required": ["url"],
-        "properties": {
-            "url": {
-                "type": "string", "format": "uri", "maxLength": 2048,
-                "description": "The MCP server's address. It stays as it is."
-            },
-            "authorization_server": {
-                "type": "string", "format": "uri", "maxLength": 2048,
-                "description": "Who issues its tokens: the issuer, exactly as the server names it. \
-                                Without it: the first that the server names."
-            },
-            "client_name": {
-                "type": "string", "maxLength": 100, "default": "Symbolon",
-                "description": "What users see when they are asked: the name to register."
-            },
-            "client_id": client_id_schema(),
-            "client_secret": client_secret_schema(),
-            "client_secret_next": next_client_secret_schema(),
-            "scopes": scopes_schema(
-                "What to ask for. Without it: what the server asks for, and openid and \
-                 offline_access where the authorization server lists them; found out when the \
-                 provider is made."
-            ),
-            "token_endpoint_auth_method": {
-                "type": "string",
-                "enum": ["client_secret_basic", "client_secret_post", "none"],
-                "description": "How the client authenticates."
-            },
-            "resource": {
-                "type": "string", "format": "uri", "maxLength": 2048,
-                "description": found("What tokens are for (RFC 8707).")
-            },
-            "client_secret_expires_at": {
-                "type": "integer", "minimum": 1,
-                "description": found("When the client secret expires, in seconds since 1970.")
-            },
-            "registration_client_uri": {
-                "type": "string", "format": "uri", "maxLength": 2048,
-                "description": found("Where the registered client is deleted (RFC 7592).")
-            },
-            "registration_access_token": {
-                "type": "string", "minLength": 1, "maxLength": 4096, "writeOnly": true,
-                "description": found("What allows that.")
-            }
-        }
+        "properties": properties,
     })
 }

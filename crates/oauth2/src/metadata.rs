@@ -80,6 +80,8 @@ pub(crate) fn well_known(url: &Url, name: &str) -> Url {
 /// The metadata that we use (OpenID Connect Discovery 1.0 §3, RFC 8414 §2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Metadata {
+    /// What it calls itself.
+    pub(crate) issuer: String,
     /// Where the browser is sent.
     pub(crate) authorization_endpoint: Url,
     /// Where codes and refresh tokens are traded.
@@ -117,8 +119,24 @@ pub(crate) struct Metadata {
 impl Metadata {
     /// Fetches an issuer's metadata, past every cache.
     pub(crate) async fn fetch(http: &HttpClient, issuer: &Issuer) -> Result<Self, ConnectorError> {
-        let url = issuer.metadata_url()?;
-        let bytes = fetch_document(http, url, "discovery document").await?;
+        Self::fetch_from(http, issuer, Some(issuer)).await
+    }
+
+    /// The same of one that may name another issuer than the address that it was found by: whoever
+    /// asks compares.
+    pub(crate) async fn fetch_naming(
+        http: &HttpClient,
+        address: &Issuer,
+    ) -> Result<Self, ConnectorError> {
+        Self::fetch_from(http, address, None).await
+    }
+
+    async fn fetch_from(
+        http: &HttpClient,
+        address: &Issuer,
+        issuer: Option<&Issuer>,
+    ) -> Result<Self, ConnectorError> {
+        let bytes = fetch_document(http, address.metadata_url()?, "discovery document").await?;
         let object = json::object(&bytes)
             .map_err(|_| unavailable("the discovery document is not a JSON object"))?;
         let metadata = Self::read(&object, issuer, http)?;
@@ -136,19 +154,17 @@ impl Metadata {
     ) -> Result<Self, ConnectorError> {
         let urls = issuer.server_metadata_urls()?;
         let object = first_document(http, urls, "authorization server's metadata").await?;
-        Self::read(&object, issuer, http)
+        Self::read(&object, Some(issuer), http)
     }
 
     fn read(
         object: &Map<String, Value>,
-        issuer: &Issuer,
+        issuer: Option<&Issuer>,
         http: &HttpClient,
     ) -> Result<Self, ConnectorError> {
-        if object.get("issuer").and_then(Value::as_str) != Some(issuer.as_str()) {
-            return Err(misconfigured(
-                "the discovery document names another issuer; configure exactly the one that the provider names",
-            ));
-        }
+        let named = object.get("issuer").and_then(Value::as_str);
+        let named = named.filter(|it| issuer.is_none_or(|issuer| issuer.as_str() == *it));
+        let Some(named) = named else { return Err(another_issuer()) };
         let endpoint = |name: &str| -> Result<Option<Url>, ConnectorError> {
             let text = match object.get(name) {
                 None | Some(Value::Null) => return Ok(None),
@@ -171,6 +187,7 @@ impl Metadata {
             Some(items.iter().filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>())
         };
         Ok(Self {
+            issuer: named.to_owned(),
             authorization_endpoint: required("authorization_endpoint")?,
             token_endpoint: required("token_endpoint")?,
             jwks_uri: endpoint("jwks_uri")?,
@@ -246,6 +263,13 @@ pub(crate) async fn first_document(
     Err(absent.unwrap_or_else(|| misconfigured(&format!("the {what} has no address"))))
 }
 
+/// What is told of a document of somebody else's.
+pub(crate) fn another_issuer() -> ConnectorError {
+    misconfigured(
+        "the discovery document names another issuer; configure exactly the one that the provider names",
+    )
+}
+
 pub(crate) fn misconfigured(detail: &str) -> ConnectorError {
     ConnectorError::Misconfigured { detail: detail.to_owned() }
 }
@@ -280,7 +304,7 @@ mod tests {
         .unwrap()
         .clone();
         change(&mut object);
-        Metadata::read(&object, &issuer, &HTTP)
+        Metadata::read(&object, Some(&issuer), &HTTP)
     }
 
     #[test]

@@ -5,18 +5,19 @@
 use serde_json::{Map, Value, json};
 use symbolon_domain::{
     identity_provider::ProviderSecrets,
-    ports::{ClientAddresses, ConnectorError, Registered, Sent},
+    ports::{ClientAddresses, ConnectorError, InvalidConfig, Registered, Sent},
     secret::Secret,
 };
 use url::Url;
 
 use crate::{
-    config::{CLIENT_ID_LENGTH, is_visible},
+    catalog::entry::Authentication,
+    config::{CLIENT_ID_LENGTH, CLIENT_SECRETS, Fields, invalid, is_visible},
     connector::to_domain,
     engine::Engine,
     http::{HttpRequest, HttpResponse},
     json,
-    metadata::{Metadata, misconfigured},
+    metadata::misconfigured,
     untrusted,
 };
 
@@ -33,8 +34,14 @@ pub(crate) const SECRET_KEYS: [&str; 2] = ["client_secret", REGISTRATION_ACCESS_
 
 pub(crate) const REGISTRATION_ACCESS_TOKEN: &str = "registration_access_token";
 
+/// The name under which a client is registered, where the operator chose one.
+pub(crate) const CLIENT_NAME: &str = "client_name";
+
 /// How we can authenticate, what we prefer first.
 const METHODS: [&str; 3] = ["client_secret_basic", "client_secret_post", "none"];
+
+/// What a client of ours asks to be allowed.
+pub(crate) const GRANT_TYPES: [&str; 2] = ["authorization_code", "refresh_token"];
 
 /// What an operator does where no client can be registered.
 const BY_HAND: &str = "register a client at the authorization server by hand and configure its \
@@ -48,8 +55,109 @@ pub(crate) struct NewClient<'a> {
     /// What users see.
     pub(crate) name: &'a str,
     pub(crate) addresses: &'a ClientAddresses,
-    /// What the server says of itself.
-    pub(crate) at: &'a Metadata,
+    /// How clients may authenticate there; empty when it does not say.
+    pub(crate) methods: &'a [String],
+    /// Whether the server says that it tells clients of logouts.
+    pub(crate) tells_of_logouts: bool,
+    /// What the client is to be allowed.
+    pub(crate) grant_types: &'a [&'a str],
+}
+
+/// What this way of authenticating is called in a registration.
+pub(crate) fn method_of(authentication: Authentication) -> &'static str {
+    match authentication {
+        Authentication::Post => "client_secret_post",
+        Authentication::None => "none",
+        Authentication::Basic | Authentication::Either | Authentication::Bearer => {
+            "client_secret_basic"
+        }
+    }
+}
+
+/// Checks what a configuration holds of a registration, and tells what users are to see of the
+/// client.
+pub(crate) fn client_name<'a>(
+    engine: &Engine,
+    fields: &Fields<'a>,
+) -> Result<&'a str, InvalidConfig> {
+    let name = fields.optional(CLIENT_NAME)?.unwrap_or("Symbolon");
+    if name.chars().count() > 100 || name.chars().any(char::is_control) {
+        return Err(invalid(CLIENT_NAME, "must be at most 100 characters"));
+    }
+    if let Some(uri) = fields.optional("registration_client_uri")? {
+        address(engine, "registration_client_uri", uri)?;
+    }
+    fields.secret(REGISTRATION_ACCESS_TOKEN)?;
+    if fields.optional("client_id")?.is_some() {
+        fields.client_id()?;
+    } else if fields.client_secret()?.is_some() {
+        return Err(invalid("client_id", "is missing; there is a client_secret"));
+    }
+    Ok(name)
+}
+
+/// An address that a configuration holds.
+pub(crate) fn address(engine: &Engine, name: &str, text: &str) -> Result<Url, InvalidConfig> {
+    let url = Url::parse(text).ok().filter(|it| it.fragment().is_none() && text.len() <= 2048);
+    let url = url.ok_or_else(|| {
+        invalid(name, "must be an https address without a fragment, at most 2048 characters")
+    })?;
+    engine.http().check(&url).map_err(|error| invalid(name, error.to_string()))?;
+    Ok(url)
+}
+
+/// The names of the secrets of a type whose client registers itself.
+pub(crate) fn secret_names() -> [&'static str; 3] {
+    [CLIENT_SECRETS[0], CLIENT_SECRETS[1], REGISTRATION_ACCESS_TOKEN]
+}
+
+/// What such a type finds out about its client.
+pub(crate) fn registered_keys() -> impl Iterator<Item = &'static str> {
+    CONFIG_KEYS.into_iter().chain(SECRET_KEYS)
+}
+
+/// The JSON Schemas of the keys of a configuration that a registration fills in, and of the name
+/// that it is asked for, beside `client_id` and the client's secrets.
+pub(crate) fn schemas() -> Map<String, Value> {
+    let schemas = json!({
+        CLIENT_NAME: {
+            "type": "string", "maxLength": 100, "default": "Symbolon",
+            "description": "What users see when they are asked: the name to register."
+        },
+        "token_endpoint_auth_method": {
+            "type": "string", "enum": METHODS,
+            "description": "How the client authenticates."
+        },
+        "client_secret_expires_at": {
+            "type": "integer", "minimum": 1,
+            "description": found("When the client secret expires, in seconds since 1970.")
+        },
+        "registration_client_uri": {
+            "type": "string", "format": "uri", "maxLength": 2048,
+            "description": found("Where the registered client is deleted (RFC 7592).")
+        },
+        REGISTRATION_ACCESS_TOKEN: {
+            "type": "string", "minLength": 1, "maxLength": 4096, "writeOnly": true,
+            "description": found("What allows that.")
+        },
+    });
+    match schemas {
+        Value::Object(schemas) => schemas,
+        _ => Map::new(),
+    }
+}
+
+/// A description of something that nobody has to configure.
+pub(crate) fn found(what: &str) -> String {
+    format!("{what} Found out when the provider is made.")
+}
+
+/// What is told where a client is needed and none was registered.
+pub(crate) fn no_client() -> ConnectorError {
+    misconfigured(
+        "the making of the provider was cut off before our client was registered there: change the \
+         provider (PATCH /v1/providers/ID, with an empty config), and it is registered",
+    )
 }
 
 /// What is told where the server has no registration.
@@ -61,7 +169,7 @@ impl NewClient<'_> {
     /// Registers the client.
     pub(crate) async fn register(&self, engine: &Engine) -> Result<Registered, ConnectorError> {
         // Where nothing is listed, it is client_secret_basic (RFC 8414 §2).
-        let methods = &self.at.token_endpoint_auth_methods_supported;
+        let methods = self.methods;
         let lists = |method: &&&str| methods.is_empty() || methods.iter().any(|it| it == **method);
         let Some(method) = METHODS.iter().find(lists) else {
             return Err(misconfigured(&format!(
@@ -72,13 +180,13 @@ impl NewClient<'_> {
         let mut body = json!({
             "client_name": self.name,
             "redirect_uris": [self.addresses.redirect_uri],
-            "grant_types": ["authorization_code", "refresh_token"],
+            "grant_types": self.grant_types,
             "response_types": ["code"],
             "token_endpoint_auth_method": method,
         });
         // OpenID Connect Back-Channel Logout 1.0 §2.2. That a `sid` is there is not asked for: it
         // is of no use without the `sub`.
-        if self.at.backchannel_logout_supported {
+        if self.tells_of_logouts {
             body["backchannel_logout_uri"] = self.addresses.backchannel_logout_uri.as_str().into();
         }
         let body = body.to_string().into_bytes();

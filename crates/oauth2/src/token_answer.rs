@@ -38,7 +38,7 @@ use url::form_urlencoded;
 use crate::{
     catalog::{
         entry::{Answer, Unit},
-        template::Pointer,
+        template::{Pointer, is_secret},
     },
     error_rules::{ErrorRules, Seen},
     http::BodyError,
@@ -413,17 +413,11 @@ fn instant(value: &Value) -> Option<DateTime<Utc>> {
 /// The answer without anything that could be a credential: what is called a token, a secret, a
 /// password or a code, at any depth.
 fn scrubbed(value: &Value) -> Value {
-    let secret = |name: &str| {
-        let name = name.to_ascii_lowercase();
-        name != "token_type"
-            && ["token", "secret", "password", "assertion"].iter().any(|it| name.contains(it))
-            || name == "code"
-    };
     match value {
         Value::Object(object) => Value::Object(
             object
                 .iter()
-                .filter(|(name, value)| !secret(name) || value.is_object())
+                .filter(|(name, value)| !is_secret(name) || value.is_object())
                 .map(|(name, value)| (name.clone(), scrubbed(value)))
                 .collect(),
         ),

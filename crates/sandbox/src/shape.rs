@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-pub use self::server::{Failing, ShapeServer, Visit};
+pub use self::server::{Failing, ShapeServer, TOO_MANY_REQUESTS, Visit};
 
 /// Name and text of every shape that is built in.
 const BUILT_IN: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/shapes.rs"));
@@ -26,6 +26,10 @@ pub struct Shape {
     /// What an operator would configure, secrets included.
     #[serde(default)]
     pub config: Map<String, Value>,
+    /// How our client registers itself; then `config` has none.
+    pub registration: Option<Expected>,
+    /// How that is taken back.
+    pub deregistration: Option<Expected>,
     /// The authorization request.
     pub authorize: Option<Authorize>,
     /// The exchange of a code.
@@ -86,12 +90,18 @@ pub struct Expected {
     pub form: BTreeMap<String, String>,
     /// The same of members of a JSON object.
     pub json: Map<String, Value>,
+    /// Of a call: the resource of the MCP server at `url` that it reads; the body of the answer is
+    /// its text then, and comes as a stream of events where the answer's media type says so.
+    pub mcp: Option<String>,
     /// Names that must not be there, in query, form or JSON.
     pub absent: Vec<String>,
     /// What is answered.
     pub answer: Answer,
     /// Of a refresh: what is answered to a token that is spent or was revoked.
     pub dead: Option<Answer>,
+    /// Of a refresh: whether the token that was used is documented to stay good although the answer
+    /// brings another one.
+    pub stays_good: bool,
 }
 
 /// An answer, literally.
@@ -188,6 +198,7 @@ impl Shape {
         }
         let answers = self.token.iter().chain(&self.long_lived).chain(&self.refresh);
         let answers = answers.chain(&self.wrong_client).chain(&self.call).chain(&self.revoke);
+        let answers = answers.chain(&self.registration).chain(&self.deregistration);
         for answer in answers.flat_map(|it| it.dead.iter().chain([&it.answer])) {
             for gap in answer.body.split("{{").skip(1) {
                 let name = gap.split("}}").next().unwrap_or_default().trim();
@@ -208,6 +219,14 @@ impl Shape {
                 }
             }
         }
+        if self.registration.is_some() && self.config.contains_key("client_id") {
+            return Err("registration: config has a client_id already".into());
+        }
+        let others = self.token.iter().chain(&self.long_lived).chain(&self.refresh);
+        let others = others.chain(&self.revoke).chain(&self.registration);
+        if others.chain(&self.deregistration).any(|it| it.mcp.is_some()) {
+            return Err("mcp: only a call reads a resource".into());
+        }
         for (what, url) in self.addresses() {
             let Some(url) = url else { return Err(format!("{what}.url is missing")) };
             if url::Url::parse(url).ok().is_none_or(|it| it.scheme() != "https") {
@@ -219,6 +238,8 @@ impl Shape {
 
     fn addresses(&self) -> Vec<(&'static str, Option<&str>)> {
         let mut all = Vec::new();
+        all.extend(self.registration.iter().map(|it| ("registration", it.url.as_deref())));
+        all.extend(self.deregistration.iter().map(|it| ("deregistration", it.url.as_deref())));
         all.extend(self.authorize.iter().map(|it| ("authorize", Some(it.url.as_str()))));
         all.extend(self.token.iter().map(|it| ("token", it.url.as_deref())));
         all.extend(self.long_lived.iter().map(|it| ("long_lived", it.url.as_deref())));
@@ -268,6 +289,8 @@ mod tests {
             ("[\"x\"]", "[]", "sources"),
             ("url = \"https://a.example\"\n[authorize]", "[authorize]", "token.url"),
             ("https://a", "http://a", "https"),
+            ("[expect]", "[registration]\n[expect]", "registration.url"),
+            ("[expect]", "[refresh]\nmcp = \"a:b\"\n[expect]", "only a call"),
         ] {
             let error = Shape::parse(&shape.replacen(from, to, 1)).unwrap_err().to_string();
             assert!(error.contains(expected), "{from} -> {to}: {error}");

@@ -153,6 +153,114 @@ async fn what_a_provider_insists_on_is_missed() {
     }
 }
 
+/// The wiki as one whose client registers itself, and whose profile an MCP server has.
+fn registering() -> (String, String) {
+    let entry = ENTRY
+        .replace("[token]", "[registration]\nurl = \"https://wiki.example/register\"\n[token]")
+        .replace("authentication = \"post\"", "authentication = \"basic\"")
+        .replace(
+            "url = \"https://wiki.example/me\"",
+            "url = \"https://wiki.example/mcp\"\nmcp = \"wiki://me\"",
+        );
+    let registered = r#"
+[registration]
+url = "https://wiki.example/register"
+json = { client_name = "Symbolon", redirect_uris = "*", token_endpoint_auth_method = "client_secret_basic" }
+answer = { status = 201, body = '{"client_id":"wiki-client","client_secret":"wiki-secret","token_endpoint_auth_method":"client_secret_post","registration_client_uri":"https://wiki.example/register/1","registration_access_token":"manage"}' }
+[deregistration]
+url = "https://wiki.example/register/1"
+headers = { Authorization = "Bearer manage" }
+answer = { status = 204 }
+"#;
+    let config = "[config]\nclient_id = \"wiki-client\"\nclient_secret = \"wiki-secret\"\n";
+    let shape = SHAPE
+        .replace(config, registered)
+        .replace("token = \"refresh-1\" }", "token = \"*\" }")
+        .replace(
+            "url = \"https://wiki.example/me\"",
+            "url = \"https://wiki.example/mcp\"\nmcp = \"wiki://me\"",
+        );
+    (entry, shape)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_registers_itself_is_registered_used_and_taken_back() {
+    let (entry, shape) = registering();
+    for answer in [
+        "answer = { body = '{\"id\":7",
+        "answer = { content_type = \"text/event-stream\", body = '{\"id\":7",
+    ] {
+        let shape = shape.replace("answer = { body = '{\"id\":7", answer);
+        let report = trial(&entry, &shape).await;
+        assert_eq!(problems(&report), Vec::<String>::new());
+        for step in ["registration", "profile", "deregistration"] {
+            let found = report.findings.iter().find(|it| it.step == step);
+            assert_eq!(found.map(|it| it.verdict), Some(Verdict::Ok), "{step}");
+        }
+    }
+    for (of_entry, from, to, expected) in [
+        (true, "example/register", "example/clients", "registration: "),
+        (true, "[token]", "grant_types = [\"authorization_code\"]\n[token]", ""),
+        (true, "[registration]\nurl = \"https://wiki.example/register\"\n", "", "configuration: "),
+        (true, "wiki://me", "wiki://you", "profile: "),
+        (true, "\nmcp = \"wiki://me\"", "", "profile: "),
+        (false, "client_name = \"Symbolon\"", "client_name = \"Other\"", "registration: "),
+        (false, "\"client_id\":\"wiki-client\",", "", "registration: "),
+        (false, "/register/1\"\nheaders", "/register/2\"\nheaders", "deregistration: "),
+        (false, "Bearer manage", "Bearer other", "deregistration: "),
+        (false, "Bearer access-1", "Bearer other", "profile: "),
+        (false, "'{\"id\":7,", "'{\"id\":7;", "profile: "),
+    ] {
+        let one = if of_entry { &entry } else { &shape };
+        assert!(one.contains(from), "{from}");
+        let changed = one.replacen(from, to, 1);
+        let report =
+            if of_entry { trial(&changed, &shape).await } else { trial(&entry, &changed).await };
+        let told = problems(&report);
+        if expected.is_empty() {
+            assert_eq!(told, Vec::<String>::new(), "{from} -> {to}");
+        } else {
+            assert!(told.iter().any(|it| it.starts_with(expected)), "{from} -> {to}: {told:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_becomes_of_a_refresh_token_is_as_the_entry_says() {
+    let reusable = ENTRY.replace("\"rotates\"", "\"reusable\"");
+    let same = SHAPE.replace("\"refresh_token\":\"refresh-2\",", "");
+    let stays = SHAPE.replace("[refresh]\n", "[refresh]\nstays_good = true\n");
+    for (entry, shape, is_right) in [
+        (ENTRY, SHAPE, true),
+        (ENTRY, same.as_str(), false),
+        (&reusable, SHAPE, false),
+        (&reusable, &same, true),
+        (&reusable, &stays, true),
+        (&ENTRY.replace("\"rotates\"", "\"may_rotate\""), SHAPE, true),
+        (&ENTRY.replace("\"rotates\"", "\"may_rotate\""), &same, true),
+    ] {
+        let shape = shape.replace("token = \"refresh-1\" }", "token = \"*\" }");
+        let told = problems(&trial(entry, &shape).await);
+        assert_eq!(told.is_empty(), is_right, "{told:?}");
+        assert!(told.iter().all(|it| it.starts_with("refresh: ")), "{told:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_said_twice_or_for_nothing_is_noticed() {
+    let shape = SHAPE.replace("token = \"refresh-1\" }", "token = \"*\" }");
+    let twice = ENTRY.replace(
+        "url = \"https://wiki.example/authorize\"",
+        "url = \"https://wiki.example/authorize?prompt=a\"\nparameters = { prompt = \"b\" }",
+    );
+    let told = problems(&trial(&twice, &shape).await);
+    assert!(told[0].starts_with("authorization: ") && told[0].contains("prompt"), "{told:?}");
+    let twice = ENTRY
+        .replace("url = \"https://wiki.example/me\"", "url = \"https://wiki.example/me?v=1&v=2\"");
+    let told = problems(&trial(&twice, &shape).await);
+    assert!(told[0].starts_with("profile: ") && told[0].contains("v is sent"), "{told:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_documentations_own_example_passes() {
     let page = include_str!("../../../../docs/catalog.md");

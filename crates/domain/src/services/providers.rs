@@ -56,7 +56,8 @@ impl Providers {
     /// Adds an instance. `config` holds its secrets too. Where its type
     /// [finds out](ProviderType::registered_keys) more, the provider is asked, and the answer is
     /// kept in one conditional write; when that fails, the instance goes again. Must not be dropped
-    /// half-way: then the instance stays without what was to be found out.
+    /// half-way: then the instance stays without what was to be found out, until it is
+    /// [changed](Self::update) or [declared](Self::ensure) again.
     ///
     /// # Errors
     ///
@@ -122,14 +123,10 @@ impl Providers {
         };
         let asked = self.connectors.register(&provider, &secrets, &addresses).await?;
         let Some(registered) = asked else { return Ok(provider) };
-        let (id, at) = (provider.id, provider.clone());
+        let at = provider.clone();
         let kept = self.keep_registered(kind, provider, secrets, &registered, actor).await;
         if kept.is_err() {
-            let config = added(at.config, &registered.config);
-            let orphan = IdentityProvider { config, ..at };
-            if let Err(error) = self.connectors.deregister(&orphan, &registered.secrets).await {
-                tracing::warn!(provider = %id, %error, "our client stays registered at the provider, and nobody uses it");
-            }
+            self.take_back(at, &registered).await;
         }
         kept
     }
@@ -158,16 +155,36 @@ impl Providers {
             let id = provider.id;
             let found = self.providers.find_with_secrets(id).await?;
             (provider, secrets) = found.ok_or(Error::NotFound("identity provider"))?;
+            if is_registered(kind, &provider) {
+                // Somebody else was asked to mend it, too, and was first.
+                self.take_back(provider.clone(), registered).await;
+                return Ok(provider);
+            }
         }
         Err(Error::VersionConflict)
     }
 
+    /// Takes back at the provider what was registered there for this instance, and is not kept.
+    async fn take_back(&self, provider: IdentityProvider, registered: &Registered) {
+        let id = provider.id;
+        let mut config = provider.config;
+        config.retain(|key, _| !is_of_client(key));
+        let config = added(config, &registered.config);
+        let orphan = IdentityProvider { config, ..provider };
+        if let Err(error) = self.connectors.deregister(&orphan, &registered.secrets).await {
+            tracing::warn!(provider = %id, %error, "our client stays registered at the provider, and nobody uses it");
+        }
+    }
+
     /// Changes single keys of an instance's configuration, and its options: `null` removes a key, [`HIDDEN`]
-    /// leaves a secret as it is, and so does leaving a key out.
+    /// leaves a secret as it is, and so does leaving a key out. Where its client was not registered,
+    /// as whoever made it was interrupted, or the `client_id` is removed, one is registered after
+    /// that, be there anything to change or not; the old one's secrets go with it.
     ///
     /// # Errors
     ///
-    /// As [`create`](Self::create); [`Error::NotFound`]; [`Error::VersionConflict`] when
+    /// As [`create`](Self::create), the changes being kept where it is the registration that
+    /// fails; [`Error::NotFound`]; [`Error::VersionConflict`] when
     /// `if_version` is given and is not the version, or when others change it all the time;
     /// [`Error::InvalidRequest`] for another value of one of the type's
     /// [`authority_keys`](ProviderType::authority_keys) while the instance has identities, and
@@ -204,13 +221,20 @@ impl Providers {
                     config.insert(key.clone(), value.clone());
                 }
             }
+            let registers = kind.registered_keys.iter().any(|it| it == "client_id");
+            if registers && changes.get("client_id").is_some_and(Value::is_null) {
+                config.retain(|key, _| !is_of_client(key));
+                secrets.retain(|key, _| !is_of_client(key));
+            }
             self.connectors.check(&provider.provider_type, &config, &secrets)?;
-            if let Some(updated) = self
-                .write(&kind, &provider, config, secrets, options.over(provider.options), actor)
-                .await?
-            {
+            let options = options.over(provider.options);
+            let written =
+                self.write(&kind, &provider, config, secrets.clone(), options, actor).await?;
+            let Some(updated) = written else { continue };
+            if is_registered(&kind, &updated) {
                 return Ok(updated);
             }
+            return self.register(&kind, updated, secrets, actor).await;
         }
         Err(Error::VersionConflict)
     }
@@ -536,13 +560,12 @@ fn split(
     kind: &ProviderType,
     mut config: Map<String, Value>,
 ) -> Result<(Map<String, Value>, ProviderSecrets), Error> {
+    // As good as left out, where a key that is there counts: a client_id, for one.
+    config.retain(|_, value| !value.is_null());
     let mut secrets = ProviderSecrets::new();
     for name in &kind.secret_names {
-        match config.remove(name) {
-            None | Some(Value::Null) => {}
-            Some(value) => {
-                secrets.insert(name.clone(), secret(name, &value)?);
-            }
+        if let Some(value) = config.remove(name) {
+            secrets.insert(name.clone(), secret(name, &value)?);
         }
     }
     Ok((config, secrets))

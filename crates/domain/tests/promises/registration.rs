@@ -7,10 +7,11 @@ use symbolon_domain::{
     Error,
     event::Actor,
     identity_provider::{IdentityProvider, OptionChanges, ProviderType},
+    ids::ProviderId,
     page::PageRequest,
     ports::{
         ClientAddresses, ConnectorError, IdentityProviderRepository, IdentityRepository as _, Link,
-        MockConnectors, NewIdentityProvider, ProviderFilter, Registered, Sent,
+        MockConnectors, NewIdentityProvider, ProviderFilter, ProviderUpdate, Registered, Sent,
     },
     secret::Secret,
     services::Providers,
@@ -138,6 +139,14 @@ async fn what_the_operator_gave_stays_as_it_is() {
 }
 
 #[tokio::test]
+async fn a_client_that_is_null_is_none() {
+    let case = with(Ok(Some(registered())));
+    let config = json!({ "url": "https://mcp.example", "client_id": null, "client_secret": null });
+    let provider = case.create(config).await.unwrap();
+    assert_eq!(provider.config["client_id"], json!("given"));
+}
+
+#[tokio::test]
 async fn an_instance_that_cannot_be_registered_is_not_left_behind() {
     for error in [
         ConnectorError::Misconfigured { detail: "no".into() },
@@ -221,15 +230,125 @@ async fn a_declared_instance_is_registered_once_and_keeps_what_was_told() {
 #[tokio::test]
 async fn a_declared_instance_whose_registration_was_interrupted_is_registered_at_the_next_start() {
     let case = with(Ok(Some(registered())));
+    let half = half(&case).await;
+    let whole = case.ensure(url()).await.unwrap();
+    assert_eq!((whole.id, &whole.config["client_id"]), (half.id, &json!("given")));
+}
+
+/// An instance as a crash leaves it between its insertion and its registration.
+async fn half(case: &Case) -> IdentityProvider {
     let new = NewIdentityProvider {
         provider_type: "registering".into(),
         config: fixtures::object(url()),
         secrets: [].into(),
         ..fixtures::new_identity_provider()
     };
-    let half = IdentityProviderRepository::insert(&*case.store, &new, &ACTOR).await.unwrap();
-    let whole = case.ensure(url()).await.unwrap();
-    assert_eq!((whole.id, &whole.config["client_id"]), (half.id, &json!("given")));
+    IdentityProviderRepository::insert(&*case.store, &new, &ACTOR).await.unwrap()
+}
+
+impl Case {
+    async fn update(&self, id: ProviderId, changes: Value) -> Result<IdentityProvider, Error> {
+        let changes = fixtures::object(changes);
+        self.providers.update(id, &changes, OptionChanges::default(), None, &ACTOR).await
+    }
+}
+
+#[tokio::test]
+async fn an_instance_whose_registration_was_cut_off_is_registered_by_the_next_change() {
+    let case = with(Ok(Some(registered())));
+    let cut_off = half(&case).await;
+    let whole = case.update(cut_off.id, json!({})).await.unwrap();
+    assert_eq!(case.asked().len(), 1);
+    assert_eq!((whole.id, &whole.config["client_id"]), (cut_off.id, &json!("given")));
+    let (kept, secrets) = IdentityProviderRepository::find_with_secrets(&*case.store, whole.id)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!((kept, secrets), (whole.clone(), registered().secrets));
+    // Once is enough.
+    case.update(whole.id, json!({ "note": "x" })).await.unwrap();
+    assert_eq!(case.asked(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_registration_that_fails_again_keeps_the_instance_and_its_changes() {
+    let silent =
+        ConnectorError::Unavailable { detail: "no".into(), retry_after: None, sent: Sent::No };
+    let case = with(Err(silent));
+    let cut_off = half(&case).await;
+    let refused = case.update(cut_off.id, json!({ "note": "x" })).await;
+    assert!(matches!(refused, Err(Error::ProviderUnavailable { .. })), "{refused:?}");
+    let kept = IdentityProviderRepository::find(&*case.store, cut_off.id).await.unwrap().unwrap();
+    assert_eq!(kept.config["note"], json!("x"));
+    assert_eq!(kept.config.get("client_id"), None);
+}
+
+#[tokio::test]
+async fn of_two_who_mend_an_instance_at_once_one_gives_its_client_back() {
+    let case = with(Ok(Some(registered())));
+    let cut_off = half(&case).await;
+    let asked = Arc::clone(&case.asked);
+    // While this one is registered, somebody else is, and is kept.
+    let (store, id) = (Arc::clone(&case.store), cut_off.id);
+    let mut connectors = MockConnectors::new();
+    connectors.expect_find_type().returning(|_| Some(registering_type()));
+    connectors.expect_check().returning(|_, _, _| Ok(()));
+    connectors.expect_register().returning(move |provider, _, _| {
+        let config = fixtures::object(json!({
+            "url": "https://mcp.example", "authorization_server": "https://as.example",
+            "client_id": "first",
+        }));
+        let update = ProviderUpdate {
+            id,
+            version: provider.version,
+            config,
+            secrets: [("client_secret".to_owned(), Secret::new("of first"))].into(),
+            options: provider.options,
+        };
+        let store = Arc::clone(&store);
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+                let actor = ACTOR;
+                let first = IdentityProviderRepository::update(&*store, &update, &actor);
+                runtime.block_on(first).unwrap().unwrap();
+            });
+        });
+        Ok(Some(registered()))
+    });
+    connectors.expect_deregister().returning(move |provider, secrets| {
+        assert_eq!(secrets, &registered().secrets);
+        asked.lock().unwrap().push(format!("deregister {}", provider.config["client_id"]));
+        Ok(())
+    });
+    let providers = Providers { connectors: Arc::new(connectors), ..case.providers };
+    let options = OptionChanges::default();
+    let mended = providers.update(cut_off.id, &Map::new(), options, None, &ACTOR).await.unwrap();
+    assert_eq!(mended.config["client_id"], json!("first"));
+    let (_, secrets) = IdentityProviderRepository::find_with_secrets(&*case.store, cut_off.id)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(secrets["client_secret"], Secret::new("of first"));
+    assert!(!secrets.contains_key("registration_access_token"), "that of the other client");
+    assert_eq!(*case.asked.lock().unwrap(), ["deregister \"given\""]);
+}
+
+#[tokio::test]
+async fn who_takes_the_client_away_gets_another_one_and_nothing_of_the_old() {
+    let case = with(Ok(Some(registered())));
+    let made = case.create(url()).await.unwrap();
+    let own = json!({ "client_id": "mine", "client_secret": "own" });
+    let own = case.update(made.id, own).await.unwrap();
+    case.asked();
+    let anew = case.update(own.id, json!({ "client_id": null })).await.unwrap();
+    assert_eq!(case.asked().len(), 1);
+    assert_eq!(anew.config["client_id"], json!("given"));
+    let (_, secrets) = IdentityProviderRepository::find_with_secrets(&*case.store, anew.id)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(secrets, registered().secrets);
 }
 
 #[tokio::test]

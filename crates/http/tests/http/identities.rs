@@ -426,6 +426,22 @@ async fn a_token_that_its_user_made_tells_whose_account_it_is() {
 }
 
 #[tokio::test]
+async fn spaces_around_a_pasted_token_are_not_part_of_it() {
+    let mut mocks = bringing(false, Ok(fixtures::account()));
+    let is_kept =
+        |link: &Link| link.credentials.as_ref().unwrap().access_token == Some(Secret::new("pat-1"));
+    let linked = |_: &_| Ok(LinkOutcome::Created(fixtures::identity()));
+    mocks.identities.expect_link().withf(is_kept).return_once(linked);
+    let body = |token: &str| json!({"provider_id": 1, "user_id": "user-1", "data": {"access_token": token}});
+    let answer = mocks.app().post("/v1/identities", body(" \tpat-1\r\n")).await;
+    assert_eq!(answer.status.as_u16(), 201);
+    for nothing in ["", " ", "\n"] {
+        let app = Mocks::default().app();
+        app.post("/v1/identities", body(nothing)).await.refuses("data.access_token");
+    }
+}
+
+#[tokio::test]
 async fn a_token_that_tells_nothing_links_nothing() {
     let body = json!({"provider_id": 1, "user_id": "user-1", "data": {"access_token": "pat-1"}});
     let refused = || ConnectorError::Misconfigured { detail: "the call profile said 401".into() };

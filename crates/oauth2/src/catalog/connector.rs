@@ -23,6 +23,7 @@ use super::{
         RefreshWith, ResponseMode, Revoke, RevokedToken, SelfRefreshGrant,
     },
     is_host,
+    template::Template,
     values::Parameters,
 };
 use crate::{
@@ -35,8 +36,8 @@ use crate::{
     id_token::Expected,
     json,
     jws::Jws,
-    metadata::{Metadata, misconfigured},
-    profile,
+    metadata::{Metadata, another_issuer, misconfigured},
+    profile, registration,
     token_answer::{Layout, TokenResponse},
     untrusted,
 };
@@ -79,14 +80,15 @@ pub(crate) struct Endpoints {
 
 impl CatalogConnector {
     /// What discovery says with what the entry says over it; without discovery the latter alone.
-    async fn metadata(&self) -> Result<Arc<Metadata>, ConnectorError> {
+    pub(super) async fn metadata(&self) -> Result<Arc<Metadata>, ConnectorError> {
+        self.check_client()?;
         if let Some(known) = &self.endpoints.known {
             return Ok(Arc::clone(known));
         }
         if !self.entry.is_discovered() {
             return Err(misconfigured("this provider type has no such step"));
         }
-        let found = self.base.metadata().await?;
+        let found = self.discovered(false).await?;
         let Endpoints { authorization, token, .. } = &self.endpoints;
         if authorization.is_none() && token.is_none() {
             return Ok(found);
@@ -96,6 +98,36 @@ impl CatalogConnector {
             authorization.clone().unwrap_or(merged.authorization_endpoint);
         merged.token_endpoint = token.clone().unwrap_or(merged.token_endpoint);
         Ok(Arc::new(merged))
+    }
+
+    /// What discovery says, past every cache where it is to be `fresh`.
+    async fn discovered(&self, fresh: bool) -> Result<Arc<Metadata>, ConnectorError> {
+        let (engine, issuer) = (&self.base.engine, &self.base.client.issuer);
+        let openid = self.entry.openid.as_ref().filter(|it| it.issuer_from_discovery);
+        let Some(openid) = openid else {
+            return if fresh {
+                Metadata::fetch(&engine.http, issuer).await.map(Arc::new)
+            } else {
+                self.base.metadata().await
+            };
+        };
+        let found = if fresh {
+            Arc::new(Metadata::fetch_naming(&engine.http, issuer).await?)
+        } else {
+            engine.naming_metadata(issuer).await?
+        };
+        let values = self.parameters.alone();
+        let fits = found.issuer == issuer.as_str()
+            || openid.issuers.iter().any(|it| it.could_be(&found.issuer, &values));
+        if fits { Ok(found) } else { Err(another_issuer()) }
+    }
+
+    /// Whether there is a client, which a registration that was cut off did not bring.
+    fn check_client(&self) -> Result<(), ConnectorError> {
+        if self.entry.registration.is_some() && self.parameters.client_id.is_empty() {
+            return Err(registration::no_client());
+        }
+        Ok(())
     }
 
     fn authorization(&self) -> Result<&Authorization, ConnectorError> {
@@ -272,13 +304,53 @@ impl CatalogConnector {
         credentials
     }
 
-    /// The names that `iss` may have. Some hold a claim of the very token, the tenant; the
-    /// signature covers both.
-    fn issuers(&self, openid: &OpenId, claims: &Map<String, Value>) -> Vec<String> {
+    /// The names that `iss` of a token with these claims may have. Some hold a claim of the very
+    /// token, the tenant; the signature covers both. Where discovery says which of them it is, it is
+    /// no other, and the claim fits it.
+    fn issuers(
+        &self,
+        openid: &OpenId,
+        metadata: &Metadata,
+        claims: &Map<String, Value>,
+    ) -> Vec<String> {
         let facts = json!({ "claims": claims });
-        let named = openid.issuers.iter();
-        let named = named.filter_map(|it| it.fill(&self.parameters.and(&facts)));
-        self.base.client.token_issuers.iter().cloned().chain(named).collect()
+        let claimed = openid.issuers.iter();
+        let claimed = claimed.filter_map(|it| it.fill(&self.parameters.and(&facts)));
+        let values = self.parameters.alone();
+        let is_one_of = |it: &&String| openid.issuers.iter().any(|open| open.could_be(it, &values));
+        let own = self.base.client.token_issuers.iter();
+        let own = own.filter(|it| !(openid.issuer_from_discovery && is_one_of(it))).cloned();
+        let all = own.chain(claimed).filter(|it| !self.refuses(openid, it));
+        all.filter(|it| !openid.issuer_from_discovery || self.names(openid, metadata, it)).collect()
+    }
+
+    /// Whether an authorization response may name this issuer. Which tenant it is, the ID token
+    /// says later.
+    fn could_be_issuer(&self, openid: &OpenId, metadata: &Metadata, issuer: &str) -> bool {
+        let values = self.parameters.alone();
+        let own = self.base.client.token_issuers.iter().any(|it| it == issuer);
+        (own || openid.issuers.iter().any(|it| it.could_be(issuer, &values)))
+            && !self.refuses(openid, issuer)
+            && (!openid.issuer_from_discovery || self.names(openid, metadata, issuer))
+    }
+
+    /// Whether the discovery document names this issuer: as it is, or, with a gap in the place of
+    /// a claim, among others of its kind.
+    fn names(&self, openid: &OpenId, metadata: &Metadata, issuer: &str) -> bool {
+        let values = self.parameters.alone();
+        metadata.issuer == issuer
+            || metadata.issuer.contains('{')
+                && openid.issuers.iter().any(|it| {
+                    it.could_be(&metadata.issuer, &values) && it.could_be(issuer, &values)
+                })
+    }
+
+    fn refuses(&self, openid: &OpenId, issuer: &str) -> bool {
+        let plain = &self.parameters.plain;
+        openid.refuse.iter().any(|it| {
+            it.issuer == issuer
+                && it.when.iter().all(|(name, value)| plain.get(name) == Some(value))
+        })
     }
 
     /// Checks an ID token: that of a trade, or that of a refresh.
@@ -296,7 +368,7 @@ impl CatalogConnector {
             let jws = Jws::parse(id_token.expose(), &self.base.client.signing_algs);
             claims = jws.ok().and_then(|it| it.unverified_claims()).unwrap_or_default();
         }
-        let issuers = self.issuers(openid, &claims);
+        let issuers = self.issuers(openid, metadata, &claims);
         let expected = Expected {
             issuers: &issuers,
             nonce: trade.map(|it| &it.nonce),
@@ -403,8 +475,7 @@ impl CatalogConnector {
     /// compared with it.
     fn id_of_claims(&self, claims: &Map<String, Value>) -> Option<String> {
         let ids = &self.entry.account.id.0;
-        if ids.iter().flat_map(super::template::Template::pointers).any(|it| it.root() != "claims")
-        {
+        if ids.iter().flat_map(Template::pointers).any(|it| it.root() != "claims") {
             return None;
         }
         let facts = json!({ "claims": claims });
@@ -485,11 +556,7 @@ impl Connector for CatalogConnector {
         };
         match issuer {
             Some(issuer) => {
-                let fixed = self.issuers(openid, &Map::new());
-                // Which tenant it is, the ID token says later.
-                let values = self.parameters.alone();
-                let one_of = openid.issuers.iter().any(|it| it.could_be(issuer, &values));
-                if fixed.iter().any(|it| it == issuer) || one_of {
+                if self.could_be_issuer(openid, &*self.metadata().await?, issuer) {
                     return Ok(());
                 }
                 Err(untrusted(what, "its iss is another issuer"))
@@ -638,8 +705,9 @@ impl Connector for CatalogConnector {
     }
 
     async fn reachable(&self) -> Result<(), ConnectorError> {
+        self.check_client()?;
         if self.entry.is_discovered() {
-            return self.base.reachable().await;
+            return self.discovered(true).await.map(drop);
         }
         // Any answer but that of an outage is a sign of life; nothing is spent by asking so.
         let metadata = self.metadata().await?;
@@ -664,7 +732,7 @@ impl Connector for CatalogConnector {
         let jws = self.base.read_logout_token(logout_token)?;
         let metadata = self.metadata().await?;
         let claims = jws.unverified_claims().unwrap_or_default();
-        let issuers = self.issuers(openid, &claims);
+        let issuers = self.issuers(openid, &metadata, &claims);
         let verified = self.base.check_logout_token(&jws, &metadata, &issuers);
         let (claims, said) = verified.await?;
         if !claims.contains_key("sub") {
@@ -678,8 +746,10 @@ impl Connector for CatalogConnector {
         let (Some(revoke), Some(encoding), Some(url)) =
             (&self.entry.revoke, &self.revoke, &self.endpoints.revocation)
         else {
-            if self.entry.revokes_by_discovery() {
-                return self.base.revoke(credentials).await;
+            let has_tokens =
+                credentials.refresh_token.is_some() || credentials.access_token.is_some();
+            if has_tokens && self.entry.revokes_by_discovery() {
+                return self.base.end_grant(&*self.metadata().await?, credentials).await;
             }
             return Ok(Revocation::Unsupported);
         };
@@ -711,7 +781,7 @@ impl Connector for CatalogConnector {
 
 /// Templates of parameters, filled; one that uses a parameter without a value is left out.
 pub(super) fn filled(
-    templates: &BTreeMap<String, super::template::Template>,
+    templates: &BTreeMap<String, Template>,
     parameters: &Parameters,
 ) -> Vec<(String, String)> {
     let filled = templates.iter();

@@ -33,6 +33,8 @@ pub(crate) struct Entry {
     pub(crate) sign_in: bool,
     /// How to register a client there.
     pub(crate) register: Option<Register>,
+    /// How our client registers itself there.
+    pub(crate) registration: Option<DynamicRegistration>,
     /// Keys of the configuration that templates use.
     #[serde(default)]
     pub(crate) parameters: BTreeMap<String, Parameter>,
@@ -88,6 +90,22 @@ pub(crate) struct Register {
     pub(crate) client_id: Option<String>,
     /// What the client secret is called there.
     pub(crate) client_secret: Option<String>,
+}
+
+/// How our client registers itself when an instance is made without one
+/// ([RFC 7591](https://www.rfc-editor.org/rfc/rfc7591)).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DynamicRegistration {
+    /// Where; absent where discovery says it.
+    pub(crate) url: Option<Template>,
+    /// How it asks to prove to be it; what the server answers counts.
+    #[serde(default = "basic")]
+    pub(crate) authentication: Authentication,
+    /// What it asks to be allowed: a code, and a refresh token where the entry has a refresh,
+    /// unless said.
+    #[serde(default)]
+    pub(crate) grant_types: Vec<String>,
 }
 
 /// One key of the configuration.
@@ -534,6 +552,12 @@ pub(crate) struct OpenId {
     /// Further names that `iss` may have.
     #[serde(default)]
     pub(crate) issuers: Vec<Template>,
+    /// Whether the discovery document says which of all these names `iss` has.
+    #[serde(default)]
+    pub(crate) issuer_from_discovery: bool,
+    /// Names that it must not have in spite of all that.
+    #[serde(default)]
+    pub(crate) refuse: Vec<RefusedIssuer>,
     /// Whether it revokes where discovery says so.
     #[serde(default = "yes")]
     pub(crate) revocation: bool,
@@ -543,6 +567,17 @@ pub(crate) struct OpenId {
     /// How ID tokens may be signed.
     #[serde(default)]
     pub(crate) algorithms: Vec<String>,
+}
+
+/// A name that `iss` must not have.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RefusedIssuer {
+    /// With which values of parameters.
+    #[serde(default)]
+    pub(crate) when: BTreeMap<String, String>,
+    /// Which one.
+    pub(crate) issuer: String,
 }
 
 /// One call with the access token.
@@ -568,6 +603,8 @@ pub(crate) struct Call {
     pub(crate) graphql: Option<String>,
     /// A JSON text to be posted.
     pub(crate) json: Option<String>,
+    /// The resource of an MCP server, which is at `url`: its text is the answer.
+    pub(crate) mcp: Option<String>,
     /// Fields to be posted.
     #[serde(default)]
     pub(crate) form: BTreeMap<String, Template>,
@@ -704,6 +741,10 @@ pub(crate) struct Device {
 
 fn yes() -> bool {
     true
+}
+
+fn basic() -> Authentication {
+    Authentication::Basic
 }
 
 fn get() -> Method {

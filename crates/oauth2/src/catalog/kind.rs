@@ -1,9 +1,12 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 use symbolon_domain::{
-    identity_provider::{Capabilities, ProviderSecrets, ProviderType, Registration, Rotation},
-    ports::{Connector, InvalidConfig},
+    identity_provider::{
+        Capabilities, IdentityProvider, ProviderSecrets, ProviderType, Registration, Rotation,
+    },
+    ports::{ClientAddresses, Connector, ConnectorError, InvalidConfig, Registered},
 };
 use url::Url;
 
@@ -25,7 +28,9 @@ use crate::{
     connector::OpenIdConnector,
     engine::Engine,
     error_rules::ErrorRules,
-    metadata::{Issuer, Metadata},
+    metadata::{Issuer, Metadata, misconfigured},
+    oidc,
+    registration::{self, CLIENT_NAME, NewClient, REGISTRATION_ACCESS_TOKEN},
     registry::ProviderKind,
     signing_alg::SigningAlg,
     token_answer::Layout,
@@ -84,6 +89,7 @@ impl Entry {
     fn secret_names(&self) -> Vec<String> {
         let own = self.parameters.iter().filter(|(_, it)| it.secret).map(|(name, _)| name.clone());
         let client = self.has_secret().then_some(CLIENT_SECRETS).into_iter().flatten();
+        let client = client.chain(self.registration.as_ref().map(|_| REGISTRATION_ACCESS_TOKEN));
         client.map(str::to_owned).chain(own).collect()
     }
 
@@ -91,6 +97,10 @@ impl Entry {
         let mut names = Vec::new();
         if self.has_client() {
             names.extend(["client_id", "scopes"]);
+        }
+        if self.registration.is_some() {
+            let others = registration::CONFIG_KEYS.into_iter().filter(|it| *it != "client_id");
+            names.extend(others.chain([CLIENT_NAME]));
         }
         if self.refresh.is_some() {
             names.push("refresh_token_idle_seconds");
@@ -110,13 +120,17 @@ impl Entry {
                 required.push(name);
             }
         }
-        if self.has_client() {
+        if self.registration.is_some() {
+            properties.extend(registration::schemas());
+        } else if self.has_client() {
             required.push("client_id");
+        }
+        if self.has_client() {
             let name = register.and_then(|it| it.client_id.as_ref());
             properties.insert("client_id".into(), self.named(client_id_schema(), name));
         }
         if self.has_secret() {
-            if self.token.client_secret == Need::Required {
+            if self.token.client_secret == Need::Required && self.registration.is_none() {
                 required.push("client_secret");
             }
             let name = register.and_then(|it| it.client_secret.as_ref());
@@ -206,6 +220,7 @@ impl Parameter {
     }
 }
 
+#[async_trait]
 impl ProviderKind for CatalogKind {
     fn provider_type(&self) -> ProviderType {
         let entry = &self.entry;
@@ -221,7 +236,10 @@ impl ProviderKind for CatalogKind {
             config_schema: entry.schema(),
             secret_names: entry.secret_names(),
             authority_keys: authority.collect(),
-            registered_keys: Vec::new(),
+            registered_keys: match &entry.registration {
+                Some(_) => registration::registered_keys().map(str::to_owned).collect(),
+                None => Vec::new(),
+            },
             capabilities: entry.capabilities(),
         }
     }
@@ -233,9 +251,10 @@ impl ProviderKind for CatalogKind {
         secrets: &ProviderSecrets,
     ) -> Result<Arc<dyn Connector>, InvalidConfig> {
         let entry = &self.entry;
-        let names = entry.secret_names();
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let fields = Fields::new(config, secrets, &entry.config_names(), &names)?;
+        let fields = self.fields(config, secrets)?;
+        if entry.registration.is_some() {
+            registration::client_name(engine, &fields)?;
+        }
         let parameters = self.parameters(&fields)?;
         let at = Addresses { engine, parameters: &parameters };
         let issuer = at.issuer(entry)?;
@@ -276,9 +295,71 @@ impl ProviderKind for CatalogKind {
             endpoints,
         }))
     }
+
+    async fn register(
+        &self,
+        engine: &Engine,
+        provider: &IdentityProvider,
+        secrets: &ProviderSecrets,
+        addresses: &ClientAddresses,
+    ) -> Result<Option<Registered>, ConnectorError> {
+        let entry = &self.entry;
+        let Some(registration) = &entry.registration else { return Ok(None) };
+        if provider.config.contains_key("client_id") {
+            return Ok(None);
+        }
+        let unfit = |error: InvalidConfig| misconfigured(&error.to_string());
+        let fields = self.fields(&provider.config, secrets).map_err(unfit)?;
+        let name = registration::client_name(engine, &fields).map_err(unfit)?;
+        let parameters = self.parameters(&fields).map_err(unfit)?;
+        let at = Addresses { engine, parameters: &parameters };
+        let (endpoint, tells_of_logouts) = if let Some(template) = &registration.url {
+            (at.url(template).map_err(unfit)?, false)
+        } else {
+            let metadata = engine.metadata(&at.issuer(entry).map_err(unfit)?).await?;
+            let endpoint = metadata.registration_endpoint.clone();
+            let endpoint = endpoint.ok_or_else(registration::none_offered)?;
+            (endpoint, metadata.backchannel_logout_supported)
+        };
+        let mut grant_types: Vec<&str> =
+            registration.grant_types.iter().map(String::as_str).collect();
+        if grant_types.is_empty() {
+            let [code, refresh] = registration::GRANT_TYPES;
+            grant_types.push(code);
+            grant_types.extend(entry.refresh.as_ref().map(|_| refresh));
+        }
+        let client = NewClient {
+            endpoint: &endpoint,
+            name,
+            addresses,
+            tells_of_logouts,
+            methods: &[registration::method_of(registration.authentication).to_owned()],
+            grant_types: &grant_types,
+        };
+        client.register(engine).await.map(Some)
+    }
+
+    async fn deregister(
+        &self,
+        engine: &Engine,
+        provider: &IdentityProvider,
+        secrets: &ProviderSecrets,
+    ) -> Result<(), ConnectorError> {
+        registration::deregister(engine, &provider.config, secrets).await
+    }
 }
 
 impl CatalogKind {
+    fn fields<'a>(
+        &self,
+        config: &'a Map<String, Value>,
+        secrets: &'a ProviderSecrets,
+    ) -> Result<Fields<'a>, InvalidConfig> {
+        let names = self.entry.secret_names();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        Fields::new(config, secrets, &self.entry.config_names(), &names)
+    }
+
     /// The entry's own rules first, then those that were written down for its type.
     fn error_rules(&self) -> ErrorRules {
         ErrorRules::built_in(&self.name).after(self.entry.errors.clone())
@@ -304,7 +385,13 @@ impl CatalogKind {
             }
             plain.insert(name.clone(), value.to_owned());
         }
-        let client_id = if self.entry.has_client() { fields.client_id()? } else { "" };
+        let registers = self.entry.registration.is_some();
+        let client_id = match fields.optional("client_id")? {
+            // Registered later.
+            None if registers => "",
+            _ if self.entry.has_client() => fields.client_id()?,
+            _ => "",
+        };
         Ok(Parameters { client_id: client_id.to_owned(), plain, secret })
     }
 }
@@ -378,6 +465,7 @@ impl Addresses<'_> {
         let jwks = entry.openid.as_ref().and_then(|it| it.jwks_uri.as_ref());
         let known = match (&authorization, &token) {
             (Some(authorization), Some(token)) if !entry.is_discovered() => Some(Metadata {
+                issuer: self.issuer(entry)?.as_str().to_owned(),
                 authorization_endpoint: authorization.clone(),
                 token_endpoint: token.clone(),
                 jwks_uri: self.optional(jwks)?,
@@ -397,6 +485,7 @@ impl Addresses<'_> {
             _ => None,
         };
         // Filled at once for the sake of what may be wrong with them.
+        self.optional(entry.registration.as_ref().and_then(|it| it.url.as_ref()))?;
         for call in entry.profile.iter().filter(|it| it.url.pointers().next().is_none()) {
             self.url(&call.url)?;
         }
@@ -417,6 +506,18 @@ fn authentication(
     entry: &Entry,
     fields: &Fields<'_>,
 ) -> Result<ClientAuthentication, InvalidConfig> {
+    if entry.registration.is_some() {
+        let registered = fields.optional("client_id")?.is_some();
+        let said = fields.optional("token_endpoint_auth_method")?.is_some();
+        let needs_secret = entry.token.client_secret == Need::Required;
+        if !registered {
+            return Ok(ClientAuthentication::None);
+        }
+        // What the server answered, or the operator wrote, goes before what is usual there.
+        if said && !(needs_secret && fields.client_secret()?.is_none()) {
+            return oidc::authentication(fields);
+        }
+    }
     if !entry.has_secret() {
         return Ok(ClientAuthentication::None);
     }

@@ -12,16 +12,32 @@ use url::Url;
 use super::{
     connector::{CatalogConnector, filled},
     entry::{Alternatives, Call, Method},
+    mcp_resource::McpResource,
     template::{Pointer, text},
 };
 use crate::{
     connector::to_domain,
-    http::HttpRequest,
+    http::{HttpRequest, HttpResponse},
     json,
     metadata::misconfigured,
     profile::{self, LONGEST},
     untrusted,
 };
+
+/// Why a call has no answer.
+pub(super) enum Unanswered {
+    /// It is refused to this token: an answer that stays, and may be done without where the call is
+    /// optional.
+    Refused(ConnectorError),
+    /// It failed.
+    Failed(ConnectorError),
+}
+
+impl From<ConnectorError> for Unanswered {
+    fn from(error: ConnectorError) -> Self {
+        Self::Failed(error)
+    }
+}
 
 impl CatalogConnector {
     /// All that is known of a grant: the exchange, the configuration, and the answers to the
@@ -56,7 +72,7 @@ impl CatalogConnector {
         if !self.entry.openid.as_ref().is_some_and(|it| it.userinfo && it.jwks_uri.is_none()) {
             return Ok(None);
         }
-        let metadata = self.base.metadata().await?;
+        let metadata = self.metadata().await?;
         let Some(endpoint) = &metadata.userinfo_endpoint else { return Ok(None) };
         let userinfo = self.base.userinfo(endpoint, access_token, &metadata).await?;
         // OpenID Connect Core 1.0 §5.3.2.
@@ -87,33 +103,15 @@ impl CatalogConnector {
         if call.url.host_parts().1 {
             self.check_host(&url)?;
         }
-        let request = self.request(call, url, access_token)?;
-        let answer = self.base.engine.http.send(request).await.map_err(to_domain)?;
-        let unavailable = |what: String| ConnectorError::Unavailable {
-            detail: what,
-            retry_after: answer.retry_after(self.base.engine.clock.now()),
-            sent: Sent::Answered,
+        let answered = match &call.mcp {
+            Some(uri) => McpResource { connector: self, call, url, uri, access_token }.read().await,
+            None => self.ask(call, url, access_token).await,
         };
-        match answer.status {
-            200..=299 => {}
-            408 | 425 | 429 => {
-                let status = answer.status;
-                return Err(unavailable(format!("the call {name} was answered with {status}")));
-            }
-            400..=499 if call.optional => return Ok(None),
-            status @ 400..=499 => {
-                return Err(misconfigured(&format!(
-                    "the call {name} was answered with {status}: check that the client may use this \
-                     API, and that the scopes suffice for it"
-                )));
-            }
-            status => {
-                return Err(unavailable(format!("the call {name} was answered with {status}")));
-            }
-        }
-        let unreadable = || unavailable(format!("the answer to the call {name} cannot be read"));
-        let body = answer.body.as_ref().map_err(|_| unreadable())?;
-        let value = json::value(body).map_err(|_| unreadable())?;
+        let value = match answered {
+            Ok(value) => value,
+            Err(Unanswered::Refused(_)) if call.optional => return Ok(None),
+            Err(Unanswered::Refused(error) | Unanswered::Failed(error)) => return Err(error),
+        };
         if let Some(ok) = &call.ok
             && ok.find(&value) != Some(&Value::Bool(true))
         {
@@ -125,6 +123,49 @@ impl CatalogConnector {
             )));
         }
         Ok(Some(value))
+    }
+
+    async fn ask(&self, call: &Call, url: Url, access_token: &Secret) -> Result<Value, Unanswered> {
+        let request = self.request(call, url, access_token)?;
+        let answer = self.base.engine.http.send(request).await.map_err(to_domain)?;
+        self.check_status(call, &answer)?;
+        let body = answer.body.as_ref().ok().and_then(|it| json::value(it).ok());
+        Ok(body.ok_or_else(|| self.unreadable(call, &answer))?)
+    }
+
+    /// Whether the status is one of an answer.
+    pub(super) fn check_status(
+        &self,
+        call: &Call,
+        answer: &HttpResponse,
+    ) -> Result<(), Unanswered> {
+        let name = &call.name;
+        match answer.status {
+            200..=299 => Ok(()),
+            status @ 400..=499 if !matches!(status, 408 | 425 | 429) => {
+                Err(Unanswered::Refused(misconfigured(&format!(
+                    "the call {name} was answered with {status}: check that the client may use this \
+                     API, and that the scopes suffice for it"
+                ))))
+            }
+            status => {
+                let what = format!("the call {name} was answered with {status}");
+                Err(self.unavailable(answer, what).into())
+            }
+        }
+    }
+
+    /// What an answer means that may be another one later.
+    pub(super) fn unavailable(&self, answer: &HttpResponse, detail: String) -> ConnectorError {
+        ConnectorError::Unavailable {
+            detail,
+            retry_after: answer.retry_after(self.base.engine.clock.now()),
+            sent: Sent::Answered,
+        }
+    }
+
+    pub(super) fn unreadable(&self, call: &Call, answer: &HttpResponse) -> ConnectorError {
+        self.unavailable(answer, format!("the answer to the call {} cannot be read", call.name))
     }
 
     fn request(

@@ -7,8 +7,8 @@ use url::Url;
 
 use super::{
     entry::{
-        Alternatives, Authentication, Body, CodeGrant, Entry, Need, Parameter, ParameterKind, Pkce,
-        RefreshWith,
+        Alternatives, Authentication, Body, Call, CodeGrant, Entry, Need, Parameter, ParameterKind,
+        Pkce, RefreshWith,
     },
     template::{Pointer, Template},
 };
@@ -42,6 +42,19 @@ const ENGINES_OWN: &[&str] = &[
 const CONFIG_KEYS: &[&str] =
     &["client_id", "client_secret", "client_secret_next", "scopes", "refresh_token_idle_seconds"];
 
+/// Keys of a configuration whose client registers itself.
+const REGISTRATION_KEYS: &[&str] = &[
+    "client_name",
+    "client_secret_expires_at",
+    "registration_access_token",
+    "registration_client_uri",
+    "token_endpoint_auth_method",
+];
+
+/// Headers that a client of an MCP server sets itself.
+const MCP_HEADERS: &[&str] =
+    &["accept", "authorization", "content-type", "mcp-protocol-version", "mcp-session-id"];
+
 /// Characters of a host, to see what a pattern admits.
 const NO_HOST: &[&str] =
     &["/", "@", ":", "?", "#", "\\", "a/b", "a@b", "a:b", "a?b", "a#b", "a\\b"];
@@ -73,6 +86,8 @@ impl Entry {
         self.check_parameters()?;
         self.check_addresses()?;
         self.check_own_names()?;
+        self.check_issuers()?;
+        self.check_registration()?;
         self.check_pointers()?;
         self.check_lifetimes()?;
         for (index, rule) in self.errors.iter().enumerate() {
@@ -153,6 +168,7 @@ impl Entry {
         let mut add = |key, url| all.extend(Option::map(url, |it| (key, it)));
         add("authorization.url", self.authorization.as_ref().and_then(|it| it.url.as_ref()));
         add("token.url", self.token.url.as_ref());
+        add("registration.url", self.registration.as_ref().and_then(|it| it.url.as_ref()));
         add("long_lived.url", self.long_lived.as_ref().map(|it| &it.url));
         add("refresh.url", self.refresh.as_ref().and_then(|it| it.url.as_ref()));
         add("revoke.url", self.revoke.as_ref().map(|it| &it.url));
@@ -173,7 +189,10 @@ impl Entry {
     fn check_parameters(&self) -> Result<(), String> {
         for (name, parameter) in &self.parameters {
             let at = |why: &str| format!("parameters.{name}: {why}");
-            if CONFIG_KEYS.contains(&name.as_str()) {
+            let registers = self.registration.is_some();
+            if CONFIG_KEYS.contains(&name.as_str())
+                || registers && REGISTRATION_KEYS.contains(&name.as_str())
+            {
                 return Err(at("is a key of every provider already"));
             }
             if let Some(pattern) = &parameter.pattern
@@ -341,6 +360,73 @@ impl Entry {
         Ok(())
     }
 
+    fn check_issuers(&self) -> Result<(), String> {
+        let Some(openid) = &self.openid else { return Ok(()) };
+        if openid.issuer_from_discovery && (openid.jwks_uri.is_some() || openid.issuers.is_empty())
+        {
+            return Err(
+                "openid.issuer_from_discovery: needs discovery, and issuers that it may name"
+                    .into(),
+            );
+        }
+        for refused in &openid.refuse {
+            for (name, value) in &refused.when {
+                let parameter = self.parameters.get(name).filter(|it| !it.secret);
+                if parameter.is_none_or(|it| !it.admits(value)) {
+                    return Err(format!("openid.refuse: {name} is never {value}"));
+                }
+            }
+            let text = Template::try_from(refused.issuer.clone())?;
+            let open = openid.issuers.iter().any(|it| it.pointers().next().is_some());
+            if !open || text.parameters().next().is_some() || text.pointers().next().is_some() {
+                return Err(format!(
+                    "openid.refuse: {} must be one of what issuers leaves open",
+                    refused.issuer
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_registration(&self) -> Result<(), String> {
+        let Some(registration) = &self.registration else { return Ok(()) };
+        if self.authorization.is_none() {
+            return Err("registration: without an authorization there is no client".into());
+        }
+        let discovered = self.openid.as_ref().is_some_and(|it| it.jwks_uri.is_none());
+        if registration.url.is_none() && !discovered {
+            return Err("registration.url is missing, and there is no discovery".into());
+        }
+        if registration.url.iter().any(|it| it.pointers().next().is_some()) {
+            return Err("registration.url: must be made of parameters alone".into());
+        }
+        // It is read before there is a client.
+        let mut addresses = self.addresses().into_iter();
+        if let Some((key, _)) =
+            addresses.find(|(_, it)| it.parameters().any(|name| name == "client_id"))
+        {
+            return Err(format!("{key}: no address may hold the client_id of one that registers"));
+        }
+        let token = &self.token;
+        if token.signed_secret.is_some() || token.grant == CodeGrant::Assertion {
+            return Err("registration: gives no client that signs or asserts its secret".into());
+        }
+        match (registration.authentication, token.client_secret) {
+            (Authentication::Basic | Authentication::Post, Need::Required | Need::Optional)
+            | (Authentication::None, Need::Optional | Need::None) => {}
+            _ => {
+                return Err("registration.authentication: must be basic, post or none, and fit \
+                     token.client_secret"
+                    .into());
+            }
+        }
+        let grants = &registration.grant_types;
+        if !grants.is_empty() && !grants.iter().any(|it| it == "authorization_code") {
+            return Err("registration.grant_types: must have authorization_code".into());
+        }
+        Ok(())
+    }
+
     /// Every pointer of the entry into the facts, with the key that it stands under.
     fn pointers(&self) -> Vec<(&'static str, &Pointer)> {
         let mut all: Vec<_> = self
@@ -378,6 +464,13 @@ impl Entry {
                 ));
             }
         }
+        let taken_out = |(_, it): &&(&str, &Pointer)| it.root() == "token" && it.is_of_secret();
+        if let Some((key, _)) = self.pointers().iter().find(taken_out) {
+            return Err(format!(
+                "{key}: what is called a token, a secret, a password or a code is taken out of the \
+                 token answer before anything is found there"
+            ));
+        }
         let Alternatives(id) = &self.account.id;
         if id.is_empty() && self.openid.is_none() {
             return Err("account.id is missing".into());
@@ -407,6 +500,7 @@ impl Entry {
             return Err(format!("account.keep: {name} is shown with the account already"));
         }
         for call in &self.profile {
+            call.check_mcp().map_err(|why| format!("profile {}: {why}", call.name))?;
             let bodies = [call.graphql.is_some(), call.json.is_some(), !call.form.is_empty()];
             if bodies.into_iter().filter(|it| *it).count() > 1 {
                 return Err(format!("profile {}: has more than one body", call.name));
@@ -442,6 +536,30 @@ impl Entry {
             return Err("refresh: with = \"access_token\" and grant belong together".into());
         }
         Ok(())
+    }
+}
+
+impl Call {
+    fn check_mcp(&self) -> Result<(), String> {
+        let Some(uri) = &self.mcp else { return Ok(()) };
+        if Url::parse(uri).is_err() {
+            return Err(format!("mcp must be the URI of a resource, and {uri} is none"));
+        }
+        if self.method.is_some()
+            || self.token_parameter.is_some()
+            || self.graphql.is_some()
+            || self.json.is_some()
+            || !self.form.is_empty()
+        {
+            return Err(
+                "mcp leaves no choice of method, token_parameter, graphql, json and form".into()
+            );
+        }
+        let set = |it: &&String| MCP_HEADERS.contains(&it.to_ascii_lowercase().as_str());
+        match self.headers.keys().find(set) {
+            Some(name) => Err(format!("mcp sets the header {name} itself")),
+            None => Ok(()),
+        }
     }
 }
 
@@ -531,6 +649,8 @@ mod tests {
             ("https://{host}.example/me", "https://{/token/host}/me", "token.hosts"),
             ("https://{host}.example/me", "{host}/me", "kind origin"),
             ("/profile/id", "/other/id", "/other"),
+            ("/profile/id", "/token/public_token", "taken out"),
+            ("\"/profile/id\"", "\"/profile/id\"\nkeep = { a = \"/token/a/secret\" }", "taken out"),
             ("id = \"/profile/id\"", "", "account.id"),
             ("/profile/id", "{host}", "must come from the facts"),
             (url, "", "token.url"),
@@ -546,6 +666,91 @@ mod tests {
             let told = why(from, to);
             assert!(told.contains(expected), "{from} -> {to}: {told}");
         }
+    }
+
+    #[test]
+    fn what_discovery_may_name_and_what_is_refused_is_known() {
+        let openid = "[openid]\nissuer = \"https://{host}.example\"\n";
+        let issuers = "issuers = [\"https://{host}.example/{/claims/tid}\"]\n";
+        let refuse = "refuse = [{ when = { host = \"a\" }, issuer = \"https://a.example/b\" }]\n";
+        let with = |more: &str| why("[refresh]", &format!("{openid}{more}[refresh]"));
+        let named = "issuer_from_discovery = true\n";
+        assert_eq!(with(&format!("{issuers}{named}{refuse}")), "");
+        for (more, expected) in [
+            (named.to_owned(), "issuer_from_discovery"),
+            (
+                format!("{issuers}{named}jwks_uri = \"https://{{host}}.example/jwks\"\n"),
+                "issuer_from_discovery",
+            ),
+            (refuse.to_owned(), "leaves open"),
+            (format!("{issuers}{}", refuse.replace("/b\"", "/{host}\"")), "leaves open"),
+            (format!("{issuers}{}", refuse.replace("\"a\" }", "\"1\" }")), "never 1"),
+            (format!("{issuers}{}", refuse.replace("host =", "port =")), "port is never"),
+        ] {
+            let told = with(&more);
+            assert!(told.contains(expected), "{more}: {told}");
+        }
+    }
+
+    #[test]
+    fn a_registration_fits_the_client_that_it_makes() {
+        let registers = "[registration]\nurl = \"https://{host}.example/register\"\n";
+        let secret = |it: &str| format!("token\"\nclient_secret = \"{it}\"\n");
+        let with = |registration: &str, from: &str, to: &str| {
+            let entry = ENTRY.replacen("[refresh]", &format!("{registration}[refresh]"), 1);
+            assert!(entry.contains(from), "{from}");
+            Entry::parse("example", &entry.replacen(from, to, 1)).err().unwrap_or_default()
+        };
+        let and = |more: &str| format!("{registers}{more}\n");
+        assert_eq!(with(registers, "x", "x"), "");
+        assert_eq!(with(registers, "token\"\n", &secret("optional")), "");
+        let public = and("authentication = \"none\"");
+        assert_eq!(with(&public, "token\"\n", &secret("none")), "");
+        for (registration, from, to, expected) in [
+            ("[registration]\n", "x", "x", "registration.url"),
+            (&and("other = 1"), "x", "x", "other"),
+            (&registers.replace("{host}", "{other}"), "x", "x", "no parameter"),
+            (&registers.replace("https", "http"), "x", "x", "https"),
+            (&registers.replace("{host}.example", "a.example/{/token/id}"), "x", "x", "alone"),
+            (&registers.replace("register", "{client_id}"), "x", "x", "client_id"),
+            (registers, ".example/me", ".example/{client_id}", "profile.url"),
+            (&public, "x", "x", "registration.authentication"),
+            (registers, "token\"\n", &secret("none"), "registration.authentication"),
+            (&and("authentication = \"bearer\""), "x", "x", "registration.authentication"),
+            (&and("grant_types = [\"refresh_token\"]"), "x", "x", "authorization_code"),
+            (registers, "parameters.host", "parameters.client_name", "already"),
+            (
+                registers,
+                "[authorization]\n        url = \"https://{host}.example/authorize\"\n        \
+                 scopes = [\"read\"]\n",
+                "",
+                "no client",
+            ),
+        ] {
+            let told = with(registration, from, to);
+            assert!(told.contains(expected), "{registration} {from} -> {to}: {told}");
+        }
+    }
+
+    #[test]
+    fn a_call_that_reads_a_resource_is_nothing_else() {
+        let call = "url = \"https://{host}.example/me\"";
+        let mcp = "mcp = \"example://whoami\"";
+        let with = |more: &str| why(call, &format!("{call}\n{mcp}\n{more}"));
+        assert_eq!(with("headers = { X-Version = \"1\" }\noptional = true\nok = \"/ok\""), "");
+        for (more, expected) in [
+            ("method = \"POST\"", "no choice"),
+            ("token_parameter = \"t\"", "no choice"),
+            ("graphql = \"{ me }\"", "no choice"),
+            ("json = \"{}\"", "no choice"),
+            ("form = { a = \"b\" }", "no choice"),
+            ("headers = { Accept = \"text/html\" }", "header Accept"),
+            ("headers = { Mcp-Session-Id = \"1\" }", "header Mcp-Session-Id"),
+        ] {
+            let told = with(more);
+            assert!(told.contains(expected), "{more}: {told}");
+        }
+        assert!(why(call, &format!("{call}\nmcp = \"whoami\"")).contains("URI of a resource"));
     }
 
     #[test]

@@ -48,6 +48,22 @@ impl Pointer {
     }
 }
 
+impl Pointer {
+    /// Whether it names something that is taken out of a token answer.
+    pub(crate) fn is_of_secret(&self) -> bool {
+        matches!(self.0.last(), Some(Step::Name(name)) if is_secret(name))
+    }
+}
+
+/// Whether a member of this name could be a credential: what is called a token, a secret, a
+/// password or a code is none of the facts, whatever it is in truth.
+pub(crate) fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    name != "token_type"
+        && ["token", "secret", "password", "assertion"].iter().any(|it| name.contains(it))
+        || name == "code"
+}
+
 impl Step {
     fn parse(text: &str) -> Result<Self, String> {
         if let Some(inner) = text.strip_prefix('[').and_then(|it| it.strip_suffix(']')) {

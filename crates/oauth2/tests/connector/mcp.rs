@@ -11,8 +11,8 @@ use symbolon_domain::{
     identity_provider::{IdentityProvider, ProviderSecrets},
     ids::ExternalId,
     ports::{
-        AuthorizationRequest, ClientAddresses, Connector, ConnectorError, Connectors as _, Grant,
-        RefreshRequest, Registered, Revocation,
+        AuthorizationRequest, Connector, ConnectorError, Connectors as _, Grant, RefreshRequest,
+        Registered, Revocation,
     },
     secret::Secret,
 };
@@ -29,6 +29,7 @@ use crate::{
         NONCE, NOW, TestClock, authorization_request, changed, code_exchange, form, instance,
         loopback, object, ok,
     },
+    stand_in::addresses,
     test_key::TestKey,
 };
 
@@ -36,14 +37,6 @@ const OF_PATH: &str = "/.well-known/oauth-protected-resource/mcp";
 const OF_HOST: &str = "/.well-known/oauth-protected-resource";
 const SERVER: &str = "/.well-known/oauth-authorization-server/as";
 const REDIRECT_URI: &str = "https://app.example/callback/1";
-
-fn addresses() -> ClientAddresses {
-    let logout = "https://app.example/backchannel-logout/1";
-    ClientAddresses {
-        redirect_uri: Url::parse(REDIRECT_URI).unwrap(),
-        backchannel_logout_uri: Url::parse(logout).unwrap(),
-    }
-}
 
 /// An MCP server at `/mcp` and its authorization server at `/as`, on loopback.
 struct World {

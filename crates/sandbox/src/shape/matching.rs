@@ -17,11 +17,22 @@ pub(super) struct Received {
     pub(super) query: BTreeMap<String, String>,
     pub(super) form: BTreeMap<String, String>,
     pub(super) json: Map<String, Value>,
+    /// Names that are there more than once in the query, or in the form.
+    pub(super) repeated: Vec<String>,
 }
 
 impl Received {
     pub(super) fn new(method: Method, url: Url, headers: HeaderMap, body: &[u8]) -> Self {
-        let pairs = |bytes: &[u8]| form_urlencoded::parse(bytes).into_owned().collect();
+        let mut repeated = Vec::new();
+        let mut pairs = |bytes: &[u8]| {
+            let mut pairs = BTreeMap::new();
+            for (name, value) in form_urlencoded::parse(bytes).into_owned() {
+                if pairs.insert(name.clone(), value).is_some() {
+                    repeated.push(name);
+                }
+            }
+            pairs
+        };
         let media = headers.get("content-type").and_then(|it| it.to_str().ok()).unwrap_or_default();
         let form = if media.starts_with("application/x-www-form-urlencoded") {
             pairs(body)
@@ -34,13 +45,18 @@ impl Received {
             Map::new()
         };
         let query = pairs(url.query().unwrap_or_default().as_bytes());
-        Self { method, url, headers, query, form, json }
+        Self { method, url, headers, query, form, json, repeated }
     }
 
     /// A field, wherever it stands.
     pub(super) fn field(&self, name: &str) -> Option<&str> {
         let json = self.json.get(name).and_then(Value::as_str);
         self.form.get(name).or_else(|| self.query.get(name)).map(String::as_str).or(json)
+    }
+
+    /// What is said twice, of which nobody knows which one counts (RFC 6749 §3.1).
+    pub(super) fn repeats(&self) -> impl Iterator<Item = String> {
+        self.repeated.iter().map(|it| format!("{it} is sent more than once"))
     }
 
     /// Whether it goes to this place.
@@ -118,6 +134,7 @@ impl Expected {
                 misfits.push(format!("the JSON has not {name} = {value}"));
             }
         }
+        misfits.extend(received.repeats());
         for name in &self.absent {
             if received.field(name).is_some() {
                 misfits.push(format!("{name} is sent, and must not be"));

@@ -1,9 +1,11 @@
+mod mcp;
+
 use std::{
     collections::BTreeMap,
     io,
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use aws_lc_rs::digest;
@@ -28,6 +30,9 @@ use crate::{
     random,
 };
 
+/// How long a provider that has too many requests asks to wait.
+pub const TOO_MANY_REQUESTS: Duration = Duration::from_secs(7);
+
 /// How the token endpoint fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failing {
@@ -37,7 +42,7 @@ pub enum Failing {
     WrongClient,
     /// 500.
     ServerError,
-    /// 429 with `Retry-After: 7`.
+    /// 429 with a `Retry-After` of [`TOO_MANY_REQUESTS`].
     TooManyRequests,
     /// 200 with a page.
     Page,
@@ -67,6 +72,8 @@ pub struct ShapeServer {
 struct Worn {
     shape: Shape,
     keys: Option<SigningKeys>,
+    /// The client's id and secret: what is configured, or what the registration answers.
+    client: [String; 2],
     state: Mutex<Run>,
 }
 
@@ -77,6 +84,8 @@ struct Run {
     nonce: Option<String>,
     challenge: Option<String>,
     redirect_uri: Option<String>,
+    /// What was agreed upon with the client of an MCP server.
+    mcp: mcp::Session,
     /// Names of the steps that were asked for.
     steps: Vec<String>,
     complaints: Vec<String>,
@@ -108,7 +117,14 @@ impl ShapeServer {
                 SigningAlgorithm::Rs256
             })
         });
-        let worn = Arc::new(Worn { shape, keys, state: Mutex::default() });
+        let registered = shape.registration.as_ref();
+        let registered = registered.and_then(|it| serde_json::from_str(&it.answer.body).ok());
+        let registered: Value = registered.unwrap_or_default();
+        let client = ["client_id", "client_secret"].map(|name| {
+            let own = shape.config.get(name).unwrap_or(&registered[name]);
+            own.as_str().unwrap_or_default().to_owned()
+        });
+        let worn = Arc::new(Worn { shape, keys, client, state: Mutex::default() });
         let router = Router::new().fallback(answer).with_state(Arc::clone(&worn));
         let task = tokio::spawn(async move {
             // Ends with the process, or when the server is dropped.
@@ -159,6 +175,7 @@ impl ShapeServer {
                 let given = received.query.get(name).map(String::as_str);
                 compare("parameter", name, value, given, &mut misfits);
             }
+            misfits.extend(received.repeats());
             for name in authorize.absent.iter().filter(|it| received.query.contains_key(*it)) {
                 misfits.push(format!("{name} is sent, and must not be"));
             }
@@ -231,6 +248,7 @@ impl Worn {
     fn steps(&self) -> Vec<(String, &Expected, &'static str)> {
         let shape = &self.shape;
         let mut steps = Vec::new();
+        steps.extend(shape.registration.iter().map(|it| ("registration".to_owned(), it, "POST")));
         steps.extend(shape.token.iter().map(|it| ("token".to_owned(), it, "POST")));
         steps.extend(shape.long_lived.iter().map(|it| ("long_lived".to_owned(), it, "GET")));
         steps.extend(shape.refresh.iter().map(|it| ("refresh".to_owned(), it, "POST")));
@@ -239,6 +257,8 @@ impl Worn {
         steps.extend(calls.map(|(index, it)| (numbered("call", index), it, "GET")));
         let revocations = shape.revoke.iter().enumerate();
         steps.extend(revocations.map(|(index, it)| (numbered("revoke", index), it, "POST")));
+        let deregistration = shape.deregistration.iter();
+        steps.extend(deregistration.map(|it| ("deregistration".to_owned(), it, "DELETE")));
         steps
     }
 
@@ -256,9 +276,12 @@ impl Worn {
         {
             return written(200, "application/json", &keys.jwks().to_string());
         }
-        let config =
-            |name: &str| self.shape.config.get(name).and_then(Value::as_str).unwrap_or_default();
-        let client = Client { id: config("client_id"), secret: config("client_secret") };
+        let [id, secret] = &self.client;
+        let client = Client { id, secret };
+        let resources = self.resources(received);
+        if !resources.is_empty() {
+            return self.speak_mcp(&resources, received, &client);
+        }
         let mut run = self.run();
         let here = self
             .steps()
@@ -313,7 +336,7 @@ impl Worn {
             Failing::ServerError => written(500, "text/plain", "no"),
             Failing::TooManyRequests => {
                 let mut response = written(429, "text/plain", "no");
-                response.headers_mut().insert("retry-after", 7.into());
+                response.headers_mut().insert("retry-after", TOO_MANY_REQUESTS.as_secs().into());
                 response
             }
             Failing::Page => written(200, "text/html", "<html><body>Maintenance</body></html>"),
@@ -359,7 +382,7 @@ impl Worn {
         };
         let discovery = self.discovery();
         missing("iss", discovery["issuer"].clone());
-        missing("aud", self.shape.config.get("client_id").cloned().unwrap_or_default());
+        missing("aud", self.client[0].as_str().into());
         missing("iat", now().into());
         missing("exp", (now() + 3600).into());
         if let Some(nonce) = nonce {
@@ -386,6 +409,9 @@ impl Run {
             misfits.push("redirect_uri is not that of the authorization request".into());
         }
         let without = step.absent.iter().any(|it| it == "code_verifier");
+        if self.challenge.is_none() && received.field("code_verifier").is_some() {
+            misfits.push("code_verifier is sent, and there was no code_challenge".into());
+        }
         if let Some(challenge) = self.challenge.as_deref().filter(|_| !without) {
             let verifier = received.field("code_verifier").unwrap_or_default();
             let own = digest::digest(&digest::SHA256, verifier.as_bytes());

@@ -9,4 +9,5 @@ mod honest_flow;
 mod pages;
 mod refresh;
 mod relying_party;
+mod shape;
 mod token_faults;
