@@ -62,7 +62,8 @@ impl Providers {
     /// [`Error::InvalidRequest`] names the key that does not fit the type;
     /// [`Error::AlreadyExists`] when (type, external id) is taken;
     /// [`Error::ProviderMisconfigured`] and [`Error::ProviderUnavailable`] when the provider does
-    /// not tell what is to be found out.
+    /// not tell what is to be found out, or cannot do what the configuration
+    /// [asks of it](ProviderType::asked_keys).
     pub async fn create(
         &self,
         provider_type: &str,
@@ -75,6 +76,7 @@ impl Providers {
         check_external_id(external_id.as_deref())?;
         let (config, secrets) = split(&kind, config)?;
         self.connectors.check(provider_type, &config, &secrets)?;
+        self.verify(&kind, &config, &secrets).await?;
         let provider = NewIdentityProvider {
             provider_type: provider_type.to_owned(),
             external_id,
@@ -100,6 +102,27 @@ impl Providers {
             }
         }
         registered
+    }
+
+    /// Asks the provider whether it can do what a configuration asks of it, where it asks for
+    /// something that not every one can. One that cannot be asked just now is taken at its word:
+    /// whoever links there finds out.
+    async fn verify(
+        &self,
+        kind: &ProviderType,
+        config: &Map<String, Value>,
+        secrets: &ProviderSecrets,
+    ) -> Result<(), Error> {
+        if !kind.asked_keys.iter().any(|it| config.contains_key(it)) {
+            return Ok(());
+        }
+        match self.connectors.verify(&kind.name, config, secrets).await {
+            Err(error @ ConnectorError::Unavailable { .. }) => {
+                tracing::warn!(provider_type = kind.name, %error, "a provider could not be asked whether it can do what is configured");
+                Ok(())
+            }
+            asked => Ok(asked?),
+        }
     }
 
     /// Asks an instance's provider for what its type finds out, and adds the answer to the
@@ -201,6 +224,9 @@ impl Providers {
                 }
             }
             self.connectors.check(&provider.provider_type, &config, &secrets)?;
+            if config != provider.config {
+                self.verify(&kind, &config, &secrets).await?;
+            }
             if let Some(updated) = self
                 .write(&kind, &provider, config, secrets, options.over(provider.options), actor)
                 .await?
@@ -250,6 +276,9 @@ impl Providers {
             let provider = if is_so {
                 provider
             } else {
+                if provider.config != wanted {
+                    self.verify(&kind, &wanted, &secrets).await?;
+                }
                 let (wanted, secrets) = (wanted, secrets.clone());
                 match self.write(&kind, &provider, wanted, secrets, options, actor).await? {
                     Some(updated) => updated,

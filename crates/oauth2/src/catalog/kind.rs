@@ -1,9 +1,10 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 use symbolon_domain::{
     identity_provider::{Capabilities, ProviderSecrets, ProviderType, Registration, Rotation},
-    ports::{Connector, InvalidConfig},
+    ports::{Connector, ConnectorError, InvalidConfig},
 };
 use url::Url;
 
@@ -19,13 +20,13 @@ use super::{
 use crate::{
     client::{Client, ClientAuthentication, Encoding, SignedSecret},
     config::{
-        CLIENT_SECRETS, Fields, MOST_SECONDS, client_id_schema, client_secret_schema, invalid,
-        next_client_secret_schema, scopes_schema,
+        CLIENT_SECRETS, DPOP, Fields, MOST_SECONDS, client_id_schema, client_secret_schema,
+        dpop_schema, invalid, next_client_secret_schema, scopes_schema,
     },
     connector::OpenIdConnector,
     engine::Engine,
     error_rules::ErrorRules,
-    metadata::{Issuer, Metadata},
+    metadata::{Issuer, Metadata, misconfigured},
     registry::ProviderKind,
     signing_alg::SigningAlg,
     token_answer::Layout,
@@ -87,6 +88,21 @@ impl Entry {
         client.map(str::to_owned).chain(own).collect()
     }
 
+    /// What only its provider can tell, where it is asked at all.
+    fn asked_keys(&self) -> Vec<String> {
+        let asks = self.token.dpop == Need::Optional && self.is_discovered();
+        asks.then(|| DPOP.to_owned()).into_iter().collect()
+    }
+
+    /// Whether grants are to be bound to keys.
+    fn binds(&self, fields: &Fields<'_>) -> Result<bool, InvalidConfig> {
+        match self.token.dpop {
+            Need::Required => Ok(true),
+            Need::Optional => fields.is_on(DPOP, false),
+            Need::None => Ok(false),
+        }
+    }
+
     fn config_names(&self) -> Vec<&str> {
         let mut names = Vec::new();
         if self.has_client() {
@@ -94,6 +110,9 @@ impl Entry {
         }
         if self.refresh.is_some() {
             names.push("refresh_token_idle_seconds");
+        }
+        if self.token.dpop == Need::Optional {
+            names.push(DPOP);
         }
         let plain = self.parameters.iter().filter(|(_, it)| !it.secret);
         names.extend(plain.map(|(name, _)| name.as_str()));
@@ -147,6 +166,9 @@ impl Entry {
                                     another time than the catalog knows: it is used in time then."
                 }),
             );
+        }
+        if self.token.dpop == Need::Optional {
+            properties.insert(DPOP.into(), dpop_schema());
         }
         json!({
             "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -206,6 +228,7 @@ impl Parameter {
     }
 }
 
+#[async_trait]
 impl ProviderKind for CatalogKind {
     fn provider_type(&self) -> ProviderType {
         let entry = &self.entry;
@@ -222,6 +245,7 @@ impl ProviderKind for CatalogKind {
             secret_names: entry.secret_names(),
             authority_keys: authority.collect(),
             registered_keys: Vec::new(),
+            asked_keys: entry.asked_keys(),
             capabilities: entry.capabilities(),
         }
     }
@@ -234,8 +258,7 @@ impl ProviderKind for CatalogKind {
     ) -> Result<Arc<dyn Connector>, InvalidConfig> {
         let entry = &self.entry;
         let names = entry.secret_names();
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let fields = Fields::new(config, secrets, &entry.config_names(), &names)?;
+        let fields = self.fields(config, secrets, &names)?;
         let parameters = self.parameters(&fields)?;
         let at = Addresses { engine, parameters: &parameters };
         let issuer = at.issuer(entry)?;
@@ -257,6 +280,7 @@ impl ProviderKind for CatalogKind {
             signing_algs: algorithms(entry),
             resource: Vec::new(),
             pushes: false,
+            dpop: entry.binds(&fields)?,
             published_keys: Vec::new(),
             authorization_parameters: Vec::new(),
             refresh_token_idle: idle(entry, &fields)?,
@@ -276,9 +300,47 @@ impl ProviderKind for CatalogKind {
             endpoints,
         }))
     }
+
+    async fn verify(
+        &self,
+        engine: &Engine,
+        config: &Map<String, Value>,
+        secrets: &ProviderSecrets,
+    ) -> Result<(), ConnectorError> {
+        match self.to_be_asked(engine, config, secrets) {
+            Ok(Some(issuer)) => engine.fresh_metadata(&issuer).await?.check_dpop(),
+            Ok(None) => Ok(()),
+            Err(error) => Err(misconfigured(&error.to_string())),
+        }
+    }
 }
 
 impl CatalogKind {
+    fn fields<'a>(
+        &self,
+        config: &'a Map<String, Value>,
+        secrets: &'a ProviderSecrets,
+        secret_names: &[String],
+    ) -> Result<Fields<'a>, InvalidConfig> {
+        let names: Vec<&str> = secret_names.iter().map(String::as_str).collect();
+        Fields::new(config, secrets, &self.entry.config_names(), &names)
+    }
+
+    /// Who must be asked whether it binds tokens to keys, where they are to be bound.
+    fn to_be_asked(
+        &self,
+        engine: &Engine,
+        config: &Map<String, Value>,
+        secrets: &ProviderSecrets,
+    ) -> Result<Option<Issuer>, InvalidConfig> {
+        let fields = self.fields(config, secrets, &self.entry.secret_names())?;
+        if !self.entry.is_discovered() || !self.entry.binds(&fields)? {
+            return Ok(None);
+        }
+        let parameters = self.parameters(&fields)?;
+        Addresses { engine, parameters: &parameters }.issuer(&self.entry).map(Some)
+    }
+
     /// The entry's own rules first, then those that were written down for its type.
     fn error_rules(&self) -> ErrorRules {
         ErrorRules::built_in(&self.name).after(self.entry.errors.clone())
@@ -390,6 +452,7 @@ impl Addresses<'_> {
                 device_authorization_endpoint: None,
                 scopes_supported: Vec::new(),
                 token_endpoint_auth_methods_supported: Vec::new(),
+                dpop_signing_alg_values_supported: Vec::new(),
                 code_challenge_methods_supported: None,
                 authorization_response_iss_parameter_supported: false,
             }),

@@ -8,6 +8,7 @@ mod client_keys;
 mod client_secrets;
 mod device;
 mod discovery;
+mod dpop;
 mod exchange;
 mod generic;
 mod hostile_answers;
