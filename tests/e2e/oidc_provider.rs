@@ -18,6 +18,9 @@ pub(crate) const CONFIDENTIAL: (&str, &str) = ("confidential", "confidential-sec
 /// The client that has none.
 pub(crate) const PUBLIC: &str = "public";
 
+/// The client that has none and must have its tokens bound to a key.
+pub(crate) const BOUND: &str = "bound";
+
 /// How a provider is started.
 pub(crate) struct Options {
     /// Where it may send users back to; more can be [added](OidcProvider::add_redirect_uri).
@@ -27,6 +30,8 @@ pub(crate) struct Options {
     /// Whether every code gives a refresh token, not only with `offline_access` and
     /// `prompt=consent`.
     pub(crate) always_refresh_tokens: bool,
+    /// Whether a `DPoP` proof must have a nonce of the provider's in it.
+    pub(crate) dpop_nonces: bool,
 }
 
 impl Default for Options {
@@ -35,6 +40,7 @@ impl Default for Options {
             redirect_uris: Vec::new(),
             access_token_ttl: Duration::from_hours(1),
             always_refresh_tokens: false,
+            dpop_nonces: false,
         }
     }
 }
@@ -62,6 +68,9 @@ impl OidcProvider {
         command.arg("--access-token-ttl").arg(options.access_token_ttl.as_secs().to_string());
         if options.always_refresh_tokens {
             command.args(["--refresh-tokens", "always"]);
+        }
+        if options.dpop_nonces {
+            command.arg("--dpop-nonces");
         }
         for uri in &options.redirect_uris {
             command.arg("--redirect-uri").arg(uri);
@@ -383,6 +392,7 @@ mod tests {
             redirect_uris: vec![REDIRECT_URI.to_owned()],
             access_token_ttl: Duration::from_secs(30),
             always_refresh_tokens: true,
+            dpop_nonces: false,
         });
         let back = Browser::new().follow(provider.authorization_url(&plain), REDIRECT_URI).await;
         let tokens = provider.exchange(&query(&back, "code").unwrap()).await;
