@@ -221,6 +221,7 @@ async fn linked(seed: u64) -> (Chaos, Arc<[i64]>) {
         redirect_uris: vec![format!("http://{}/callback/1", installation.public)],
         access_token_ttl: TOKEN_TTL,
         always_refresh_tokens: true,
+        dpop_nonces: false,
     });
     let addresses = [installation.public, free_address(), free_address()];
     let mut replicas = Vec::new();

@@ -44,7 +44,7 @@ async fn settle(browser: &mut Browser, mut url: Url, mut answer: Response) -> St
 
 /// What a user does with the code, as a browser would: opens the address that has it, and answers
 /// what the provider asks.
-async fn decide(started: &Value, yes: bool) {
+pub(crate) async fn decide(started: &Value, yes: bool) {
     let mut browser = Browser::new();
     let url: Url = started["verification_uri_complete"].as_str().unwrap().parse().unwrap();
     let answer = browser.get(url.clone()).await;
@@ -66,13 +66,13 @@ async fn decide(started: &Value, yes: bool) {
     assert!(page.contains(expected), "{page}");
 }
 
-async fn start(replica: &Replica, provider: i64) -> Value {
+pub(crate) async fn start(replica: &Replica, provider: i64) -> Value {
     let body = json!({"user_id": "the-user", "provider_id": provider});
     replica.post("/v1/device-links", body).await.good()
 }
 
 /// The device link once it has ended.
-async fn ended(replica: &Replica, started: &Value) -> Value {
+pub(crate) async fn ended(replica: &Replica, started: &Value) -> Value {
     let path = format!("/v1/device-links/{}", started["id"]);
     let deadline = Instant::now() + PATIENCE;
     loop {

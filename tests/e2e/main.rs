@@ -9,6 +9,7 @@ mod chromium;
 mod crash;
 mod demo;
 mod device;
+mod dpop;
 mod logout;
 mod main_way;
 mod mcp;

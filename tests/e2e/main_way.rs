@@ -31,6 +31,7 @@ pub(crate) fn provider_for(installation: &Installation, token_ttl: u64) -> OidcP
         redirect_uris: vec![format!("http://{}/callback/1", installation.public)],
         access_token_ttl: Duration::from_secs(token_ttl),
         always_refresh_tokens: false,
+        dpop_nonces: false,
     })
 }
 

@@ -20,6 +20,9 @@ pub(crate) const PUBLIC: &str = "public";
 /// The secret of each client that is held to one way of the protocol.
 pub(crate) const HELD_SECRET: &str = "a secret that is long enough to sign with";
 
+/// The client that has none and must have its tokens bound to a key.
+pub(crate) const BOUND: &str = "bound";
+
 /// How a provider is started.
 pub(crate) struct Options {
     /// Where it may send users back to; more can be [added](OidcProvider::add_redirect_uri).
@@ -29,6 +32,8 @@ pub(crate) struct Options {
     /// Whether every code gives a refresh token, not only with `offline_access` and
     /// `prompt=consent`.
     pub(crate) always_refresh_tokens: bool,
+    /// Whether a `DPoP` proof must have a nonce of the provider's in it.
+    pub(crate) dpop_nonces: bool,
 }
 
 impl Default for Options {
@@ -37,6 +42,7 @@ impl Default for Options {
             redirect_uris: Vec::new(),
             access_token_ttl: Duration::from_hours(1),
             always_refresh_tokens: false,
+            dpop_nonces: false,
         }
     }
 }
@@ -64,6 +70,9 @@ impl OidcProvider {
         command.arg("--access-token-ttl").arg(options.access_token_ttl.as_secs().to_string());
         if options.always_refresh_tokens {
             command.args(["--refresh-tokens", "always"]);
+        }
+        if options.dpop_nonces {
+            command.arg("--dpop-nonces");
         }
         for uri in &options.redirect_uris {
             command.arg("--redirect-uri").arg(uri);
@@ -390,6 +399,7 @@ mod tests {
             redirect_uris: vec![REDIRECT_URI.to_owned()],
             access_token_ttl: Duration::from_secs(30),
             always_refresh_tokens: true,
+            dpop_nonces: false,
         });
         let back = Browser::new().follow(provider.authorization_url(&plain), REDIRECT_URI).await;
         let tokens = provider.exchange(&query(&back, "code").unwrap()).await;

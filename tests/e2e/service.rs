@@ -157,6 +157,11 @@ impl Installation {
         std::fs::write(self.directory.path().join(name), text).unwrap();
     }
 
+    /// Reads a file that a command wrote.
+    pub(crate) fn read_file(&self, name: &str) -> String {
+        std::fs::read_to_string(self.directory.path().join(name)).unwrap()
+    }
+
     /// The replica that browsers reach.
     pub(crate) async fn start(&self) -> Replica {
         self.start_at(self.public).await

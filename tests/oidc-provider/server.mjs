@@ -4,7 +4,10 @@
 // It prints one line of JSON when it is ready, and ends when its standard input closes, so that
 // it does not outlive the test. Options: --redirect-uri URI (any number), --access-token-ttl
 // SECONDS (3600), --refresh-tokens offline_access|always (offline_access: only where it was asked
-// for, together with prompt=consent, as OpenID Connect Core §11 has it).
+// for, together with prompt=consent, as OpenID Connect Core §11 has it), --dpop-nonces (a DPoP proof
+// must have a nonce of ours in it).
+//
+// Whoever proves to hold a key has its tokens bound to it (RFC 9449); the client `bound` must.
 //
 // The user is `login_hint`, else `alice`; one called `denied` declines.
 //
@@ -48,6 +51,7 @@ const { values: options } = parseArgs({
     'redirect-uri': { type: 'string', multiple: true, default: [] },
     'access-token-ttl': { type: 'string', default: '3600' },
     'refresh-tokens': { type: 'string', default: 'offline_access' },
+    'dpop-nonces': { type: 'boolean', default: false },
   },
 });
 
@@ -137,6 +141,7 @@ const provider = new Provider(issuer, {
     { ...confidential, token_endpoint_auth_method: 'client_secret_basic' },
     { ...open, token_endpoint_auth_method: 'none' },
     ...held,
+    { client_id: 'bound', token_endpoint_auth_method: 'none', dpop_bound_access_tokens: true },
   ].map((client) => ({
     ...client,
     grant_types: ['authorization_code', 'refresh_token', DEVICE_GRANT],
@@ -174,6 +179,11 @@ const provider = new Provider(issuer, {
   features: {
     backchannelLogout: { enabled: true },
     deviceFlow: { enabled: true },
+    dPoP: {
+      enabled: true,
+      nonceSecret: randomBytes(32),
+      requireNonce: () => options['dpop-nonces'],
+    },
     devInteractions: { enabled: false },
     introspection: { enabled: true },
     jwtUserinfo: { enabled: true },

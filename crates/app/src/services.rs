@@ -17,6 +17,7 @@ use symbolon_domain::{
         WebhookDispatcher, Webhooks,
     },
 };
+use symbolon_oauth2::DpopSigner;
 use url::Url;
 
 use crate::{settings::Settings, system_clock::SystemClock};
@@ -154,7 +155,8 @@ impl Services {
             vending: Arc::clone(&repositories.vending),
             organization_identities: Arc::clone(&repositories.organization_identities),
             tokens,
-            ledger: Ledger::new(Arc::clone(&repositories.ledger), clock),
+            ledger: Ledger::new(Arc::clone(&repositories.ledger), Arc::clone(&clock)),
+            proofs: Arc::new(DpopSigner { clock }),
         };
         let api_keys = Arc::new(ApiKeys { keys: Arc::clone(&repositories.keys) });
         Self {

@@ -244,6 +244,7 @@ impl Trial {
             code_verifier: Secret::random(),
             scopes: Vec::new(),
             login_hint: None,
+            dpop_key: connector.new_dpop_key(),
         };
         let url = match connector.authorize(&request).await {
             Ok(url) => url,
@@ -272,6 +273,7 @@ impl Trial {
             nonce: request.nonce,
             scopes: Vec::new(),
             parameters,
+            dpop_key: request.dpop_key,
         };
         let grant = connector.exchange(&exchange).await;
         let mut wrong = self.complaints();
@@ -406,6 +408,7 @@ impl Trial {
             refresh_token,
             external_id: external_id.clone(),
             redirect_uri: Some(redirect_uri()),
+            dpop_key: credentials.key_of_refresh_token().cloned(),
         };
         let renewed = connector.refresh(&request).await;
         let mut wrong = self.complaints();
@@ -493,6 +496,7 @@ impl Trial {
                 refresh_token: token.clone(),
                 external_id: external_id.clone(),
                 redirect_uri: Some(redirect_uri()),
+                dpop_key: credentials.key_of_refresh_token().cloned(),
             };
             connector.refresh(&request).await.map(drop)
         } else {
@@ -503,6 +507,7 @@ impl Trial {
                 nonce: Secret::random(),
                 scopes: Vec::new(),
                 parameters: BTreeMap::new(),
+                dpop_key: connector.new_dpop_key(),
             };
             connector.exchange(&exchange).await.map(drop)
         };

@@ -31,7 +31,23 @@ pub struct Credentials {
     /// Further secret values that came with the account, by name: from an import, for example
     /// the customer's own `client_secret`.
     pub others: BTreeMap<String, Secret>,
+    /// The private key that the access token is bound to
+    /// ([RFC 9449](https://www.rfc-editor.org/rfc/rfc9449)), as the connector made it; `None` where
+    /// the token is its bearer's.
+    pub dpop_key: Option<Secret>,
+    /// The one that the refresh token is bound to, where that is of an earlier grant than the access
+    /// token and so has another key.
+    pub refresh_dpop_key: Option<Secret>,
 }
+
+/// How a token that is bound to a key is presented
+/// ([RFC 9449 §7.1](https://www.rfc-editor.org/rfc/rfc9449#section-7.1)).
+pub const DPOP: &str = "DPoP";
+
+/// Where the sealed form has the keys: among the further secrets, so that a version that knows of
+/// no keys opens it and keeps them.
+const DPOP_KEY: &str = "symbolon:dpop_key";
+const REFRESH_DPOP_KEY: &str = "symbolon:refresh_dpop_key";
 
 impl Credentials {
     /// The credentials after a refresh or a new link of the same account.
@@ -40,26 +56,55 @@ impl Credentials {
     /// ID token that was not sent again stays
     /// ([RFC 6749 §6](https://www.rfc-editor.org/rfc/rfc6749#section-6)); so do the scopes when
     /// the answer names none, and the access token with its times when it brings no other. An
-    /// expiry goes with its token: an old one says nothing about a new token.
+    /// expiry goes with its token: an old one says nothing about a new token. So does the key that
+    /// a token is bound to: none of them is presented with another's.
     #[must_use]
     pub fn renewed_by(self, answer: Self) -> Self {
-        let (access_token, expires_at, obtained_at) = if answer.access_token.is_some() {
-            (answer.access_token, answer.expires_at, answer.obtained_at)
+        let key_of_refresh_token = self.key_of_refresh_token().cloned();
+        // What was said of a token says nothing of the next where one of them is to be bound.
+        let is_bound = self.dpop_key.is_some() || answer.dpop_key.is_some();
+        let kept_type =
+            if answer.access_token.is_some() && is_bound { None } else { self.token_type };
+        let (access_token, expires_at, obtained_at, dpop_key) = if answer.access_token.is_some() {
+            (answer.access_token, answer.expires_at, answer.obtained_at, answer.dpop_key)
         } else {
-            (self.access_token, self.expires_at, self.obtained_at.or(answer.obtained_at))
+            let obtained_at = self.obtained_at.or(answer.obtained_at);
+            (self.access_token, self.expires_at, obtained_at, self.dpop_key)
         };
         let kept = if answer.refresh_token.is_none() { self.refresh_expires_at } else { None };
+        let refresh_dpop_key = match &answer.refresh_token {
+            Some(_) => answer.refresh_dpop_key,
+            None => key_of_refresh_token.filter(|it| Some(it) != dpop_key.as_ref()),
+        };
         Self {
+            dpop_key,
+            refresh_dpop_key,
             refresh_expires_at: answer.refresh_expires_at.or(kept),
             refresh_token: answer.refresh_token.or(self.refresh_token),
             id_token: answer.id_token.or(self.id_token),
-            token_type: answer.token_type.or(self.token_type),
+            token_type: answer.token_type.or(kept_type),
             scopes: if answer.scopes.is_empty() { self.scopes } else { answer.scopes },
             others: if answer.others.is_empty() { self.others } else { answer.others },
             access_token,
             expires_at,
             obtained_at,
         }
+    }
+
+    /// The key that the refresh token is bound to; `None` where there is no refresh token, or it is
+    /// not known to be bound.
+    #[must_use]
+    pub fn key_of_refresh_token(&self) -> Option<&Secret> {
+        self.refresh_token.as_ref()?;
+        self.refresh_dpop_key.as_ref().or(self.dpop_key.as_ref())
+    }
+
+    /// Whether the access token is anybody's who has it, although it is to be bound to a key: the
+    /// provider has stopped binding.
+    #[must_use]
+    pub fn has_lost_its_key(&self) -> bool {
+        let token_type = self.token_type.as_deref().unwrap_or_default();
+        self.dpop_key.is_some() && !token_type.eq_ignore_ascii_case(DPOP)
     }
 
     /// What is left of credentials that the provider refuses: what was granted, and nothing to
@@ -150,7 +195,10 @@ impl From<&Credentials> for PlainCredentials {
             others: it
                 .others
                 .iter()
-                .map(|(name, secret)| (name.clone(), Zeroizing::new(secret.expose().to_owned())))
+                .map(|(name, secret)| (name.as_str(), secret))
+                .chain(it.dpop_key.as_ref().map(|key| (DPOP_KEY, key)))
+                .chain(it.refresh_dpop_key.as_ref().map(|key| (REFRESH_DPOP_KEY, key)))
+                .map(|(name, secret)| (name.to_owned(), Zeroizing::new(secret.expose().to_owned())))
                 .collect(),
         }
     }
@@ -164,7 +212,12 @@ impl TryFrom<PlainCredentials> for Credentials {
             return Err(UnreadableCredentials);
         }
         let wrap = |text: Option<Zeroizing<String>>| text.map(|it| Secret::new(it.as_str()));
+        let mut others = form.others;
+        let dpop_key = wrap(others.remove(DPOP_KEY));
+        let refresh_dpop_key = wrap(others.remove(REFRESH_DPOP_KEY));
         Ok(Self {
+            dpop_key,
+            refresh_dpop_key,
             access_token: wrap(form.access_token),
             refresh_token: wrap(form.refresh_token),
             id_token: wrap(form.id_token),
@@ -173,8 +226,7 @@ impl TryFrom<PlainCredentials> for Credentials {
             obtained_at: form.obtained_at,
             refresh_expires_at: None,
             scopes: form.scopes,
-            others: form
-                .others
+            others: others
                 .into_iter()
                 .map(|(name, value)| (name, Secret::new(value.as_str())))
                 .collect(),
@@ -194,12 +246,101 @@ mod tests {
             expires_at: DateTime::from_timestamp(1_800_000_000, 0),
             scopes: vec!["openid".into()],
             others: [("client_secret".to_owned(), Secret::new("c"))].into(),
+            dpop_key: Some(Secret::new("k")),
+            refresh_dpop_key: Some(Secret::new("j")),
             ..Credentials::default()
         };
         assert_eq!(Credentials::from_plain(&credentials.to_plain()), Ok(credentials));
         for foreign in ["", "{}", r#"{"v":2}"#, r#"{"v":1,"x":1}"#, "access_token"] {
             assert_eq!(Credentials::from_plain(foreign.as_bytes()), Err(UnreadableCredentials));
         }
+    }
+
+    #[test]
+    fn a_version_that_knows_of_no_keys_opens_what_has_one_and_seals_it_with_it() {
+        /// The form before there were keys, which refuses what it does not know.
+        #[derive(Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Earlier {
+            v: u8,
+            access_token: String,
+            refresh_token: String,
+            #[serde(default)]
+            others: BTreeMap<String, String>,
+        }
+        let bound = Credentials {
+            access_token: Some(Secret::new("a1")),
+            refresh_token: Some(Secret::new("r1")),
+            dpop_key: Some(Secret::new("k")),
+            ..Credentials::default()
+        };
+        let mut earlier: Earlier = serde_json::from_slice(&bound.to_plain()).unwrap();
+        earlier.access_token = "a2".into();
+        let renewed = Credentials::from_plain(&serde_json::to_vec(&earlier).unwrap()).unwrap();
+        assert_eq!(renewed, Credentials { access_token: Some(Secret::new("a2")), ..bound });
+        let before = Credentials::from_plain(br#"{"v":1,"access_token":"a"}"#).unwrap();
+        assert_eq!(before.dpop_key, None);
+    }
+
+    #[test]
+    fn a_key_goes_with_the_token_that_is_bound_to_it() {
+        let key = |name: &str| Some(Secret::new(name));
+        let tokens =
+            |access: Option<&str>, refresh: Option<&str>, dpop: Option<&str>| Credentials {
+                access_token: access.map(Secret::new),
+                refresh_token: refresh.map(Secret::new),
+                dpop_key: dpop.map(Secret::new),
+                ..Credentials::default()
+            };
+        let linked = tokens(Some("a1"), Some("r1"), Some("k1"));
+        // A refresh, whether or not it brings another refresh token, is proven with the same key.
+        for refresh in [Some("r2"), None] {
+            let renewed = linked.clone().renewed_by(tokens(Some("a2"), refresh, Some("k1")));
+            assert_eq!(renewed.dpop_key, key("k1"));
+            assert_eq!(renewed.refresh_dpop_key, None);
+            assert_eq!(renewed.key_of_refresh_token(), key("k1").as_ref());
+        }
+        // A new link has a key of its own; a refresh token of the old one keeps the old one's.
+        let relinked = linked.clone().renewed_by(tokens(Some("a3"), None, Some("k2")));
+        assert_eq!(relinked.dpop_key, key("k2"));
+        assert_eq!(relinked.key_of_refresh_token(), key("k1").as_ref());
+        // With that, the next refresh brings both together again.
+        let refreshed = relinked.clone().renewed_by(tokens(Some("a4"), None, Some("k1")));
+        assert_eq!((&refreshed.dpop_key, &refreshed.refresh_dpop_key), (&key("k1"), &None));
+        let relinked = relinked.renewed_by(tokens(Some("a5"), Some("r5"), Some("k3")));
+        assert_eq!((&relinked.dpop_key, &relinked.refresh_dpop_key), (&key("k3"), &None));
+        // A token that is bound to nothing is not taken for bound.
+        let vouched = linked.clone().renewed_by(tokens(Some("a6"), None, None));
+        assert_eq!(
+            (&vouched.dpop_key, vouched.key_of_refresh_token()),
+            (&None, key("k1").as_ref())
+        );
+        assert_eq!(linked.without_tokens().dpop_key, None);
+    }
+
+    #[test]
+    fn a_token_of_which_nobody_says_that_it_is_bound_is_not_taken_for_it() {
+        let bound = Credentials {
+            access_token: Some(Secret::new("a1")),
+            token_type: Some(DPOP.to_owned()),
+            dpop_key: Some(Secret::new("k")),
+            ..Credentials::default()
+        };
+        assert!(!bound.has_lost_its_key());
+        let silent = Credentials {
+            access_token: Some(Secret::new("a2")),
+            dpop_key: Some(Secret::new("k")),
+            ..Credentials::default()
+        };
+        assert!(bound.clone().renewed_by(silent.clone()).has_lost_its_key());
+        let vouched = Credentials { dpop_key: None, ..silent };
+        assert_eq!(bound.clone().renewed_by(vouched.clone()).token_type, None);
+        // A refresh that brings no access token leaves the old one as it is.
+        let nothing = Credentials { access_token: None, ..vouched.clone() };
+        assert_eq!(bound.clone().renewed_by(nothing), bound);
+        // Of bearers' tokens it is said once.
+        let bearer = Credentials { token_type: Some("bearer".to_owned()), ..vouched.clone() };
+        assert_eq!(bearer.renewed_by(vouched).token_type.as_deref(), Some("bearer"));
     }
 
     #[test]

@@ -40,6 +40,9 @@ pub enum Error {
     /// The caller: the key may not have what the token opens.
     #[error("{0}")]
     BeyondLimits(String),
+    /// The caller: another access token has taken the place of the one that was named.
+    #[error("another access token has taken its place; ask for the token again")]
+    AccessTokenReplaced,
     /// The caller: the same was asked for just now.
     #[error("{detail}")]
     TooSoon {

@@ -113,6 +113,10 @@ pub struct ProviderType {
     /// asking the provider: our client that was registered there, for example. Empty where the
     /// operator brings all of them. See [`Connectors::register`](crate::ports::Connectors::register).
     pub registered_keys: Vec<String>,
+    /// The keys of `config` that ask something of the provider which not every one can do: where one
+    /// of them is set, the provider is asked before the configuration is kept. See
+    /// [`Connectors::verify`](crate::ports::Connectors::verify).
+    pub asked_keys: Vec<String>,
     /// What instances can do.
     pub capabilities: Capabilities,
 }

@@ -131,6 +131,7 @@ pub mod auth_provider;
 pub mod credentials;
 pub mod device_link;
 pub mod disconnection;
+pub mod dpop;
 pub mod error;
 pub mod event;
 pub mod freeze;

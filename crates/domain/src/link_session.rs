@@ -147,6 +147,9 @@ pub struct AttemptProof {
     pub code_verifier: Secret,
     /// Expected in the ID token (OpenID Connect Core 1.0 §3.1.2.1).
     pub nonce: Secret,
+    /// The private key to which the provider binds what the code brings, where it does
+    /// ([RFC 9449 §10](https://www.rfc-editor.org/rfc/rfc9449#section-10)).
+    pub dpop_key: Option<Secret>,
 }
 
 /// What a session holds while the product has not completed it; sealed by the store.

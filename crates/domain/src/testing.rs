@@ -7,7 +7,8 @@
 //! - `Mock…` of every [port](crate::ports) says what one call returns: for one rule, and for
 //!   failures that a real store will not produce on demand.
 //! - [`TestClock`] is set and advanced by hand. [`TestSealer`] refuses what does not belong where
-//!   it is opened, and hides the plain text, without a key ring.
+//!   it is opened, and hides the plain text, without a key ring. [`PlainProofs`] say in the clear
+//!   what they are about.
 //! - [`MemoryStore`] behaves like a database over several calls, and is the reference to read
 //!   when a port's words leave a question.
 //! - [`properties`] runs random operations of two callers and looks whether a rule is broken.
@@ -39,6 +40,7 @@
 
 mod clock;
 pub mod contract;
+mod dpop;
 pub mod fixtures;
 mod memory;
 pub mod properties;
@@ -46,6 +48,7 @@ mod provider;
 mod sealer;
 
 pub use clock::{RunningClock, TestClock};
+pub use dpop::PlainProofs;
 pub use memory::MemoryStore;
 pub use provider::{DeviceAnswer, RefreshFault, ScriptedProvider};
 pub use sealer::TestSealer;

@@ -90,6 +90,7 @@ impl ProviderKind for Google {
             secret_names: CLIENT_SECRETS.map(str::to_owned).to_vec(),
             authority_keys: Vec::new(),
             registered_keys: Vec::new(),
+            asked_keys: Vec::new(),
             capabilities: CAPABILITIES,
         }
     }
@@ -125,6 +126,7 @@ impl ProviderKind for Google {
             refresh_token_idle: Some(REFRESH_TOKEN_IDLE),
             resource: Vec::new(),
             pushes: false,
+            dpop: false,
             published_keys: Vec::new(),
             authorization_parameters: parameters,
             capabilities: CAPABILITIES,

@@ -161,6 +161,7 @@ fn code_exchange() -> CodeExchange {
         nonce: Secret::new("n"),
         scopes: Vec::new(),
         parameters: BTreeMap::new(),
+        dpop_key: None,
     }
 }
 
@@ -172,6 +173,7 @@ async fn query(connector: &dyn Connector) -> BTreeMap<String, String> {
         code_verifier: Secret::new("verifier"),
         scopes: Vec::new(),
         login_hint: None,
+        dpop_key: None,
     };
     let url = connector.authorize(&request).await.unwrap();
     let pairs: Vec<_> = url.query_pairs().into_owned().collect();
@@ -277,6 +279,7 @@ async fn credentials_are_refreshed_and_revoked() {
             refresh_token: Secret::new("r"),
             external_id: ExternalId::new("110169484474386276334").unwrap(),
             redirect_uri: None,
+            dpop_key: None,
         })
         .await
         .unwrap();
@@ -309,6 +312,7 @@ async fn of_two_client_secrets_the_one_that_google_knows_is_found() {
         refresh_token: Secret::new("r"),
         external_id: ExternalId::new("110169484474386276334").unwrap(),
         redirect_uri: None,
+        dpop_key: None,
     };
     for _ in 0..2 {
         assert!(connector.refresh(&request).await.is_ok());

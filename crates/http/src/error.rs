@@ -194,6 +194,7 @@ impl From<Error> for ApiError {
             }
             Error::BeyondLimits(_) => (StatusCode::FORBIDDEN, "forbidden"),
             Error::Frozen(_) => (StatusCode::FORBIDDEN, "frozen"),
+            Error::AccessTokenReplaced => (StatusCode::CONFLICT, "access_token_replaced"),
             Error::TooSoon { .. } => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
             Error::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
             Error::AlreadyExists(_) => (StatusCode::CONFLICT, "already_exists"),

@@ -73,7 +73,8 @@ struct ExchangedBody {
     /// Always an access token.
     #[schema(example = "urn:ietf:params:oauth:token-type:access_token")]
     issued_token_type: &'static str,
-    /// How it is presented.
+    /// How it is presented: as `Bearer`, or as `DPoP` with a proof for each request, see
+    /// `POST /v1/identities/{id}/dpop-proof`.
     #[schema(example = "Bearer")]
     token_type: String,
     /// For how many seconds it works; left out when the provider did not say.

@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use symbolon_domain::{
     Error,
+    dpop::DpopRequest,
     identity::IdentityFilter,
     ids::{ExternalId, IdentityId, ProviderId, UserId},
     secret::SecretHash,
@@ -39,6 +40,7 @@ pub(crate) fn router(state: TokenRoutes) -> OpenApiRouter {
         .routes(routes!(issue_token_by_key))
         .routes(routes!(refresh_identity))
         .routes(routes!(report_rejected))
+        .routes(routes!(prove))
         .with_state(state)
 }
 
@@ -48,7 +50,8 @@ pub(crate) fn router(state: TokenRoutes) -> OpenApiRouter {
 struct TokenBody<'a> {
     /// The token.
     access_token: &'a str,
-    /// How it is presented.
+    /// How it is presented: as `Bearer`, or as `DPoP` with a proof for each request, see
+    /// `POST /v1/identities/{id}/dpop-proof`.
     #[schema(example = "Bearer")]
     token_type: &'a str,
     /// When it stops working; null when the provider did not say.
@@ -69,7 +72,11 @@ fn respond(token: &IssuedToken) -> Response {
         scopes: &token.scopes,
         identity_id: token.identity_id.0,
     };
-    let Ok(body) = serde_json::to_vec(&body) else {
+    not_to_be_stored(&body)
+}
+
+fn not_to_be_stored(body: &impl Serialize) -> Response {
+    let Ok(body) = serde_json::to_vec(body) else {
         return ApiError::internal().into_response();
     };
     let headers = [
@@ -299,6 +306,75 @@ async fn report_rejected(
     let identity = identity.ok_or(Error::NotFound("identity"))?;
     Ok(Json(RejectedOutcomeBody { outcome: outcome.as_str(), identity: identity.into() })
         .into_response())
+}
+
+/// One request with an access token whose `token_type` is `DPoP`.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = DpopProofRequest)]
+struct DpopProofRequestBody {
+    /// The method of the request, as it is sent.
+    #[schema(min_length = 1, max_length = 32, example = "GET")]
+    method: String,
+    /// Its absolute address; query and fragment do not matter.
+    #[schema(max_length = 8192, example = "https://api.example.com/v1/files")]
+    url: String,
+    /// What the server sent last as `DPoP-Nonce`, if it sent one.
+    #[schema(max_length = 1024)]
+    nonce: Option<String>,
+    /// The SHA-256 of the access token that goes along, as 64 hexadecimal digits. Without it the
+    /// proof is for the token that is there now.
+    #[schema(example = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824")]
+    access_token_sha256: Option<String>,
+}
+
+/// A proof for one request ([RFC 9449](https://www.rfc-editor.org/rfc/rfc9449)).
+#[derive(Serialize, ToSchema)]
+#[schema(as = DpopProof)]
+struct DpopProofBody<'a> {
+    /// To be sent as the header `DPoP`, at once and once.
+    proof: &'a str,
+    /// The SHA-256 of the access token that it is for: no other may go along.
+    #[schema(example = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824")]
+    access_token_sha256: String,
+}
+
+/// Proves, for one request, that we hold the key that the identity's access token is bound to. The
+/// key stays here. Nothing is refreshed: the token is handed out by the routes for tokens, and each
+/// proof counts as a hand-out of it.
+#[utoipa::path(
+    post,
+    path = "/v1/identities/{id}/dpop-proof",
+    tag = "tokens",
+    params(("id" = i64, Path, minimum = 1)),
+    request_body = DpopProofRequestBody,
+    responses(
+        (status = 200, description = "A proof", body = DpopProofBody),
+        (status = 400, description = "`invalid_request`: malformed, or the identity's access token \
+            is bound to no key"),
+        (status = 403, description = "`forbidden`: the key may not have the token; `frozen`"),
+        (status = 404, description = "`not_found`"),
+        (status = 409, description = "`access_token_replaced`: another token has taken the place of \
+            the one that was named, ask for the token again; `identity_not_valid`: the user must \
+            link again"),
+        (status = 502, description = "`provider_misconfigured`: the operator must act"),
+    ),
+)]
+async fn prove(
+    State(routes): State<TokenRoutes>,
+    Narrow(caller): Narrow<TokensRead>,
+    Id(id): Id,
+    JsonBody(asked): JsonBody<DpopProofRequestBody>,
+) -> Result<Response, ApiError> {
+    let request = DpopRequest::new(&asked.method, &asked.url, asked.nonce.as_deref())?;
+    let named = asked.access_token_sha256.as_deref();
+    let named = named.map(|it| sha256("access_token_sha256", it)).transpose()?;
+    let recipient = caller.recipient();
+    let proof = routes.vending.prove(IdentityId(id), recipient, &request, named.as_ref()).await?;
+    Ok(not_to_be_stored(&DpopProofBody {
+        proof: proof.proof.expose(),
+        access_token_sha256: hex::encode(proof.access_token.0),
+    }))
 }
 
 /// A SHA-256 in hexadecimal.

@@ -43,6 +43,9 @@ pub struct Client {
     /// Whether authorization requests are pushed to the provider first, even where it does not
     /// insist ([RFC 9126](https://www.rfc-editor.org/rfc/rfc9126)).
     pub pushes: bool,
+    /// Whether grants are to be bound to a key each
+    /// ([RFC 9449](https://www.rfc-editor.org/rfc/rfc9449)): what is not bound is refused.
+    pub dpop: bool,
     /// Keys whose public halves are published beside that of `authentication`: the one that will
     /// sign next.
     pub published_keys: Vec<ClientKey>,

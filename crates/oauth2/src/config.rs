@@ -240,6 +240,20 @@ pub(crate) fn client_key_schema(description: &str) -> Value {
 /// The names of the secrets of a type that has a client secret.
 pub const CLIENT_SECRETS: [&str; 2] = ["client_secret", "client_secret_next"];
 
+/// The key that says whether grants are bound to keys.
+pub(crate) const DPOP: &str = "dpop";
+
+/// The JSON Schema of `dpop`.
+pub(crate) fn dpop_schema() -> Value {
+    json!({
+        "type": "boolean", "default": false,
+        "description": "Whether each grant is bound to a key that never leaves this service (DPoP, \
+                        RFC 9449), and what the provider does not bind is refused. Where there is a \
+                        discovery document, it must name ES256. Services need a proof for each \
+                        request with such a token: see docs/dpop.md."
+    })
+}
+
 /// The JSON Schema of `scopes`.
 #[must_use]
 pub fn scopes_schema(description: &str) -> Value {

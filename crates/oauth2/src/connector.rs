@@ -7,7 +7,7 @@ use chrono::TimeDelta;
 use serde_json::{Map, Value};
 use symbolon_domain::{
     account::ExternalAccount,
-    credentials::Credentials,
+    credentials::{Credentials, DPOP},
     identity_provider::Capabilities,
     ids::ExternalId,
     ports::{
@@ -24,6 +24,7 @@ use crate::{
     client::{Addressee, Client, ClientAuthentication, Encoding},
     client_secrets::{LastWorked, Verdict, Which, count, tell_changed},
     device::{self, DEVICE_ENDPOINT, DEVICE_GRANT, Polled},
+    dpop::{self, DpopKey, Presented, Proving},
     engine::Engine,
     http::{HttpError, HttpRequest, HttpResponse},
     id_token::{self, Expected},
@@ -54,12 +55,19 @@ pub struct OpenIdConnector {
 pub(crate) struct Destination<'a> {
     pub(crate) url: &'a Url,
     pub(crate) encoding: &'a Encoding,
+    /// What we prove to hold, where tokens are bound to it.
+    pub(crate) dpop: Option<&'a DpopKey>,
 }
 
 impl<'a> Destination<'a> {
     /// As the standard has it.
     pub(crate) fn standard(url: &'a Url) -> Self {
-        Self { url, encoding: Encoding::standard() }
+        Self { url, encoding: Encoding::standard(), dpop: None }
+    }
+
+    /// The same, with a proof that we hold this key.
+    pub(crate) fn proving(self, dpop: Option<&'a DpopKey>) -> Self {
+        Self { dpop, ..self }
     }
 }
 
@@ -147,6 +155,7 @@ impl OpenIdConnector {
         &self,
         metadata: &Metadata,
         parameters: &[(&str, &str)],
+        dpop: Option<&DpopKey>,
     ) -> Result<Option<Secret>, ConnectorError> {
         if !metadata.require_pushed_authorization_requests && !self.client.pushes {
             return Ok(None);
@@ -172,7 +181,7 @@ impl OpenIdConnector {
                 },
             }
         };
-        let to = Destination::standard(endpoint);
+        let to = Destination::standard(endpoint).proving(dpop);
         self.send_authenticated(metadata, &to, parameters, read).await.map(Some)
     }
 
@@ -181,7 +190,8 @@ impl OpenIdConnector {
     ///
     /// Where two client secrets are alive and the provider does not know the one that worked last,
     /// the form is sent once more with the other one: what is in it was not looked at then, see
-    /// [`Verdict::Rejected`]. Nothing else is ever sent twice.
+    /// [`Verdict::Rejected`]. So it is where the provider wants to see a nonce in the proof, see
+    /// [`Engine::send_proven`]. Nothing else is ever sent twice.
     pub(crate) async fn send_authenticated<T>(
         &self,
         metadata: &Metadata,
@@ -195,9 +205,13 @@ impl OpenIdConnector {
             let addressee =
                 Addressee { issuer: self.client.issuer.as_str(), now: self.engine.clock.now() };
             let client_id = &self.client.client_id;
-            let proof = authentication.prove(client_id, metadata, to.encoding, &addressee);
-            let request = proof.request(to.url.clone(), to.encoding, fields);
-            let answer = self.engine.http.send(request).await.map_err(to_domain)?;
+            // Proven anew each time: an assertion is good once.
+            let make = || {
+                let proof = authentication.prove(client_id, metadata, to.encoding, &addressee);
+                proof.request(to.url.clone(), to.encoding, fields)
+            };
+            let proving = Proving { key: to.dpop, access_token: None };
+            let answer = self.engine.send_proven(make, &proving).await.map_err(to_domain)?;
             let result = read(&answer);
             let verdict = Verdict::of(&result);
             if authentication.secret().is_some() {
@@ -238,6 +252,7 @@ impl OpenIdConnector {
             layout,
             now: self.engine.clock.now(),
             body: answer.body.as_deref().map_err(|it| *it),
+            proven: answer.proven,
         };
         answer.read(&secrets)
     }
@@ -248,8 +263,9 @@ impl OpenIdConnector {
         metadata: &Metadata,
         fields: &[(&str, &str)],
         secrets: &[&Secret],
+        dpop: Option<&DpopKey>,
     ) -> Result<TokenResponse, ConnectorError> {
-        let to = Destination::standard(&metadata.token_endpoint);
+        let to = Destination::standard(&metadata.token_endpoint).proving(dpop);
         let layout = Layout::standard();
         let read = |answer: &_| self.read_answer("the token endpoint", answer, layout, secrets);
         self.send_authenticated(metadata, &to, fields, read).await
@@ -300,7 +316,37 @@ impl OpenIdConnector {
         self.send_authenticated(metadata, to, fields, read).await
     }
 
-    pub(crate) fn credentials(&self, tokens: TokenResponse, scopes: Vec<String>) -> Credentials {
+    /// The key for a request by which tokens are bound: the one that the grant is bound to already,
+    /// whatever is configured by now, or a new one where grants are to be bound.
+    pub(crate) fn dpop_key(
+        &self,
+        bound_to: Option<&Secret>,
+    ) -> Result<Option<DpopKey>, ConnectorError> {
+        let new = || self.client.dpop.then(DpopKey::generate);
+        bound_to.cloned().or_else(new).as_ref().map(dpop::read).transpose()
+    }
+
+    /// Refuses a token of a new grant that is not bound to the key that we proved to hold
+    /// ([RFC 9449 §5](https://www.rfc-editor.org/rfc/rfc9449#section-5)): nothing is lost with it.
+    pub(crate) fn check_bound(
+        key: Option<&DpopKey>,
+        tokens: &TokenResponse,
+    ) -> Result<(), ConnectorError> {
+        if key.is_none() || tokens.token_type.as_deref() == Some(DPOP) {
+            return Ok(());
+        }
+        Err(misconfigured(
+            "the provider does not bind the access token to our key, although dpop is on; have it bind \
+             our client's tokens, or turn dpop off",
+        ))
+    }
+
+    pub(crate) fn credentials(
+        &self,
+        tokens: TokenResponse,
+        scopes: Vec<String>,
+        dpop: Option<&DpopKey>,
+    ) -> Credentials {
         let now = self.engine.clock.now();
         // Bounded by the reading of the answer, so neither step overflows.
         let life = tokens.expires_in.and_then(|it| TimeDelta::from_std(it).ok());
@@ -315,6 +361,7 @@ impl OpenIdConnector {
             expires_at: life.and_then(|it| now.checked_add_signed(it)),
             obtained_at: Some(now),
             scopes: tokens.scopes.unwrap_or(scopes),
+            dpop_key: dpop.map(|it| it.text().clone()),
             ..Credentials::default()
         }
     }
@@ -424,21 +471,24 @@ impl OpenIdConnector {
     pub(crate) async fn userinfo(
         &self,
         endpoint: &Url,
-        access_token: &Secret,
+        access: &Presented<'_>,
         metadata: &Metadata,
     ) -> Result<Map<String, Value>, ConnectorError> {
-        let answer = self.ask_userinfo(endpoint, access_token).await?;
+        let answer = self.ask_userinfo(endpoint, access).await?;
         self.read_userinfo(&answer, metadata).await
     }
 
     pub(crate) async fn ask_userinfo(
         &self,
         endpoint: &Url,
-        access_token: &Secret,
+        access: &Presented<'_>,
     ) -> Result<HttpResponse, ConnectorError> {
-        let request = HttpRequest::get(endpoint.clone()).bearer(access_token);
-        let request = request.accept("application/json, application/jwt");
-        self.engine.http.send(request).await.map_err(to_domain)
+        let make = || {
+            HttpRequest::get(endpoint.clone())
+                .authorization(access.scheme("Bearer"), access.token.expose())
+                .accept("application/json, application/jwt")
+        };
+        self.engine.send_proven(make, &access.into()).await.map_err(to_domain)
     }
 
     pub(crate) async fn read_userinfo(
@@ -509,13 +559,16 @@ impl OpenIdConnector {
     pub(crate) async fn renew(
         &self,
         metadata: &Metadata,
-        refresh_token: &Secret,
+        request: &RefreshRequest,
         subject: Option<&str>,
     ) -> Result<Credentials, ConnectorError> {
+        let RefreshRequest { refresh_token, dpop_key, .. } = request;
+        let key = self.dpop_key(dpop_key.as_ref())?;
+        let key = key.as_ref();
         let mut fields =
             vec![("grant_type", "refresh_token"), ("refresh_token", refresh_token.expose())];
         fields.extend(self.resource());
-        let mut tokens = self.ask_for_tokens(metadata, &fields, &[refresh_token]).await?;
+        let mut tokens = self.ask_for_tokens(metadata, &fields, &[refresh_token], key).await?;
         if metadata.jwks_uri.is_none() {
             // Nothing says what it should be, and nobody asked for it.
             tokens.id_token = None;
@@ -527,7 +580,7 @@ impl OpenIdConnector {
                 tokens.id_token = None;
             }
         }
-        Ok(self.credentials(tokens, Vec::new()))
+        Ok(self.credentials(tokens, Vec::new(), key))
     }
 
     /// The claims of an ID token that came with a refresh; `None` where it cannot be verified just
@@ -591,8 +644,16 @@ impl Connector for OpenIdConnector {
         all.map(|it| it.public().clone()).collect()
     }
 
+    fn new_dpop_key(&self) -> Option<Secret> {
+        self.client.dpop.then(DpopKey::generate)
+    }
+
     async fn authorize(&self, request: &AuthorizationRequest) -> Result<Url, ConnectorError> {
         let metadata = self.metadata().await?;
+        let key = request.dpop_key.as_ref().map(dpop::read).transpose()?;
+        if key.is_some() {
+            metadata.check_dpop()?;
+        }
         // Never without PKCE and never `plain` (RFC 9700 §2.1.1). A provider that lists nothing
         // may know it, and one that does not ignores it (RFC 6749 §3.1).
         if let Some(methods) = &metadata.code_challenge_methods_supported
@@ -620,11 +681,14 @@ impl Connector for OpenIdConnector {
         if scopes.iter().any(|it| it == OFFLINE_ACCESS) {
             parameters.push(("prompt", "consent"));
         }
+        if let Some(key) = &key {
+            parameters.push(("dpop_jkt", key.thumbprint()));
+        }
         parameters.extend(self.resource());
         let further = self.client.authorization_parameters.iter();
         parameters.extend(further.map(|(name, value)| (name.as_str(), value.as_str())));
         let mut url = metadata.authorization_endpoint.clone();
-        match self.push(&metadata, &parameters).await? {
+        match self.push(&metadata, &parameters, key.as_ref()).await? {
             Some(request_uri) => {
                 let client_id = &self.client.client_id;
                 let pushed =
@@ -656,6 +720,8 @@ impl Connector for OpenIdConnector {
 
     async fn exchange(&self, exchange: &CodeExchange) -> Result<Grant, ConnectorError> {
         let metadata = self.metadata().await?;
+        let key = self.dpop_key(exchange.dpop_key.as_ref())?;
+        let key = key.as_ref();
         let mut fields = vec![
             ("grant_type", "authorization_code"),
             ("code", exchange.code.expose()),
@@ -664,7 +730,8 @@ impl Connector for OpenIdConnector {
         ];
         fields.extend(self.resource());
         let secrets = [&exchange.code, &exchange.code_verifier, &exchange.nonce];
-        let tokens = self.ask_for_tokens(&metadata, &fields, &secrets).await?;
+        let tokens = self.ask_for_tokens(&metadata, &fields, &secrets, key).await?;
+        Self::check_bound(key, &tokens)?;
         let Some(id_token) = &tokens.id_token else {
             return Err(untrusted("the token answer", "it has no ID token"));
         };
@@ -675,7 +742,7 @@ impl Connector for OpenIdConnector {
         };
         let claims = self.check_id_token(id_token, &metadata, &expected).await?;
         let scopes = self.scopes(&exchange.scopes, &metadata);
-        Ok(Grant { credentials: self.credentials(tokens, scopes), claims, facts: Map::new() })
+        Ok(Grant { credentials: self.credentials(tokens, scopes, key), claims, facts: Map::new() })
     }
 
     async fn device_authorize(
@@ -695,7 +762,9 @@ impl Connector for OpenIdConnector {
         scopes: &[String],
     ) -> Result<DevicePoll, ConnectorError> {
         let metadata = self.metadata().await?;
-        let to = Destination::standard(&metadata.token_endpoint);
+        let key = self.dpop_key(None)?;
+        let key = key.as_ref();
+        let to = Destination::standard(&metadata.token_endpoint).proving(key);
         let fields = [("grant_type", DEVICE_GRANT), ("device_code", device_code.expose())];
         let layout = Layout::standard();
         let polled = self.poll_for_tokens(&metadata, &to, &fields, layout, device_code).await?;
@@ -704,13 +773,14 @@ impl Connector for OpenIdConnector {
             Polled::SlowDown => return Ok(DevicePoll::SlowDown),
             Polled::Tokens(tokens) => *tokens,
         };
+        Self::check_bound(key, &tokens)?;
         let Some(id_token) = &tokens.id_token else {
             return Err(untrusted("the token answer", "it has no ID token"));
         };
         let expected = self.expected(&tokens);
         let claims = self.check_id_token(id_token, &metadata, &expected).await?;
         let scopes = self.scopes(scopes, &metadata);
-        let credentials = self.credentials(tokens, scopes);
+        let credentials = self.credentials(tokens, scopes, key);
         let grant = Grant { credentials, claims, facts: Map::new() };
         Ok(DevicePoll::Granted(Box::new(grant)))
     }
@@ -718,10 +788,10 @@ impl Connector for OpenIdConnector {
     async fn build_identity(&self, grant: &Grant) -> Result<ExternalAccount, ConnectorError> {
         let metadata = self.metadata().await?;
         let mut userinfo = Map::new();
-        if let (Some(endpoint), Some(access_token)) =
-            (&metadata.userinfo_endpoint, &grant.credentials.access_token)
+        if let (Some(endpoint), Some(access)) =
+            (&metadata.userinfo_endpoint, Presented::of(&grant.credentials)?)
         {
-            let answer = self.ask_userinfo(endpoint, access_token).await?;
+            let answer = self.ask_userinfo(endpoint, &access).await?;
             // A token for another resource need not work here (RFC 8707 §2): then the ID token
             // alone says who it is.
             let is_for_another = !self.client.resource.is_empty();
@@ -746,7 +816,7 @@ impl Connector for OpenIdConnector {
     /// refuses them all.
     async fn refresh(&self, request: &RefreshRequest) -> Result<Credentials, ConnectorError> {
         let metadata = self.metadata().await?;
-        self.renew(&metadata, &request.refresh_token, Some(request.external_id.as_str())).await
+        self.renew(&metadata, request, Some(request.external_id.as_str())).await
     }
 
     async fn reachable(&self) -> Result<(), ConnectorError> {

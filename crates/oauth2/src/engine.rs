@@ -11,6 +11,7 @@ use url::Url;
 
 use crate::{
     client_secrets::Learned,
+    dpop::Nonces,
     http::HttpClient,
     jwks::KeySet,
     metadata::{Issuer, Metadata, fetch_document, unavailable},
@@ -51,6 +52,8 @@ pub struct Engine {
     /// The instance that it works for, where it is known.
     pub(crate) provider: Option<ProviderId>,
     pub(crate) client_secrets: Learned,
+    /// What servers want to see in our proofs.
+    pub(crate) nonces: Nonces,
     issuers: Cache<Issuer, Arc<Documents>>,
 }
 
@@ -144,6 +147,7 @@ impl Engine {
             leeway: TimeDelta::seconds(60),
             provider: None,
             client_secrets: Learned::default(),
+            nonces: Nonces::default(),
             issuers: Cache::builder().max_capacity(MOST_ISSUERS).build(),
         }
     }
@@ -193,6 +197,17 @@ impl Engine {
             return answer;
         }
         let fetched = Metadata::fetch_naming(&self.http, address).await;
+        metadata.keep(fetched, self.clock.now())
+    }
+
+    /// The metadata of an issuer as they are now: whoever was told to change them has done so.
+    pub(crate) async fn fresh_metadata(
+        &self,
+        issuer: &Issuer,
+    ) -> Result<Arc<Metadata>, ConnectorError> {
+        let documents = self.documents(issuer).await;
+        let mut metadata = documents.metadata.lock().await;
+        let fetched = Metadata::fetch(&self.http, issuer).await;
         metadata.keep(fetched, self.clock.now())
     }
 

@@ -110,6 +110,9 @@ pub struct HttpResponse {
     /// The status code.
     pub status: u16,
     headers: HeaderMap,
+    /// Whether the request proved that we hold a key
+    /// ([RFC 9449](https://www.rfc-editor.org/rfc/rfc9449)).
+    pub(crate) proven: bool,
     /// The body, or why there is none.
     pub body: Result<Vec<u8>, BodyError>,
 }
@@ -119,6 +122,11 @@ impl HttpResponse {
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
+    }
+
+    /// Every value of a header that is plain text.
+    pub(crate) fn headers(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.headers.get_all(name).iter().filter_map(|it| it.to_str().ok())
     }
 
     /// How long the other side asks us to wait
@@ -251,13 +259,15 @@ impl HttpClient {
         request: HttpRequest,
         enough: &mut (dyn FnMut(&[u8]) -> bool + Send),
     ) -> Result<HttpResponse, HttpError> {
-        let deadline = Instant::now() + self.settings.timeout;
+        let patience = self.settings.timeout;
+        let deadline = Instant::now() + request.within.map_or(patience, |it| it.min(patience));
         self.check(&request.url)?;
         if request.malformed {
             return Err(HttpError::NotSent("a header holds what HTTP cannot carry".into()));
         }
         let host = shown_host(&request.url);
         let client = if request.own_connection { &self.single } else { &self.pooled };
+        let proven = request.proven;
         let (mut url, mut headers) = (request.url, request.headers);
         if let Some(stand_in) = self.settings.stand_in {
             let meant = url[Position::BeforeHost..Position::AfterPort].to_owned();
@@ -290,7 +300,7 @@ impl HttpClient {
             Ok(read) => read,
             Err(_) => Err(BodyError::Broken),
         };
-        Ok(HttpResponse { status, headers, body })
+        Ok(HttpResponse { status, headers, proven, body })
     }
 
     async fn read(

@@ -14,6 +14,7 @@ mod client_secrets;
 pub mod config;
 mod connector;
 mod device;
+mod dpop;
 mod engine;
 mod error_rules;
 mod event_stream;
@@ -41,6 +42,7 @@ pub use self::{
     client::{Client, ClientAuthentication, SignedSecret},
     client_key::{ClientKey, InvalidClientKey},
     connector::OpenIdConnector,
+    dpop::DpopSigner,
     engine::Engine,
     error_rules::{Condition, ErrorClass, ErrorRule, ErrorRules, InvalidErrorRules, Texts},
     mcp::Mcp,

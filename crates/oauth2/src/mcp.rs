@@ -32,6 +32,7 @@ use crate::{
         scopes_schema,
     },
     connector::{Destination, OpenIdConnector, logout_of_subject},
+    dpop::Presented,
     engine::Engine,
     error_rules::ErrorRules,
     http::HttpResponse,
@@ -138,6 +139,7 @@ impl ProviderKind for Mcp {
             registered_keys: owned(
                 &FOUND.into_iter().chain(registration::registered_keys()).collect::<Vec<_>>(),
             ),
+            asked_keys: Vec::new(),
             capabilities: CAPABILITIES,
         }
     }
@@ -176,6 +178,7 @@ impl ProviderKind for Mcp {
             signing_algs: SigningAlg::ALL.to_vec(),
             resource: vec![resource.to_owned()],
             pushes: false,
+            dpop: false,
             published_keys: Vec::new(),
             authorization_parameters: Vec::new(),
             refresh_token_idle: None,
@@ -327,7 +330,7 @@ impl Server {
         access_token: &Secret,
     ) -> Result<Option<Map<String, Value>>, ConnectorError> {
         let Some(endpoint) = &metadata.userinfo_endpoint else { return Ok(None) };
-        let answer = self.base.ask_userinfo(endpoint, access_token).await?;
+        let answer = self.base.ask_userinfo(endpoint, &Presented::bearer(access_token)).await?;
         if is_refusal(&answer) {
             return Ok(None);
         }
@@ -472,7 +475,7 @@ impl Connector for McpConnector {
             parameters.push(("login_hint", hint));
         }
         let mut url = metadata.authorization_endpoint.clone();
-        match base.push(&metadata, &parameters).await? {
+        match base.push(&metadata, &parameters, None).await? {
             Some(request_uri) => {
                 let client_id = base.client.client_id.as_str();
                 let pushed = [("client_id", client_id), ("request_uri", request_uri.expose())];
@@ -514,7 +517,7 @@ impl Connector for McpConnector {
         ];
         fields.extend(base.resource());
         let secrets = [&exchange.code, &exchange.code_verifier, &exchange.nonce];
-        let mut tokens = base.ask_for_tokens(&metadata, &fields, &secrets).await?;
+        let mut tokens = base.ask_for_tokens(&metadata, &fields, &secrets, None).await?;
         let mut claims = Map::new();
         if metadata.jwks_uri.is_none() {
             // No OpenID provider, so it is nothing that could be verified.
@@ -530,7 +533,7 @@ impl Connector for McpConnector {
         }
         let scopes = server.scopes(&exchange.scopes);
         let facts = Map::from_iter([(GRANT_ID.to_owned(), server.grant_id().into())]);
-        Ok(Grant { credentials: base.credentials(tokens, scopes), claims, facts })
+        Ok(Grant { credentials: base.credentials(tokens, scopes, None), claims, facts })
     }
 
     /// In this order: the ID token, the userinfo endpoint, a signed access token, introspection;
@@ -577,7 +580,7 @@ impl Connector for McpConnector {
         let metadata = server.metadata().await?;
         let id = request.external_id.as_str();
         let subject = (!id.starts_with(OF_GRANT)).then_some(id);
-        server.base.renew(&metadata, &request.refresh_token, subject).await
+        server.base.renew(&metadata, request, subject).await
     }
 
     async fn reachable(&self) -> Result<(), ConnectorError> {

@@ -6,6 +6,7 @@ use symbolon_domain::ports::{ConnectorError, Sent};
 use url::Url;
 
 use crate::{
+    dpop::ES256,
     http::{HttpClient, HttpError, HttpRequest, HttpResponse},
     json,
 };
@@ -106,6 +107,10 @@ pub(crate) struct Metadata {
     pub(crate) device_authorization_endpoint: Option<Url>,
     /// How clients may authenticate at the token endpoint; empty when it does not say.
     pub(crate) token_endpoint_auth_methods_supported: Vec<String>,
+    /// How proofs may be signed that we hold a key
+    /// ([RFC 9449 §5.1](https://www.rfc-editor.org/rfc/rfc9449#section-5.1)); empty where it binds
+    /// no tokens.
+    pub(crate) dpop_signing_alg_values_supported: Vec<String>,
     /// Which PKCE methods it knows; `None` when it does not say.
     pub(crate) code_challenge_methods_supported: Option<Vec<String>>,
     /// Whether it names itself in authorization responses
@@ -157,6 +162,17 @@ impl Metadata {
         Self::read(&object, Some(issuer), http)
     }
 
+    /// That it binds tokens to keys of ours.
+    pub(crate) fn check_dpop(&self) -> Result<(), ConnectorError> {
+        if self.dpop_signing_alg_values_supported.iter().any(|it| it == ES256) {
+            return Ok(());
+        }
+        Err(misconfigured(
+            "the provider does not bind tokens to keys as we know it: its discovery document does not \
+             name ES256 in dpop_signing_alg_values_supported; turn DPoP on there, or dpop off here",
+        ))
+    }
+
     fn read(
         object: &Map<String, Value>,
         issuer: Option<&Issuer>,
@@ -204,6 +220,8 @@ impl Metadata {
             device_authorization_endpoint: endpoint("device_authorization_endpoint")?,
             scopes_supported: list("scopes_supported").unwrap_or_default(),
             token_endpoint_auth_methods_supported: list("token_endpoint_auth_methods_supported")
+                .unwrap_or_default(),
+            dpop_signing_alg_values_supported: list("dpop_signing_alg_values_supported")
                 .unwrap_or_default(),
             code_challenge_methods_supported: list("code_challenge_methods_supported"),
             authorization_response_iss_parameter_supported: object

@@ -2,23 +2,24 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 use symbolon_domain::{
     identity_provider::{Capabilities, ProviderSecrets, ProviderType, Registration, Rotation},
-    ports::{Connector, InvalidConfig},
+    ports::{Connector, ConnectorError, InvalidConfig},
 };
 use url::Url;
 
 use crate::{
     client::{Client, ClientAuthentication},
     config::{
-        Fields, MOST_SECONDS, client_id_schema, client_key_schema, client_secret_schema, invalid,
-        next_client_secret_schema, scopes_schema,
+        DPOP, Fields, MOST_SECONDS, client_id_schema, client_key_schema, client_secret_schema,
+        dpop_schema, invalid, next_client_secret_schema, scopes_schema,
     },
     connector::OpenIdConnector,
     engine::Engine,
     error_rules::ErrorRules,
-    metadata::Issuer,
+    metadata::{Issuer, misconfigured},
     registry::ProviderKind,
     signing_alg::SigningAlg,
 };
@@ -41,6 +42,7 @@ const METHODS: [&str; 5] =
 /// The type `oidc`.
 pub(crate) struct Oidc;
 
+#[async_trait]
 impl ProviderKind for Oidc {
     fn provider_type(&self) -> ProviderType {
         ProviderType {
@@ -58,6 +60,7 @@ impl ProviderKind for Oidc {
             // A `sub` is unique at its issuer alone (OpenID Connect Core 1.0 §2).
             authority_keys: vec!["issuer".into()],
             registered_keys: Vec::new(),
+            asked_keys: vec![DPOP.into()],
             capabilities: CAPABILITIES,
         }
     }
@@ -69,6 +72,21 @@ impl ProviderKind for Oidc {
         secrets: &ProviderSecrets,
     ) -> Result<Arc<dyn Connector>, InvalidConfig> {
         Ok(Arc::new(OpenIdConnector::new(engine.clone(), client(engine, config, secrets)?)))
+    }
+
+    /// Whether the provider binds tokens to keys, where they are to be bound.
+    async fn verify(
+        &self,
+        engine: &Engine,
+        config: &Map<String, Value>,
+        secrets: &ProviderSecrets,
+    ) -> Result<(), ConnectorError> {
+        let client = client(engine, config, secrets);
+        let client = client.map_err(|error| misconfigured(&error.to_string()))?;
+        if !client.dpop {
+            return Ok(());
+        }
+        engine.fresh_metadata(&client.issuer).await?.check_dpop()
     }
 }
 
@@ -87,6 +105,7 @@ fn client(
         "resource",
         "response_mode",
         "pushed_authorization_requests",
+        DPOP,
     ];
     let fields = Fields::new(config, secrets, &known, &SECRETS)?;
     let issuer = Issuer::new(fields.required("issuer")?, engine.http())
@@ -117,6 +136,7 @@ fn client(
         signing_algs,
         resource: resource(&fields)?,
         pushes: fields.is_on("pushed_authorization_requests", false)?,
+        dpop: fields.is_on(DPOP, false)?,
         published_keys: fields.client_key(NEXT_CLIENT_KEY)?.into_iter().collect(),
         authorization_parameters: response_mode(&fields)?,
         refresh_token_idle: fields.seconds("refresh_token_idle_seconds")?,
@@ -238,6 +258,7 @@ fn schema() -> Value {
                 "description": "Whether authorization requests are pushed to the provider first \
                                 (RFC 9126). Where its metadata insist on it they are in any case."
             },
+            DPOP: dpop_schema(),
             "id_token_signing_algs": {
                 "type": "array", "minItems": 1,
                 "items": {"type": "string", "enum": SigningAlg::ALL.map(SigningAlg::name)},

@@ -36,6 +36,18 @@ pub trait ProviderKind: Send + Sync {
         secrets: &ProviderSecrets,
     ) -> Result<Arc<dyn Connector>, InvalidConfig>;
 
+    /// Asks the provider whether it can do what a configuration asks of it; see
+    /// [`Connectors::verify`].
+    async fn verify(
+        &self,
+        engine: &Engine,
+        config: &Map<String, Value>,
+        secrets: &ProviderSecrets,
+    ) -> Result<(), ConnectorError> {
+        let _ = (engine, config, secrets);
+        Ok(())
+    }
+
     /// Asks the provider of a new instance for what the type finds out by itself; see
     /// [`Connectors::register`].
     async fn register(
@@ -132,6 +144,16 @@ impl Connectors for Registry {
         secrets: &ProviderSecrets,
     ) -> Result<(), InvalidConfig> {
         self.kind(provider_type)?.connect(&self.engine, config, secrets).map(drop)
+    }
+
+    async fn verify(
+        &self,
+        provider_type: &str,
+        config: &Map<String, Value>,
+        secrets: &ProviderSecrets,
+    ) -> Result<(), ConnectorError> {
+        let Ok(kind) = self.kind(provider_type) else { return Ok(()) };
+        kind.verify(&self.engine, config, secrets).await
     }
 
     fn connect(

@@ -5,11 +5,12 @@
 //! | --- | --- | --- |
 //! | 2xx | an object with `access_token` and no `error` | tokens |
 //! | 2xx | an object with `error` | by its code, as with 400 |
-//! | 2xx | anything else, another `token_type` than Bearer, or broken off, or too large | unavailable, **unknown** whether it happened |
+//! | 2xx | anything else, another `token_type` than Bearer (or `DPoP`, where we proved to hold a key), or broken off, or too large | unavailable, **unknown** whether it happened |
 //! | 3xx | | unavailable, answered: redirects are not followed |
 //! | 408, 425, 429, 5xx | | unavailable, answered, with `Retry-After` |
 //! | 401 | `error` is `access_denied` | our client is rejected: `invalid_client` |
 //! | other 4xx | `error` is `invalid_grant` or its like | the grant is rejected |
+//! | other 4xx | `error` is `use_dpop_nonce`, and we proved to hold a key | unavailable, answered: it wants another nonce each time |
 //! | other 4xx | `error` says that it may pass | unavailable, answered |
 //! | other 4xx | any other `error` | our client is rejected |
 //! | 401 | no readable `error` | our client is rejected |
@@ -30,6 +31,7 @@ use std::{sync::LazyLock, time::Duration};
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 use symbolon_domain::{
+    credentials::DPOP,
     ports::{ConnectorError, Sent},
     secret::Secret,
 };
@@ -40,6 +42,7 @@ use crate::{
         entry::{Answer, Unit},
         template::{Pointer, is_secret},
     },
+    dpop::USE_DPOP_NONCE,
     error_rules::{ErrorRules, Seen},
     http::BodyError,
     json,
@@ -66,8 +69,10 @@ const MAY_PASS: &[&str] =
     &["server_error", "temporarily_unavailable", "slow_down", "authorization_pending"];
 
 /// Other registered codes, which may be shown as they are: RFC 6749 §5.2, RFC 8707 §2, and of the
-/// revocation endpoint RFC 6750 §3.1, RFC 7009 §2.2.1.
+/// revocation endpoint RFC 6750 §3.1, RFC 7009 §2.2.1; RFC 9449 §5, §8.
 const REGISTERED: &[&str] = &[
+    "invalid_dpop_proof",
+    USE_DPOP_NONCE,
     "invalid_client",
     "unauthorized_client",
     "unsupported_grant_type",
@@ -111,6 +116,8 @@ pub(crate) struct TokenAnswer<'a> {
     pub(crate) layout: &'a Layout,
     /// The time, UTC.
     pub(crate) now: DateTime<Utc>,
+    /// Whether the request proved that we hold a key, to which tokens may be bound.
+    pub(crate) proven: bool,
 }
 
 /// Where things are in the answers of one provider, and what it leaves out.
@@ -197,6 +204,13 @@ impl TokenAnswer<'_> {
                                  configure Bearer tokens for our client"
                             ),
                         ),
+                        Unusable::Bound => unavailable(
+                            Sent::Unknown,
+                            format!(
+                                "{endpoint} issues access tokens that are bound to a key; turn dpop \
+                                 on for this provider, or Bearer tokens for our client there"
+                            ),
+                        ),
                     }),
                 }
             }
@@ -246,7 +260,7 @@ impl TokenAnswer<'_> {
             ConnectorError::ClientRejected { code: "invalid_client".into() }
         } else if GRANT_REJECTED.contains(&code) {
             ConnectorError::GrantRejected { code: code.to_owned() }
-        } else if MAY_PASS.contains(&code) {
+        } else if MAY_PASS.contains(&code) || (self.proven && code == USE_DPOP_NONCE) {
             ConnectorError::Unavailable {
                 detail: format!("{} answered {code}", self.endpoint),
                 retry_after: self.retry_after,
@@ -306,6 +320,8 @@ pub(crate) fn error_code(object: &Map<String, Value>) -> Option<&str> {
 enum Unusable {
     Unreadable(&'static str),
     TokenType,
+    /// Bound to a key, and to none that we know of.
+    Bound,
 }
 
 impl TokenAnswer<'_> {
@@ -332,6 +348,12 @@ impl TokenAnswer<'_> {
             // Required, yet some providers leave it out; then it is Bearer in practice.
             None => None,
             Some(Value::String(own)) if bearer(own) => Some(own.clone()),
+            Some(Value::String(own)) if own.eq_ignore_ascii_case(DPOP) => {
+                if !self.proven {
+                    return Err(Unusable::Bound);
+                }
+                Some(DPOP.to_owned())
+            }
             Some(_) => return Err(Unusable::TokenType),
         };
         let refresh_token = at(object, answer.refresh_token.as_ref(), &["refresh_token"]);
@@ -473,6 +495,7 @@ mod tests {
             rules: &NO_RULES,
             layout: Layout::standard(),
             now: DateTime::UNIX_EPOCH,
+            proven: false,
         }
     }
 

@@ -595,7 +595,10 @@ fn fill(place: &Place) {
 fn fill_the_rest(place: &Place) {
     let at = "2026-02-03T04:05:06.000007Z";
     let grant = json!({
-        "credentials": {"access_token": CANARY, "refresh_token": CANARY, "scopes": ["a"]},
+        "credentials": {
+            "access_token": CANARY, "refresh_token": CANARY, "scopes": ["a"],
+            "dpop_key": CANARY, "refresh_dpop_key": CANARY,
+        },
         "provider": {
             "id": 5000, "type": "github", "external_id": "gone", "config": {"client_id": "id"},
             "secret_names": ["client_secret"], "login": false, "multiple_accounts": false,

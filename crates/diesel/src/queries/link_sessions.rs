@@ -92,12 +92,15 @@ impl Row {
     }
 }
 
-/// The sealed form of an [`AttemptProof`].
+/// The sealed form of an [`AttemptProof`]. Only a trip that has a key names one, so that an earlier
+/// version opens all others.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PlainProof {
     code_verifier: Zeroizing<String>,
     nonce: Zeroizing<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    dpop_key: Option<Zeroizing<String>>,
 }
 
 fn proof_place(id: LinkSessionId) -> Place {
@@ -124,6 +127,7 @@ fn seal_proof(
     let plain = PlainProof {
         code_verifier: Zeroizing::new(proof.code_verifier.expose().to_owned()),
         nonce: Zeroizing::new(proof.nonce.expose().to_owned()),
+        dpop_key: proof.dpop_key.as_ref().map(|it| Zeroizing::new(it.expose().to_owned())),
     };
     let plain = Zeroizing::new(
         serde_json::to_vec(&plain).map_err(|error| Failure::unreadable(error.to_string()))?,
@@ -141,6 +145,7 @@ fn open_proof(
     Ok(AttemptProof {
         code_verifier: Secret::new(plain.code_verifier.as_str()),
         nonce: Secret::new(plain.nonce.as_str()),
+        dpop_key: plain.dpop_key.map(|it| Secret::new(it.as_str())),
     })
 }
 

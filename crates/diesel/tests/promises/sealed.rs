@@ -48,6 +48,7 @@ pub(crate) fn credentials(name: &str) -> Credentials {
         access_token: secret("access"),
         refresh_token: secret("refresh"),
         id_token: secret("id"),
+        dpop_key: secret("dpop"),
         ..fixtures::credentials()
     }
 }
@@ -95,7 +96,11 @@ pub(crate) fn attempt(provider_id: ProviderId, name: &str) -> Attempt {
         provider_id,
         browser: secret("browser").hash(),
         state: secret("state").hash(),
-        proof: AttemptProof { code_verifier: secret("verifier"), nonce: secret("nonce") },
+        proof: AttemptProof {
+            code_verifier: secret("verifier"),
+            nonce: secret("nonce"),
+            dpop_key: Some(secret("dpop key")),
+        },
     }
 }
 

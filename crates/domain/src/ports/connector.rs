@@ -29,6 +29,9 @@ pub struct AuthorizationRequest {
     pub scopes: Vec<String>,
     /// The account to suggest.
     pub login_hint: Option<String>,
+    /// What [`new_dpop_key`](Connector::new_dpop_key) made for this trip: the thumbprint of its
+    /// public half is sent along.
+    pub dpop_key: Option<Secret>,
 }
 
 /// A code to be traded for tokens
@@ -48,6 +51,8 @@ pub struct CodeExchange {
     /// What else the provider sent through the browser, which proves nothing: which company was
     /// chosen (`realmId`), which shop.
     pub parameters: BTreeMap<String, String>,
+    /// The same as in the authorization request: what the code brings is bound to it.
+    pub dpop_key: Option<Secret>,
 }
 
 /// Tokens that were traded for a code, verified.
@@ -102,6 +107,9 @@ pub struct RefreshRequest {
     pub external_id: ExternalId,
     /// Our callback of this provider instance, for providers that want to see it again.
     pub redirect_uri: Option<Url>,
+    /// The key that the refresh token is bound to, see [`Credentials::key_of_refresh_token`], or
+    /// the first one of a grant that is to be bound from now on; the new tokens are bound to it.
+    pub dpop_key: Option<Secret>,
 }
 
 /// What a logout token says that was verified: the provider ended a session of this account
@@ -194,6 +202,13 @@ pub trait Connector: Send + Sync {
         Vec::new()
     }
 
+    /// A new private key, for a grant that the provider is to bind to it
+    /// ([RFC 9449](https://www.rfc-editor.org/rfc/rfc9449)); `None` where it binds none. Its form
+    /// is the connector's own.
+    fn new_dpop_key(&self) -> Option<Secret> {
+        None
+    }
+
     /// Where to send the browser. May fetch the provider's metadata.
     async fn authorize(&self, request: &AuthorizationRequest) -> Result<Url, ConnectorError>;
 
@@ -207,7 +222,8 @@ pub trait Connector: Send + Sync {
         required: bool,
     ) -> Result<(), ConnectorError>;
 
-    /// Trades a code for tokens, and verifies the ID token in full.
+    /// Trades a code for tokens, and verifies the ID token in full. Where the instance is to have
+    /// its tokens bound to a key, a token that is not is refused.
     async fn exchange(&self, exchange: &CodeExchange) -> Result<Grant, ConnectorError>;
 
     /// Asks for a code that the user types on another device. `scopes` are what to ask for instead
@@ -221,7 +237,8 @@ pub trait Connector: Send + Sync {
     }
 
     /// Asks what became of it, and verifies the ID token of a grant in full, except for a nonce,
-    /// which there is not. [`ConnectorError::GrantRejected`] with `access_denied` when the user
+    /// which there is not. Where tokens are bound to a key, each poll makes its own: they are bound
+    /// to that of the poll that brings them. [`ConnectorError::GrantRejected`] with `access_denied` when the user
     /// said no, and with `expired_token` when the user took too long.
     async fn device_poll(
         &self,
@@ -238,7 +255,13 @@ pub trait Connector: Send + Sync {
     /// Gets new credentials. What the provider did not send again is absent in the answer: see
     /// [`Credentials::renewed_by`]. Sends at most one request that can spend the refresh token: one
     /// that is answered "client authentication failed" cannot, since the token in it was not looked
-    /// at, and may be sent again with another client secret.
+    /// at, and may be sent again with another client secret. Nor can one that is answered
+    /// "use this nonce in your proof"
+    /// ([RFC 9449 §8](https://www.rfc-editor.org/rfc/rfc9449#section-8)).
+    ///
+    /// What is bound to a key stays bound to it, also where the instance would bind nothing any
+    /// more. A provider that does not bind the new access token has issued it all the same: it is
+    /// in the answer, with the key and another token type, and is not to be handed out.
     async fn refresh(&self, request: &RefreshRequest) -> Result<Credentials, ConnectorError>;
 
     /// Whether the provider answers at all, asked before a refresh token is risked once more;
@@ -315,6 +338,18 @@ pub trait Connectors: Send + Sync {
         config: &Map<String, Value>,
         secrets: &ProviderSecrets,
     ) -> Result<(), InvalidConfig>;
+
+    /// Asks the provider whether it can do what a configuration asks of it that fits the type.
+    /// Only called where one of the type's [`asked_keys`](ProviderType::asked_keys) is there.
+    async fn verify(
+        &self,
+        provider_type: &str,
+        config: &Map<String, Value>,
+        secrets: &ProviderSecrets,
+    ) -> Result<(), ConnectorError> {
+        let _ = (provider_type, config, secrets);
+        Ok(())
+    }
 
     /// What speaks to an instance. Asks nobody.
     ///

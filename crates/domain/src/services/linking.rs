@@ -288,13 +288,18 @@ impl Linking {
             code_verifier: Secret::random(),
             scopes: session.scopes,
             login_hint: session.login_hint,
+            dpop_key: connector.new_dpop_key(),
         };
         let to = connector.authorize(&request).await.map_err(Error::from)?;
         let attempt = Attempt {
             provider_id,
             browser: browser.hash(),
             state: request.state.hash(),
-            proof: AttemptProof { code_verifier: request.code_verifier, nonce: request.nonce },
+            proof: AttemptProof {
+                code_verifier: request.code_verifier,
+                nonce: request.nonce,
+                dpop_key: request.dpop_key,
+            },
         };
         if self.sessions.begin(session.id, &attempt).await? {
             Ok(Opened::Redirect { to, browser })
@@ -378,6 +383,7 @@ impl Linking {
                 nonce: proof.nonce,
                 scopes: session.scopes.clone(),
                 parameters: response.parameters,
+                dpop_key: proof.dpop_key,
             };
             self.find_account(&session, &provider, connector.as_ref(), &exchange, named).await
         }

@@ -64,7 +64,8 @@ impl Providers {
     /// [`Error::InvalidRequest`] names the key that does not fit the type;
     /// [`Error::AlreadyExists`] when (type, external id) is taken;
     /// [`Error::ProviderMisconfigured`] and [`Error::ProviderUnavailable`] when the provider does
-    /// not tell what is to be found out.
+    /// not tell what is to be found out, or cannot do what the configuration
+    /// [asks of it](ProviderType::asked_keys).
     pub async fn create(
         &self,
         provider_type: &str,
@@ -77,6 +78,7 @@ impl Providers {
         check_external_id(external_id.as_deref())?;
         let (config, secrets) = split(&kind, config)?;
         self.connectors.check(provider_type, &config, &secrets)?;
+        self.verify(&kind, &config, &secrets).await?;
         let provider = NewIdentityProvider {
             provider_type: provider_type.to_owned(),
             external_id,
@@ -102,6 +104,27 @@ impl Providers {
             }
         }
         registered
+    }
+
+    /// Asks the provider whether it can do what a configuration asks of it, where it asks for
+    /// something that not every one can. One that cannot be asked just now is taken at its word:
+    /// whoever links there finds out.
+    async fn verify(
+        &self,
+        kind: &ProviderType,
+        config: &Map<String, Value>,
+        secrets: &ProviderSecrets,
+    ) -> Result<(), Error> {
+        if !kind.asked_keys.iter().any(|it| config.contains_key(it)) {
+            return Ok(());
+        }
+        match self.connectors.verify(&kind.name, config, secrets).await {
+            Err(error @ ConnectorError::Unavailable { .. }) => {
+                tracing::warn!(provider_type = kind.name, %error, "a provider could not be asked whether it can do what is configured");
+                Ok(())
+            }
+            asked => Ok(asked?),
+        }
     }
 
     /// Asks an instance's provider for what its type finds out, and adds the answer to the
@@ -227,6 +250,9 @@ impl Providers {
                 secrets.retain(|key, _| !is_of_client(key));
             }
             self.connectors.check(&provider.provider_type, &config, &secrets)?;
+            if config != provider.config {
+                self.verify(&kind, &config, &secrets).await?;
+            }
             let options = options.over(provider.options);
             let written =
                 self.write(&kind, &provider, config, secrets.clone(), options, actor).await?;
@@ -278,6 +304,9 @@ impl Providers {
             let provider = if is_so {
                 provider
             } else {
+                if provider.config != wanted {
+                    self.verify(&kind, &wanted, &secrets).await?;
+                }
                 let (wanted, secrets) = (wanted, secrets.clone());
                 match self.write(&kind, &provider, wanted, secrets, options, actor).await? {
                     Some(updated) => updated,

@@ -21,6 +21,7 @@ use self::{
 use super::{Identities, Providers, Revocations, Tasks};
 use crate::{
     Error,
+    credentials::DPOP,
     error::DEFAULT_RETRY,
     identity::{IdentityStatus, Invalid, InvalidReason},
     ids::IdentityId,
@@ -117,7 +118,8 @@ pub struct IssuedToken {
     pub identity_id: IdentityId,
     /// The token.
     pub access_token: Secret,
-    /// How it is presented; `Bearer` when the provider did not say.
+    /// How it is presented; `Bearer` when the provider did not say. One that is bound to a key is
+    /// [`DPOP`], with a proof for each request.
     pub token_type: String,
     /// When it stops working; `None` when unknown.
     pub expires_at: Option<DateTime<Utc>>,
@@ -159,7 +161,28 @@ impl Tokens {
         }
     }
 
+    /// The access token that is there, however fresh, of credentials that were read just now, and
+    /// the key that it is bound to.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::IdentityNotValid`] also where there is no token; [`Error::ProviderMisconfigured`]
+    /// as from [`issue`](Self::issue); [`Error::InvalidRequest`] for one that is bound to none.
+    pub(super) fn bound_token(stored: &StoredCredentials) -> Result<(IssuedToken, Secret), Error> {
+        check_valid(stored)?;
+        let token = issued(stored, &TokenNeed::default())?;
+        let key = stored.credentials.as_ref().and_then(|it| it.dpop_key.clone());
+        let key = key.ok_or_else(|| {
+            let problem = "its access token is bound to no key of ours, and needs no proof: present \
+                           it as its token_type says";
+            Error::invalid("id", problem)
+        })?;
+        Ok((token, key))
+    }
+
     /// An access token that works, refreshed first if it would expire within the margin.
+    ///
+    /// A token that the provider did not bind to our key, although it is to, is handed to nobody.
     ///
     /// While a refresh fails for a reason that may pass, a token that is still alive is answered.
     ///
@@ -354,10 +377,20 @@ fn issued(stored: &StoredCredentials, need: &TokenNeed) -> Result<IssuedToken, E
         );
         return Err(Error::invalid("scopes", problem));
     }
+    let mut token_type = credentials.token_type.clone().unwrap_or_else(|| "Bearer".to_owned());
+    if credentials.has_lost_its_key() {
+        // Whoever steals it can use it: what was asked for is just that nobody can.
+        let detail = "the provider issued an access token that is not bound to our key, although \
+                      this grant is; have it bind our client's tokens again (DPoP), then refresh";
+        return Err(Error::ProviderMisconfigured { detail: detail.to_owned() });
+    }
+    if credentials.dpop_key.is_some() {
+        DPOP.clone_into(&mut token_type);
+    }
     Ok(IssuedToken {
         identity_id: stored.identity_id,
         access_token,
-        token_type: credentials.token_type.clone().unwrap_or_else(|| "Bearer".to_owned()),
+        token_type,
         expires_at: credentials.expires_at,
         scopes: credentials.scopes.clone(),
     })

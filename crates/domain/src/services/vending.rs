@@ -5,15 +5,16 @@ use crate::{
     Error,
     api_key::{ApiKey, KeyLimits},
     credentials::Credentials,
+    dpop::DpopRequest,
     event::{Actor, Who},
     freeze::{Freeze, FreezeSubject},
     ids::{IdentityId, OrganizationId, UserId},
     page::PageRequest,
     ports::{
-        OrganizationIdentityFilter, OrganizationIdentityRepository, RepositoryError, Vendable,
-        VendingRepository,
+        DpopProofs, OrganizationIdentityFilter, OrganizationIdentityRepository, RepositoryError,
+        Vendable, VendingRepository,
     },
-    secret::SecretHash,
+    secret::{Secret, SecretHash},
 };
 
 /// Who may be handed which token: everything that hands one out to an API key goes through here.
@@ -27,6 +28,17 @@ pub struct Vending {
     pub tokens: Tokens,
     /// Who was handed which.
     pub ledger: Ledger,
+    /// What proves that we hold the keys that tokens are bound to.
+    pub proofs: Arc<dyn DpopProofs>,
+}
+
+/// A proof for one request with a token that is bound to a key of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DpopProof {
+    /// To be sent as the header `DPoP`.
+    pub proof: Secret,
+    /// The SHA-256 of the access token that it is for.
+    pub access_token: SecretHash,
 }
 
 /// Who is handed a token.
@@ -74,6 +86,41 @@ impl Vending {
         Ok(token)
     }
 
+    /// A proof for one request with the access token that is there now, for a key that could be
+    /// handed that token: it is bound to a key of ours, which stays here. `named` is the SHA-256 of
+    /// the token that the caller has; without it, the answer says for which token the proof is.
+    ///
+    /// Nothing is refreshed. Whoever gets a proof has the token, however it came there, so it is
+    /// noted in the ledger as a hand-out.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::AccessTokenReplaced`] when the named token is not the one that is there;
+    /// [`Error::InvalidRequest`] naming `id` where that is bound to no key; otherwise as
+    /// [`issue`](Self::issue), but for what a refresh could bring.
+    pub async fn prove(
+        &self,
+        id: IdentityId,
+        to: Recipient<'_>,
+        request: &DpopRequest,
+        named: Option<&SecretHash>,
+    ) -> Result<DpopProof, Error> {
+        let Recipient { key, acting_user, request_id } = to;
+        let read = self.read(id, key).await?;
+        let (token, dpop_key) = Tokens::bound_token(&read.credentials)?;
+        check_scopes(&key.limits, &token.scopes)?;
+        let access_token = token.access_token.hash();
+        if named.is_some_and(|it| !it.matches(token.access_token.expose())) {
+            return Err(Error::AccessTokenReplaced);
+        }
+        let proof = self.proofs.prove(&dpop_key, request, &token.access_token);
+        let proof =
+            proof.map_err(|error| Error::ProviderMisconfigured { detail: error.to_string() })?;
+        let of = (read.credentials.provider_id, &read.user_id);
+        self.ledger.note(&token, of, (Who::ApiKey(key.id), acting_user), request_id).await?;
+        Ok(DpopProof { proof, access_token })
+    }
+
     /// Refreshes now, for a key that could be handed the token.
     ///
     /// # Errors
@@ -116,7 +163,7 @@ impl Vending {
     }
 
     /// The credentials as they are, for a Sentry deployment that is told them; `None` where there
-    /// are none or something is frozen.
+    /// are none, something is frozen, or the access token has lost its key.
     ///
     /// # Errors
     ///
@@ -125,6 +172,9 @@ impl Vending {
         let read = self.vending.find_vendable(id, None).await?;
         let Some(read) = read.filter(|it| it.frozen.is_none()) else { return Ok(None) };
         let Some(credentials) = read.credentials.credentials else { return Ok(None) };
+        if credentials.has_lost_its_key() {
+            return Ok(None);
+        }
         if let Some(access_token) = credentials.access_token.clone() {
             let token = IssuedToken {
                 identity_id: id,

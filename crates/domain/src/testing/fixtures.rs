@@ -255,6 +255,7 @@ pub fn provider_type() -> ProviderType {
         secret_names: vec!["client_secret".into()],
         authority_keys: vec!["issuer".into()],
         registered_keys: Vec::new(),
+        asked_keys: Vec::new(),
         capabilities: capabilities(),
     }
 }
@@ -360,7 +361,11 @@ pub fn attempt() -> Attempt {
 /// The secrets of [`attempt`].
 #[must_use]
 pub fn attempt_proof() -> AttemptProof {
-    AttemptProof { code_verifier: Secret::new("verifier-1"), nonce: Secret::new("nonce-1") }
+    AttemptProof {
+        code_verifier: Secret::new("verifier-1"),
+        nonce: Secret::new("nonce-1"),
+        dpop_key: None,
+    }
 }
 
 /// What [`link_session`] holds once the provider vouched for [`account`].
@@ -506,7 +511,7 @@ pub fn auth_identity() -> AuthIdentity {
 /// Never: the address is one.
 #[must_use]
 pub fn authorization_request() -> AuthorizationRequest {
-    let AttemptProof { code_verifier, nonce } = attempt_proof();
+    let AttemptProof { code_verifier, nonce, dpop_key } = attempt_proof();
     AuthorizationRequest {
         redirect_uri: redirect_uri(),
         state: Secret::new("state-1"),
@@ -514,13 +519,14 @@ pub fn authorization_request() -> AuthorizationRequest {
         code_verifier,
         scopes: Vec::new(),
         login_hint: None,
+        dpop_key,
     }
 }
 
 /// The code that came back from [`authorization_request`], to be traded.
 #[must_use]
 pub fn code_exchange() -> CodeExchange {
-    let AttemptProof { code_verifier, nonce } = attempt_proof();
+    let AttemptProof { code_verifier, nonce, dpop_key } = attempt_proof();
     CodeExchange {
         code: Secret::new("authorization-code-1"),
         redirect_uri: redirect_uri(),
@@ -528,6 +534,7 @@ pub fn code_exchange() -> CodeExchange {
         nonce,
         scopes: vec!["openid".into(), "email".into()],
         parameters: BTreeMap::new(),
+        dpop_key,
     }
 }
 
@@ -548,6 +555,7 @@ pub fn refresh_request() -> RefreshRequest {
         refresh_token: Secret::new("refresh-1"),
         external_id: external_id("account-1"),
         redirect_uri: None,
+        dpop_key: None,
     }
 }
 

@@ -5,13 +5,14 @@ use std::{
 };
 
 use async_trait::async_trait;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value, json};
 use url::Url;
 
 use crate::{
     account::ExternalAccount,
-    credentials::Credentials,
+    credentials::{Credentials, DPOP},
     identity_provider::{
         Capabilities, IdentityProvider, ProviderSecrets, ProviderType, Registration, Rotation,
     },
@@ -63,6 +64,7 @@ pub enum DeviceAnswer {
 #[derive(Clone, Default)]
 pub struct ScriptedProvider(Arc<Mutex<State>>);
 
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 struct State {
     now: Box<dyn Fn() -> DateTime<Utc> + Send>,
     lifetime: chrono::Duration,
@@ -84,6 +86,9 @@ struct State {
     device: bool,
     device_answers: VecDeque<DeviceAnswer>,
     device_polls: Vec<String>,
+    binds: bool,
+    /// By account.
+    keys: HashMap<String, Secret>,
 }
 
 struct GrantState {
@@ -115,6 +120,8 @@ impl Default for State {
             device: true,
             device_answers: VecDeque::new(),
             device_polls: Vec::new(),
+            binds: false,
+            keys: HashMap::new(),
         }
     }
 }
@@ -169,6 +176,12 @@ impl ScriptedProvider {
         self.with(|it| it.device = false);
     }
 
+    /// Binds its tokens to keys from now on ([RFC 9449](https://www.rfc-editor.org/rfc/rfc9449)), or
+    /// issues bearer tokens again: also in the place of those that are bound.
+    pub fn set_binding(&self, binds: bool) {
+        self.with(|it| it.binds = binds);
+    }
+
     /// Answers the next polls of device links like this, one after the other.
     pub fn answer_device_polls(&self, answers: impl IntoIterator<Item = DeviceAnswer>) {
         self.with(|it| it.device_answers.extend(answers));
@@ -183,7 +196,16 @@ impl ScriptedProvider {
     /// New credentials for an account, as after a link.
     #[must_use]
     pub fn grant(&self, account: &str) -> Credentials {
+        let key = self.new_dpop_key();
+        self.grant_bound_to(account, key)
+    }
+
+    fn grant_bound_to(&self, account: &str, key: Option<Secret>) -> Credentials {
         self.with(|it| {
+            match &key {
+                Some(key) => drop(it.keys.insert(account.to_owned(), key.clone())),
+                None => drop(it.keys.remove(account)),
+            }
             let (access, refresh) = it.next_tokens(account);
             let grant = GrantState {
                 access: access.clone(),
@@ -192,7 +214,7 @@ impl ScriptedProvider {
                 alive: true,
             };
             it.grants.insert(account.to_owned(), grant);
-            it.answer(access, Some(refresh))
+            it.bound(it.answer(access, Some(refresh)), key)
         })
     }
 
@@ -277,7 +299,23 @@ impl State {
         }
     }
 
-    fn rotate(&mut self, token: &str, keep: bool) -> Result<Credentials, ConnectorError> {
+    /// An answer to whoever has proven to hold this key.
+    fn bound(&self, answer: Credentials, dpop_key: Option<Secret>) -> Credentials {
+        let token_type = if self.binds && dpop_key.is_some() { DPOP } else { "Bearer" };
+        Credentials { token_type: Some(token_type.to_owned()), dpop_key, ..answer }
+    }
+
+    /// Whether a refresh token is bound to another key than the one that was proven.
+    fn is_bound_to_another(&self, token: &str, key: Option<&Secret>) -> bool {
+        account_of(token).and_then(|it| self.keys.get(it)).is_some_and(|it| Some(it) != key)
+    }
+
+    fn rotate(
+        &mut self,
+        token: &str,
+        key: Option<&Secret>,
+        keep: bool,
+    ) -> Result<Credentials, ConnectorError> {
         let now = (self.now)();
         let invalid = || ConnectorError::GrantRejected { code: "invalid_grant".to_owned() };
         let account = self.grants.iter().find_map(|(account, grant)| {
@@ -324,6 +362,9 @@ impl State {
         }
         let grant =
             GrantState { access: access.clone(), refresh: refresh.clone(), spent, alive: true };
+        if let (true, Some(key)) = (self.binds, key) {
+            self.keys.insert(account.clone(), key.clone());
+        }
         self.grants.insert(account, grant);
         Ok(self.answer(access, (!keep).then_some(refresh)))
     }
@@ -342,12 +383,19 @@ impl Connector for ScriptedProvider {
         }
     }
 
+    fn new_dpop_key(&self) -> Option<Secret> {
+        self.with(|it| it.binds).then(Secret::random)
+    }
+
     async fn authorize(&self, request: &AuthorizationRequest) -> Result<Url, ConnectorError> {
         let mut url = Url::parse("https://scripted.example/authorize")
             .map_err(|error| ConnectorError::Misconfigured { detail: error.to_string() })?;
         url.query_pairs_mut()
             .append_pair("state", request.state.expose())
             .append_pair("redirect_uri", request.redirect_uri.as_str());
+        if let Some(key) = &request.dpop_key {
+            url.query_pairs_mut().append_pair("dpop_jkt", &thumbprint(key));
+        }
         Ok(url)
     }
 
@@ -371,7 +419,8 @@ impl Connector for ScriptedProvider {
             return Err(ConnectorError::GrantRejected { code: "invalid_grant".to_owned() });
         }
         let claims = Map::from_iter([("sub".to_owned(), json!(account))]);
-        Ok(Grant { credentials: self.grant(account), claims, facts: Map::new() })
+        let credentials = self.grant_bound_to(account, exchange.dpop_key.clone());
+        Ok(Grant { credentials, claims, facts: Map::new() })
     }
 
     async fn device_authorize(
@@ -435,62 +484,14 @@ impl Connector for ScriptedProvider {
     }
 
     async fn refresh(&self, request: &RefreshRequest) -> Result<Credentials, ConnectorError> {
-        let token = request.refresh_token.expose().to_owned();
-        let lost = || ConnectorError::Unavailable {
-            detail: "no answer".to_owned(),
-            retry_after: None,
-            sent: Sent::Unknown,
-        };
-        let fault = self.with(|it| {
-            let others = it.in_flight.entry(token.clone()).or_default();
-            *others += 1;
-            if *others > 1 {
-                it.concurrent_uses += 1;
-            }
-            it.faults.pop_front()
-        });
-        let landed = InFlight { provider: self.clone(), token: token.clone() };
-        let used = |it: &mut State| it.uses.push(token.clone());
-        match fault {
-            None => self.with(|it| {
-                used(it);
-                it.rotate(&token, false)
-            }),
-            Some(RefreshFault::KeepRefreshToken) => self.with(|it| {
-                used(it);
-                it.rotate(&token, true)
-            }),
-            Some(RefreshFault::Refuse(error)) => {
-                self.with(used);
-                Err(error)
-            }
-            Some(RefreshFault::LoseAnswer) => self.with(|it| {
-                used(it);
-                let _lost = it.rotate(&token, false);
-                Err(lost())
-            }),
-            Some(RefreshFault::LoseRequest) => Err(lost()),
-            Some(RefreshFault::Hang) => std::future::pending().await,
-            Some(RefreshFault::Late(time)) => {
-                let provider = self.clone();
-                let work = tokio::spawn(async move {
-                    let _landed = landed;
-                    tokio::time::sleep(time).await;
-                    provider.with(|it| {
-                        it.uses.push(token.clone());
-                        it.rotate(&token, false)
-                    })
-                });
-                work.await.unwrap_or_else(|_| Err(lost()))
-            }
-            Some(RefreshFault::Delay(time)) => {
-                tokio::time::sleep(time).await;
-                self.with(|it| {
-                    used(it);
-                    it.rotate(&token, false)
-                })
-            }
+        let key = request.dpop_key.clone();
+        let token = request.refresh_token.expose();
+        if self.with(|it| it.is_bound_to_another(token, key.as_ref())) {
+            self.with(|it| it.uses.push(token.to_owned()));
+            return Err(ConnectorError::GrantRejected { code: "invalid_grant".to_owned() });
         }
+        let answer = self.spend(request).await?;
+        Ok(self.with(|it| it.bound(answer, key)))
     }
 
     async fn reachable(&self) -> Result<(), ConnectorError> {
@@ -522,6 +523,79 @@ impl Connector for ScriptedProvider {
     }
 }
 
+/// Whose grant a refresh token is of.
+fn account_of(token: &str) -> Option<&str> {
+    token.trim_start_matches("refresh-").rsplit_once('-').map(|(account, _)| account)
+}
+
+/// What names a key and does not tell it.
+fn thumbprint(key: &Secret) -> String {
+    URL_SAFE_NO_PAD.encode(key.hash().0)
+}
+
+impl ScriptedProvider {
+    /// What becomes of a refresh token that came with the right key.
+    async fn spend(&self, request: &RefreshRequest) -> Result<Credentials, ConnectorError> {
+        let key = request.dpop_key.clone();
+        let token = request.refresh_token.expose().to_owned();
+        let lost = || ConnectorError::Unavailable {
+            detail: "no answer".to_owned(),
+            retry_after: None,
+            sent: Sent::Unknown,
+        };
+        let fault = self.with(|it| {
+            let others = it.in_flight.entry(token.clone()).or_default();
+            *others += 1;
+            if *others > 1 {
+                it.concurrent_uses += 1;
+            }
+            it.faults.pop_front()
+        });
+        let landed = InFlight { provider: self.clone(), token: token.clone() };
+        let used = |it: &mut State| it.uses.push(token.clone());
+        match fault {
+            None => self.with(|it| {
+                used(it);
+                it.rotate(&token, key.as_ref(), false)
+            }),
+            Some(RefreshFault::KeepRefreshToken) => self.with(|it| {
+                used(it);
+                it.rotate(&token, key.as_ref(), true)
+            }),
+            Some(RefreshFault::Refuse(error)) => {
+                self.with(used);
+                Err(error)
+            }
+            Some(RefreshFault::LoseAnswer) => self.with(|it| {
+                used(it);
+                let _lost = it.rotate(&token, key.as_ref(), false);
+                Err(lost())
+            }),
+            Some(RefreshFault::LoseRequest) => Err(lost()),
+            Some(RefreshFault::Hang) => std::future::pending().await,
+            Some(RefreshFault::Late(time)) => {
+                let provider = self.clone();
+                let work = tokio::spawn(async move {
+                    let _landed = landed;
+                    tokio::time::sleep(time).await;
+                    provider.with(|it| {
+                        it.uses.push(token.clone());
+                        it.rotate(&token, key.as_ref(), false)
+                    })
+                });
+                work.await.unwrap_or_else(|_| Err(lost()))
+            }
+            Some(RefreshFault::Delay(time)) => {
+                tokio::time::sleep(time).await;
+                self.with(|it| {
+                    used(it);
+                    it.rotate(&token, key.as_ref(), false)
+                })
+            }
+        }
+    }
+}
+
 struct InFlight {
     provider: ScriptedProvider,
     token: String,
@@ -550,6 +624,7 @@ impl Connectors for ScriptedProvider {
             secret_names: vec!["client_secret".to_owned()],
             authority_keys: vec!["issuer".to_owned()],
             registered_keys: Vec::new(),
+            asked_keys: Vec::new(),
             capabilities: self.capabilities(),
         }]
     }

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use symbolon_domain::{
     Error,
     event::EventKind,
@@ -630,4 +631,42 @@ async fn a_provider_is_found_by_id_or_by_type_and_external_id() {
         let found = world.providers.get(key).await.unwrap();
         assert_eq!(found.map(|it| it.id), expected, "{key:?}");
     }
+}
+
+#[tokio::test]
+async fn the_key_of_a_trip_binds_its_grant_and_each_trip_has_another() {
+    let world = World::new().await;
+    world.provider.set_binding(true);
+    let linking = linking(&world);
+    let mut thumbprints = Vec::new();
+    let mut keys = Vec::new();
+    for _ in 0..2 {
+        let (session, url) = linking.start(start(&world)).await.unwrap();
+        let token = url.path_segments().unwrap().next_back().unwrap().to_owned();
+        let Opened::Redirect { to, browser } = linking.open(&token, None, None).await.unwrap()
+        else {
+            panic!("the provider is known");
+        };
+        let asked = query(&to);
+        let state = Secret::new(asked["state"].as_str());
+        let trip = Trip { id: session.id, token, state, browser };
+        let back = linking
+            .receive(world.provider_id, code(&trip, "account-1"), Some(trip.browser.clone()))
+            .await
+            .unwrap();
+        let code = Secret::new(query(&back)["completion_code"].as_str());
+        let user = Some(fixtures::user("user-1"));
+        let done = linking.complete(trip.id, &code, user, fixtures::ACTOR).await.unwrap();
+        let stored = world.stored(done.identity_id.unwrap()).await.credentials.unwrap();
+        let key = stored.dpop_key.unwrap();
+        assert_eq!(URL_SAFE_NO_PAD.encode(key.hash().0), asked["dpop_jkt"]);
+        thumbprints.push(asked["dpop_jkt"].clone());
+        keys.push(key);
+    }
+    assert_ne!(thumbprints[0], thumbprints[1]);
+    // It is told nowhere.
+    let events = world.events(EventKind::IdentityLinked).await;
+    let told = format!("{events:?}{:?}", world.events(EventKind::IdentityRelinked).await);
+    assert!(!events.is_empty());
+    assert!(keys.iter().all(|it| !told.contains(it.expose())));
 }

@@ -1,12 +1,19 @@
 //! Provider instances: whose ids they are, and who changes them at the same time.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
-use serde_json::json;
+use async_trait::async_trait;
+use serde_json::{Map, Value, json};
 use symbolon_domain::{
     Error,
-    identity_provider::{IdentityProvider, OptionChanges, ProviderSecrets},
-    ports::{IdentityProviderRepository, MockIdentityProviderRepository, RepositoryError},
+    identity_provider::{IdentityProvider, OptionChanges, ProviderSecrets, ProviderType},
+    ports::{
+        Connector, ConnectorError, Connectors, IdentityProviderRepository, InvalidConfig,
+        MockIdentityProviderRepository, RepositoryError, Sent,
+    },
     services::{HIDDEN, Providers},
     testing::{ScriptedProvider, fixtures},
 };
@@ -81,8 +88,7 @@ fn contested(first: IdentityProvider) -> MockIdentityProviderRepository {
 
 #[tokio::test]
 async fn a_declared_provider_is_brought_up_to_date_though_another_replica_was_first() {
-    let provider =
-        IdentityProvider { config: serde_json::Map::new(), ..fixtures::identity_provider() };
+    let provider = IdentityProvider { config: Map::new(), ..fixtures::identity_provider() };
     let providers = Providers {
         providers: Arc::new(contested(provider)),
         connectors: Arc::new(ScriptedProvider::default()),
@@ -101,7 +107,7 @@ fn locked() -> Providers {
     let mut port = MockIdentityProviderRepository::new();
     let provider = IdentityProvider {
         provider_type: "scripted".into(),
-        config: serde_json::Map::new(),
+        config: Map::new(),
         ..fixtures::identity_provider()
     };
     let (found, updated) = (provider.clone(), provider.clone());
@@ -152,5 +158,95 @@ async fn secrets_that_do_not_open_are_not_dropped_by_a_change_of_something_else(
                 if field == "config.client_secret"),
             "{refused:?}"
         );
+    }
+}
+
+/// A catalog of one type whose key `dpop` is asked about, and which counts how often it was.
+struct Asking {
+    answer: Result<(), ConnectorError>,
+    asked: AtomicUsize,
+}
+
+#[async_trait]
+impl Connectors for Asking {
+    fn types(&self) -> Vec<ProviderType> {
+        let asked_keys = vec!["dpop".to_owned()];
+        vec![ProviderType { name: "asking".into(), asked_keys, ..fixtures::provider_type() }]
+    }
+
+    fn check(
+        &self,
+        _provider_type: &str,
+        _config: &Map<String, Value>,
+        _secrets: &ProviderSecrets,
+    ) -> Result<(), InvalidConfig> {
+        Ok(())
+    }
+
+    async fn verify(
+        &self,
+        provider_type: &str,
+        config: &Map<String, Value>,
+        _secrets: &ProviderSecrets,
+    ) -> Result<(), ConnectorError> {
+        assert_eq!((provider_type, &config["dpop"]), ("asking", &json!(true)));
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        self.answer.clone()
+    }
+
+    fn connect(
+        &self,
+        _provider: &IdentityProvider,
+        _secrets: &ProviderSecrets,
+    ) -> Result<Arc<dyn Connector>, InvalidConfig> {
+        panic!("nobody links here")
+    }
+}
+
+#[tokio::test]
+async fn what_not_every_provider_can_do_is_asked_before_it_is_configured() {
+    let none = OptionChanges::default;
+    let plain = || fixtures::object(json!({"client_id": "a"}));
+    let bound = || fixtures::object(json!({"client_id": "a", "dpop": true}));
+    let cannot = ConnectorError::Misconfigured { detail: "no ES256".into() };
+    let away = ConnectorError::Unavailable {
+        detail: "no answer".into(),
+        retry_after: None,
+        sent: Sent::No,
+    };
+    for (answer, refused) in [(Ok(()), false), (Err(cannot), true), (Err(away), false)] {
+        let world = World::new().await;
+        let asking = Arc::new(Asking { answer, asked: AtomicUsize::new(0) });
+        let connectors: Arc<dyn Connectors> = asking.clone();
+        let providers = Providers { providers: world.store.clone(), connectors, public_url: None };
+        let asked = || asking.asked.swap(0, Ordering::SeqCst);
+        let check = |result: Result<IdentityProvider, Error>| {
+            match &result {
+                Err(Error::ProviderMisconfigured { detail }) => {
+                    assert!(refused && detail.contains("no ES256"), "{detail}");
+                }
+                other => assert!(!refused && other.is_ok(), "{other:?}"),
+            }
+            assert_eq!(asked(), 1);
+        };
+        // Where nothing is asked of it, nobody asks.
+        let made = providers.create("asking", None, plain(), none(), &ACTOR).await.unwrap();
+        let config = fixtures::object(json!({"client_id": "b"}));
+        providers.update(made.id, &config, none(), None, &ACTOR).await.unwrap();
+        assert_eq!(asked(), 0);
+
+        let id = Some("other".to_owned());
+        check(providers.create("asking", id.clone(), bound(), none(), &ACTOR).await);
+        let kept = providers.providers.find_by_key("asking", id.as_deref()).await.unwrap();
+        assert_eq!(kept.is_none(), refused, "nothing is left of one that cannot");
+        check(providers.update(made.id, &bound(), none(), None, &ACTOR).await);
+        let id = Some("declared".to_owned());
+        providers.create("asking", id.clone(), plain(), none(), &ACTOR).await.unwrap();
+        check(providers.ensure("asking", id.clone(), bound(), none(), &ACTOR).await);
+        if !refused {
+            // As it is already: a start does not wait for anybody.
+            providers.ensure("asking", id, bound(), none(), &ACTOR).await.unwrap();
+            assert_eq!(asked(), 0);
+        }
     }
 }

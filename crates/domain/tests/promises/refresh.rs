@@ -826,3 +826,47 @@ impl CredentialsRepository for Flaky {
         self.store.changed(id, at_most).await;
     }
 }
+
+#[tokio::test]
+async fn a_refresh_is_proven_with_the_key_that_the_refresh_token_is_bound_to() {
+    let world = World::new().await;
+    world.provider.set_binding(true);
+    let id = world.identity().await;
+    let tokens = world.replica("a");
+    let key = async || world.stored(id).await.credentials.unwrap().dpop_key;
+    let first = key().await;
+    assert!(first.is_some());
+    for _ in 0..2 {
+        world.expire();
+        tokens.issue(id, &TokenNeed::default()).await.unwrap();
+        assert_eq!(key().await, first);
+    }
+    // Whoever presents another key is refused, and so would be whoever presents none.
+    let stored = world.stored(id).await.credentials.unwrap();
+    let other = Credentials { dpop_key: Some(Secret::random()), ..stored };
+    let other = Credentials { access_token: Some(Secret::new("a")), ..other };
+    let id = world.identity_with(Some(other)).await;
+    let refused = tokens.refresh(id).await;
+    assert!(matches!(refused, Err(Error::IdentityNotValid { .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_grant_from_before_gets_one_key_with_its_next_refresh_careful_retry_and_all() {
+    let world = World::new().await;
+    let id = world.identity().await;
+    let key = async || world.stored(id).await.credentials.unwrap().dpop_key;
+    assert_eq!(key().await, None);
+    world.provider.set_binding(true);
+    world.provider.set_reuse_interval(TimeDelta::seconds(10));
+    // It has bound its tokens by then, and refuses any other key.
+    world.provider.fail_next([RefreshFault::LoseAnswer]);
+    world.expire();
+    let answer = token(&world.replica("a"), id).await.unwrap();
+    assert_eq!(answer.token_type, "DPoP");
+    assert!(world.provider.accepts("account-1", &answer.access_token));
+    assert_eq!(world.provider.most_uses_of_one_token(), 2);
+    let first = key().await;
+    world.expire();
+    token(&world.replica("a"), id).await.unwrap();
+    assert_eq!(key().await, first);
+}

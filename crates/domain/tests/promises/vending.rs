@@ -1,21 +1,22 @@
 //! Who may be handed which token, and what a rejected one does.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use chrono::TimeDelta;
 use symbolon_domain::{
     Error,
     api_key::{ApiKey, KeyLimits, UserPattern},
-    credentials::Credentials,
+    credentials::{Credentials, DPOP},
+    dpop::DpopRequest,
     event::{Actor, EventKind},
     freeze::FreezeSubject,
     identity::{IdentityStatus, InvalidReason},
     ids::{IdentityId, ProviderId},
     page::PageRequest,
     ports::{ConnectorError, LedgerFilter, LedgerRepository, OrganizationIdentityRepository, Sent},
-    secret::SecretHash,
-    services::{Ledger, Recipient, Rejected, TokenNeed, Vending},
-    testing::{RefreshFault, fixtures},
+    secret::{Secret, SecretHash},
+    services::{DpopProof, Ledger, Recipient, Rejected, TokenNeed, Vending},
+    testing::{PlainProofs, RefreshFault, fixtures},
 };
 
 use crate::world::World;
@@ -26,6 +27,7 @@ fn vending(world: &World) -> Vending {
         organization_identities: world.store.clone(),
         tokens: world.replica("a"),
         ledger: Ledger::new(world.store.clone(), world.clock.clone()),
+        proofs: Arc::new(PlainProofs),
     }
 }
 
@@ -40,6 +42,28 @@ fn to(key: &ApiKey) -> Recipient<'_> {
 async fn issue(world: &World, id: IdentityId, key: &ApiKey) -> Result<SecretHash, Error> {
     let issued = vending(world).issue(id, to(key), &TokenNeed::default()).await;
     issued.map(|it| it.access_token.hash())
+}
+
+/// The request of [`prove`].
+fn get() -> DpopRequest {
+    DpopRequest::new("GET", "https://api.example/files?a=b", Some("n")).unwrap()
+}
+
+async fn prove(
+    world: &World,
+    id: IdentityId,
+    key: &ApiKey,
+    named: Option<&SecretHash>,
+) -> Result<DpopProof, Error> {
+    vending(world).prove(id, to(key), &get(), named).await
+}
+
+/// A world whose provider binds its tokens.
+async fn binding() -> (World, IdentityId) {
+    let world = World::new().await;
+    world.provider.set_binding(true);
+    let id = world.identity().await;
+    (world, id)
 }
 
 #[tokio::test]
@@ -120,6 +144,7 @@ async fn what_is_frozen_is_refused_with_who_and_why_and_handed_out_again_after()
         vending.issue(id, to(&key), &TokenNeed::default()).await.map(drop),
         vending.refresh(id, &key).await,
         vending.report_rejected(id, &key, &hash).await.map(drop),
+        vending.prove(id, to(&key), &get(), None).await.map(drop),
     ] {
         let Err(error @ Error::Frozen(_)) = refused else { panic!("{refused:?}") };
         let told = error.to_string();
@@ -281,4 +306,122 @@ async fn a_rejected_token_stays_while_the_provider_is_away_and_the_identity_vali
     assert_eq!(world.provider.refreshes(), 1);
     assert_eq!(world.find(id).await.status, IdentityStatus::Valid);
     assert_eq!(issue(&world, id, &fixtures::api_key()).await.unwrap(), old);
+}
+
+#[tokio::test]
+async fn a_token_that_is_bound_says_so_and_a_proof_is_made_with_its_key() {
+    let (world, id) = binding().await;
+    let key = fixtures::api_key();
+    let token = vending(&world).issue(id, to(&key), &TokenNeed::default()).await.unwrap();
+    assert_eq!(token.token_type, DPOP);
+    let dpop_key = world.stored(id).await.credentials.unwrap().dpop_key.unwrap();
+    let expected = PlainProofs::text(&dpop_key, &get(), &token.access_token);
+    let hash = token.access_token.hash();
+    for named in [None, Some(&hash)] {
+        let proof = prove(&world, id, &key, named).await.unwrap();
+        assert_eq!(proof.proof.expose(), expected);
+        assert_eq!(proof.access_token, hash);
+    }
+}
+
+#[tokio::test]
+async fn after_a_refresh_the_key_is_the_same_and_the_old_token_gets_no_more_proofs() {
+    let (world, id) = binding().await;
+    let key = fixtures::api_key();
+    let old = issue(&world, id, &key).await.unwrap();
+    let before = world.stored(id).await.credentials.unwrap();
+    vending(&world).refresh(id, &key).await.unwrap();
+    let after = world.stored(id).await.credentials.unwrap();
+    assert_eq!(before.dpop_key, after.dpop_key);
+    assert_ne!(before.access_token, after.access_token);
+    let refused = prove(&world, id, &key, Some(&old)).await;
+    assert!(matches!(refused, Err(Error::AccessTokenReplaced)), "{refused:?}");
+    let new = issue(&world, id, &key).await.unwrap();
+    assert_eq!(prove(&world, id, &key, Some(&new)).await.unwrap().access_token, new);
+}
+
+#[tokio::test]
+async fn nothing_is_refreshed_for_a_proof() {
+    let (world, id) = binding().await;
+    world.expire();
+    prove(&world, id, &fixtures::api_key(), None).await.unwrap();
+    assert_eq!(world.provider.refreshes(), 0);
+}
+
+#[tokio::test]
+async fn a_bearers_token_needs_no_proof_and_an_invalid_identity_gets_none() {
+    let world = World::new().await;
+    let key = fixtures::api_key();
+    let id = world.identity().await;
+    let refused = prove(&world, id, &key, None).await;
+    let named = matches!(&refused, Err(Error::InvalidRequest { field, .. }) if field == "id");
+    assert!(named, "{refused:?}");
+
+    let (world, id) = binding().await;
+    world.provider.end_grant("account-1");
+    vending(&world).refresh(id, &key).await.unwrap_err();
+    let refused = prove(&world, id, &key, None).await;
+    assert!(matches!(refused, Err(Error::IdentityNotValid { .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn who_may_not_have_the_token_gets_no_proof_and_whoever_gets_one_is_in_the_ledger() {
+    let (world, id) = binding().await;
+    let token = world.stored(id).await.credentials.unwrap().access_token.unwrap().hash();
+    let users = Some(vec![UserPattern::new("nobody").unwrap()]);
+    let unseen = limited(KeyLimits { users, ..KeyLimits::NONE });
+    let refused = prove(&world, id, &unseen, None).await;
+    assert!(matches!(refused, Err(Error::NotFound("identity"))), "{refused:?}");
+    let token_scopes = Some(vec!["another".to_owned()]);
+    let less = limited(KeyLimits { token_scopes, ..KeyLimits::NONE });
+    let refused = prove(&world, id, &less, None).await;
+    assert!(matches!(refused, Err(Error::BeyondLimits(_))), "{refused:?}");
+
+    let vending = vending(&world);
+    let key = fixtures::api_key();
+    let other = SecretHash::of("another token");
+    vending.prove(id, to(&key), &get(), Some(&other)).await.unwrap_err();
+    let found = async || {
+        let page = PageRequest::default();
+        vending.ledger.list(Some(id), Some(&token), page).await.unwrap().items
+    };
+    assert_eq!(found().await.len(), 0);
+    vending.prove(id, to(&key), &get(), Some(&token)).await.unwrap();
+    let entries = found().await;
+    let [entry] = entries.as_slice() else { panic!("{entries:?}") };
+    assert_eq!((entry.hand_out.to.to_string().as_str(), entry.tally.times), ("api_key:1", 1));
+}
+
+#[tokio::test]
+async fn a_token_that_the_provider_did_not_bind_is_handed_to_nobody_until_it_binds_again() {
+    let (world, id) = binding().await;
+    let key = fixtures::api_key();
+    world.provider.set_binding(false);
+    world.expire();
+    for _ in 0..2 {
+        let refused = issue(&world, id, &key).await;
+        assert!(matches!(refused, Err(Error::ProviderMisconfigured { .. })), "{refused:?}");
+        let refused = prove(&world, id, &key, None).await;
+        assert!(matches!(refused, Err(Error::ProviderMisconfigured { .. })), "{refused:?}");
+    }
+    assert_eq!(vending(&world).open_for_sentry(id).await.unwrap(), None);
+    // The grant is not lost: what came in its place is kept, with the key.
+    assert_eq!(world.provider.refreshes(), 1);
+    let stored = world.stored(id).await;
+    assert_eq!((stored.status, stored.generation), (IdentityStatus::Valid, 2));
+
+    world.provider.set_binding(true);
+    vending(&world).refresh(id, &key).await.unwrap();
+    let token = vending(&world).issue(id, to(&key), &TokenNeed::default()).await.unwrap();
+    assert_eq!(token.token_type, DPOP);
+}
+
+#[tokio::test]
+async fn a_key_that_cannot_be_read_is_for_the_operator() {
+    let (world, _) = binding().await;
+    let dpop_key = Some(Secret::new(PlainProofs::UNREADABLE));
+    let unreadable = Credentials { dpop_key, ..world.provider.grant("account-1") };
+    let id = world.identity_with(Some(unreadable)).await;
+    let refused = prove(&world, id, &fixtures::api_key(), None).await;
+    assert!(matches!(refused, Err(Error::ProviderMisconfigured { .. })), "{refused:?}");
 }

@@ -35,7 +35,7 @@ use symbolon_domain::{
         Providers, ReturnUrls, Revocations, SingleSignOn, Tasks, TokenPorts, TokenSettings, Tokens,
         Transfers, Vending, Webhooks,
     },
-    testing::{MemoryStore, TestClock, fixtures},
+    testing::{MemoryStore, PlainProofs, TestClock, fixtures},
 };
 use symbolon_http::{HttpParts, LimitSettings, Readiness, SentryRpc, Unready, router};
 use tower::ServiceExt as _;
@@ -270,6 +270,7 @@ impl Ports {
             organization_identities: self.organization_identities.clone(),
             tokens,
             ledger: Ledger::new(self.ledger, self.clock.clone()),
+            proofs: Arc::new(PlainProofs),
         };
         let sentry_rpc = self.sentry_rpc.map(|(secrets, include_credentials)| SentryRpc {
             shared_secrets: secrets.iter().map(|it| Secret::new(*it)).collect(),

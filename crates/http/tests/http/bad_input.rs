@@ -83,6 +83,11 @@ fn endpoints() -> Vec<(Method, &'static str, Takes)> {
             "/v1/identities/{id}/report-rejected",
             Json(|| json!({"access_token_sha256": "00".repeat(32)})),
         ),
+        (
+            Method::POST,
+            "/v1/identities/{id}/dpop-proof",
+            Json(|| json!({"method": "GET", "url": "https://api.example/files"})),
+        ),
         (Method::GET, "/v1/freezes", Query(&[])),
         (
             Method::GET,
@@ -258,6 +263,30 @@ fn wrong_fields() -> Vec<(Method, &'static str, &'static str, Vec<Value>)> {
             "/v1/users/{user_id}/transfer",
             "on_conflict",
             vec![json!(null), json!("merge"), json!(1)],
+        ),
+        (
+            post(),
+            "/v1/identities/{id}/dpop-proof",
+            "method",
+            vec![json!(null), json!(1), json!(""), json!("GE T"), json!("x".repeat(33))],
+        ),
+        (
+            post(),
+            "/v1/identities/{id}/dpop-proof",
+            "url",
+            vec![json!(null), json!(1), json!(""), json!("/files"), json!("ftp://a.example/")],
+        ),
+        (
+            post(),
+            "/v1/identities/{id}/dpop-proof",
+            "nonce",
+            vec![json!(1), json!([]), json!(""), json!("a b"), json!("x".repeat(1025))],
+        ),
+        (
+            post(),
+            "/v1/identities/{id}/dpop-proof",
+            "access_token_sha256",
+            vec![json!(1), json!([]), json!(""), json!("00"), json!("g".repeat(64))],
         ),
         (post(), "/v1/token", "identity_id", vec![json!("1"), json!(1.5), json!([])]),
         (post(), "/v1/token", "external_id", vec![json!(1), json!(""), json!([])]),

@@ -65,6 +65,7 @@ fn provider(mocks: &mut Mocks, authorize: Result<(), ConnectorError>) {
         let mut connector = MockConnector::new();
         let authorize = authorize.clone();
         connector.expect_capabilities().return_const(fixtures::capabilities());
+        connector.expect_new_dpop_key().return_const(None);
         connector.expect_authorize().returning(move |request| {
             authorize.clone()?;
             let state = request.state.expose();

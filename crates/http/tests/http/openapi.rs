@@ -66,6 +66,7 @@ async fn the_document_tells_of_these_routes() {
     GET /v1/identities/{id} (key)
     DELETE /v1/identities/{id} (key)
     PUT /v1/identities/{id}/data (key)
+    POST /v1/identities/{id}/dpop-proof (key)
     GET /v1/identities/{id}/explain (key)
     POST /v1/identities/{id}/refresh (key)
     POST /v1/identities/{id}/report-rejected (key)

@@ -10,7 +10,7 @@ use symbolon_domain::api_key::KeyScope::{
 use crate::app::{Mocks, key_with};
 
 /// Every route under `/v1`, and what its caller must be allowed.
-const ROUTES: [(Method, &str, KeyScope); 60] = [
+const ROUTES: [(Method, &str, KeyScope); 61] = [
     (Method::POST, "/v1/providers", ProvidersWrite),
     (Method::GET, "/v1/providers", ProvidersRead),
     (Method::GET, "/v1/providers/1", ProvidersRead),
@@ -32,6 +32,7 @@ const ROUTES: [(Method, &str, KeyScope); 60] = [
     (Method::POST, "/v1/token", TokensRead),
     (Method::POST, "/v1/identities/1/refresh", TokensRead),
     (Method::POST, "/v1/identities/1/report-rejected", TokensRead),
+    (Method::POST, "/v1/identities/1/dpop-proof", TokensRead),
     (Method::GET, "/v1/freezes", Admin),
     (Method::POST, "/v1/freezes", Admin),
     (Method::DELETE, "/v1/freezes/key/1", Admin),

@@ -7,13 +7,15 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use symbolon_domain::{
     api_key::{KeyLimits, KeyScope},
+    credentials::Credentials,
     event::Actor,
     freeze::FreezeSubject,
     ids::ProviderId,
     page::PageRequest,
     ports::{
-        ConnectorError, IdentityProviderRepository, LedgerFilter, LedgerRepository,
-        MockSubjectTokens, NewIdentityProvider, ProvenSubject, Sent, VendingRepository,
+        ConnectorError, IdentityProviderRepository, IdentityRepository as _, LedgerFilter,
+        LedgerRepository, Link, MockSubjectTokens, NewIdentityProvider, ProvenSubject, Sent,
+        VendingRepository,
     },
     secret::Secret,
     services::ApiKeys,
@@ -280,4 +282,35 @@ async fn freezes_and_limits_hold_here_too() {
         all.extend(fields);
         refused(&world.send(None, &all).await, 400, error);
     }
+}
+
+#[tokio::test]
+async fn a_token_that_is_bound_to_a_key_says_how_it_is_presented() {
+    let world = World::new().await;
+    let credentials = Credentials {
+        access_token: Some(Secret::new("token-9")),
+        token_type: Some("DPoP".to_owned()),
+        dpop_key: Some(Secret::new("key")),
+        expires_at: None,
+        ..fixtures::credentials()
+    };
+    let link = Link {
+        provider_id: ProviderId(world.provider),
+        owner: fixtures::owner("carol"),
+        external_id: fixtures::external_id("carol"),
+        credentials: Some(credentials),
+        ..fixtures::link()
+    };
+    world.store.link(&link).await.unwrap();
+    let fields = [
+        ("subject_token_type", KEY_TYPE),
+        ("subject_token", world.key.expose()),
+        ("user_id", "carol"),
+        ("audience", "oidc"),
+    ];
+    let answer = world.send(None, &fields).await.json();
+    assert_eq!(
+        (&answer["access_token"], &answer["token_type"]),
+        (&json!("token-9"), &json!("DPoP"))
+    );
 }

@@ -6,12 +6,16 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use symbolon_domain::{
     api_key::{ApiKey, KeyLimits, KeyScope, UserPattern},
+    credentials::Credentials,
+    dpop::DpopRequest,
     event::Actor,
     ids::ProviderId,
-    ports::{IdentityProviderRepository, NewIdentityProvider},
+    ports::{
+        IdentityProviderRepository, IdentityRepository as _, Link, LinkOutcome, NewIdentityProvider,
+    },
     secret::Secret,
     services::ApiKeys,
-    testing::{MemoryStore, RunningClock, fixtures},
+    testing::{MemoryStore, PlainProofs, RunningClock, fixtures},
 };
 
 use crate::app::{Answer, App, Ports, request};
@@ -70,6 +74,28 @@ impl World {
         answer.json()["id"].as_i64().unwrap()
     }
 
+    /// An identity whose token `token-9` is bound to a key.
+    async fn link_bound(&self) -> i64 {
+        let credentials = Credentials {
+            access_token: Some(Secret::new("token-9")),
+            token_type: Some("dpop".to_owned()),
+            dpop_key: Some(Secret::new("canary-key")),
+            expires_at: None,
+            ..fixtures::credentials()
+        };
+        let link = Link {
+            provider_id: ProviderId(self.provider),
+            owner: fixtures::owner("carol"),
+            external_id: fixtures::external_id("carol's"),
+            credentials: Some(credentials),
+            ..fixtures::link()
+        };
+        match self.store.link(&link).await.unwrap() {
+            LinkOutcome::Created(identity) => identity.id.0,
+            other => panic!("{other:?}"),
+        }
+    }
+
     async fn call(&self, key: &Secret, method: &str, path: &str, body: Option<Value>) -> Answer {
         self.app.send(request(method.parse().unwrap(), path, key.expose(), body)).await
     }
@@ -98,6 +124,11 @@ async fn key(store: &Arc<MemoryStore>, scopes: &[KeyScope], limits: KeyLimits) -
     keys.create_limited("k", scopes, &limits, &Actor::OPERATOR).await.unwrap()
 }
 
+/// The body of a request for a proof.
+fn proof_of_get() -> Value {
+    json!({"method": "GET", "url": "https://api.example/files?page=2"})
+}
+
 fn sha256(text: &str) -> String {
     hex::encode(Sha256::digest(text))
 }
@@ -121,6 +152,7 @@ async fn what_is_frozen_is_handed_to_nobody_and_everybody_is_told_why() {
             ("/v1/token".to_owned(), json!({"user_id": "ada", "provider_id": world.provider})),
             (format!("/v1/identities/{identity}/refresh"), json!({})),
             (format!("/v1/identities/{identity}/report-rejected"), reported),
+            (format!("/v1/identities/{identity}/dpop-proof"), proof_of_get()),
         ] {
             let detail = world.post(&key, &path, body).await.problem(403, "frozen");
             assert!(detail.contains(kind) && detail.contains(" by api_key:"), "{detail}");
@@ -299,4 +331,44 @@ async fn a_report_of_a_rejected_token_says_what_became_of_it() {
         .post(&key, "/v1/identities/999999/report-rejected", missing)
         .await
         .problem(404, "not_found");
+}
+
+#[tokio::test]
+async fn a_proof_is_for_the_token_that_was_handed_out_and_for_one_request() {
+    let world = World::new().await;
+    let key = world.key(KeyLimits::NONE).await;
+    let identity = world.link_bound().await;
+    let token = world.token(&key, identity).await.json();
+    assert_eq!((&token["access_token"], &token["token_type"]), (&json!("token-9"), &json!("DPoP")));
+    let path = format!("/v1/identities/{identity}/dpop-proof");
+    let named = |hash: String| {
+        let mut body = proof_of_get();
+        body["access_token_sha256"] = json!(hash);
+        body["nonce"] = json!("n-1");
+        body
+    };
+    let answer = world.post(&key, &path, named(sha256("token-9").to_uppercase())).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(answer.header("cache-control"), "no-store");
+    let request = DpopRequest::new("GET", "https://api.example/files", Some("n-1")).unwrap();
+    let proof = PlainProofs::text(&Secret::new("canary-key"), &request, &Secret::new("token-9"));
+    let expected = json!({"proof": proof, "access_token_sha256": sha256("token-9")});
+    assert_eq!(answer.json(), expected);
+    // Without a name the answer says for which token it is.
+    let answer = world.post(&key, &path, proof_of_get()).await.json();
+    assert_eq!(answer["access_token_sha256"], sha256("token-9"));
+    let detail = world.post(&key, &path, named(sha256("an older one"))).await;
+    assert!(detail.problem(409, "access_token_replaced").contains("ask for the token again"));
+    // A bearer's token needs none.
+    let path = format!("/v1/identities/{}/dpop-proof", world.ada);
+    let detail = world.post(&key, &path, proof_of_get()).await.problem(400, "invalid_request");
+    assert!(detail.contains("bound to no key"), "{detail}");
+    let path = "/v1/identities/999999/dpop-proof";
+    world.post(&key, path, proof_of_get()).await.problem(404, "not_found");
+    // The key is shown nowhere.
+    for path in [format!("/v1/identities/{identity}"), "/v1/events".to_owned()] {
+        let shown = world.get(&path).await;
+        assert_eq!(shown.status, 200);
+        assert!(!shown.body.contains("canary-key"), "{path}");
+    }
 }

@@ -38,6 +38,7 @@ fn connectors() -> MockConnectors {
     connectors.expect_connect().returning(|_: &IdentityProvider, _: &ProviderSecrets| {
         let mut connector = MockConnector::new();
         connector.expect_capabilities().return_const(fixtures::capabilities());
+        connector.expect_new_dpop_key().return_const(None);
         connector.expect_authorize().returning(|request| {
             let mut url: Url = "https://op.example/authorize".parse().unwrap();
             url.query_pairs_mut().append_pair("state", request.state.expose());

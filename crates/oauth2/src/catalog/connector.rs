@@ -32,6 +32,7 @@ use crate::{
         Destination, LOGOUT_TOKEN, OpenIdConnector, Unproven, device_endpoint, logout, to_domain,
     },
     device::{DEVICE_GRANT, Polled},
+    dpop::{self, DpopKey},
     http::{HttpRequest, HttpResponse},
     id_token::Expected,
     json,
@@ -259,7 +260,9 @@ impl CatalogConnector {
         mut tokens: TokenResponse,
         trade: Option<&CodeExchange>,
         scopes: Vec<String>,
+        dpop: Option<&DpopKey>,
     ) -> Result<Grant, ConnectorError> {
+        OpenIdConnector::check_bound(dpop, &tokens)?;
         if let (Some(longer), Some(url)) = (&self.entry.long_lived, &self.endpoints.long_lived) {
             tokens = self.trade_again(longer.grant, url, longer.method, tokens).await?;
         }
@@ -276,7 +279,7 @@ impl CatalogConnector {
             ("token".to_owned(), tokens.rest.clone()),
             ("callback".to_owned(), callback),
         ]);
-        Ok(Grant { credentials: self.credentials(tokens, scopes), claims, facts })
+        Ok(Grant { credentials: self.credentials(tokens, scopes, dpop), claims, facts })
     }
 
     /// What a device asks for, where it can.
@@ -288,10 +291,15 @@ impl CatalogConnector {
     }
 
     /// What is kept of the tokens. Where an access token renews itself, it is the refresh token.
-    fn credentials(&self, tokens: TokenResponse, scopes: Vec<String>) -> Credentials {
+    fn credentials(
+        &self,
+        tokens: TokenResponse,
+        scopes: Vec<String>,
+        dpop: Option<&DpopKey>,
+    ) -> Credentials {
         let renews_itself =
             self.entry.refresh.as_ref().is_some_and(|it| it.with == RefreshWith::AccessToken);
-        let mut credentials = self.base.credentials(tokens, scopes);
+        let mut credentials = self.base.credentials(tokens, scopes, dpop);
         if renews_itself {
             credentials.refresh_token.clone_from(&credentials.access_token);
             credentials.refresh_expires_at = credentials.expires_at;
@@ -489,9 +497,17 @@ impl Connector for CatalogConnector {
         self.entry.capabilities()
     }
 
+    fn new_dpop_key(&self) -> Option<Secret> {
+        self.base.new_dpop_key()
+    }
+
     async fn authorize(&self, request: &AuthorizationRequest) -> Result<Url, ConnectorError> {
         let authorization = self.authorization()?;
         let metadata = self.metadata().await?;
+        let key = request.dpop_key.as_ref().map(dpop::read).transpose()?;
+        if key.is_some() && self.entry.is_discovered() {
+            metadata.check_dpop()?;
+        }
         if let Some(methods) = &metadata.code_challenge_methods_supported
             && authorization.pkce == Pkce::S256
             && !methods.iter().any(|it| it == "S256")
@@ -520,6 +536,9 @@ impl Connector for CatalogConnector {
                 query
                     .append_pair("code_challenge", &URL_SAFE_NO_PAD.encode(challenge))
                     .append_pair("code_challenge_method", "S256");
+            }
+            if let Some(key) = &key {
+                query.append_pair("dpop_jkt", key.thumbprint());
             }
             match authorization.response_mode {
                 Some(ResponseMode::FormPost) => {
@@ -590,10 +609,11 @@ impl Connector for CatalogConnector {
         let secrets = [&exchange.code, &exchange.code_verifier, &exchange.nonce];
         let dynamic = self.token_url(&exchange.parameters)?;
         let url = dynamic.as_ref().unwrap_or(&metadata.token_endpoint);
-        let to = Destination { url, encoding: &self.token };
+        let key = self.base.dpop_key(exchange.dpop_key.as_ref())?;
+        let to = Destination { url, encoding: &self.token, dpop: key.as_ref() };
         let tokens = self.ask_for_tokens(&metadata, &to, &fields, &secrets).await?;
         let scopes = self.scopes(authorization, &exchange.scopes);
-        self.granted(&metadata, tokens, Some(exchange), scopes).await
+        self.granted(&metadata, tokens, Some(exchange), scopes, key.as_ref()).await
     }
 
     async fn device_authorize(
@@ -611,7 +631,7 @@ impl Connector for CatalogConnector {
         if !authorization.scope_parameter.is_empty() && !scopes.is_empty() {
             fields.push((authorization.scope_parameter.as_str(), scopes.as_str()));
         }
-        let to = Destination { url, encoding: &self.token };
+        let to = Destination { url, encoding: &self.token, dpop: None };
         self.base.ask_for_device_code(&metadata, &to, &fields).await
     }
 
@@ -622,7 +642,9 @@ impl Connector for CatalogConnector {
     ) -> Result<DevicePoll, ConnectorError> {
         let authorization = self.device_flow()?;
         let metadata = self.metadata().await?;
-        let to = Destination { url: &metadata.token_endpoint, encoding: &self.token };
+        let key = self.base.dpop_key(None)?;
+        let dpop = key.as_ref();
+        let to = Destination { url: &metadata.token_endpoint, encoding: &self.token, dpop };
         let fields = [("grant_type", DEVICE_GRANT), ("device_code", device_code.expose())];
         let polled =
             self.base.poll_for_tokens(&metadata, &to, &fields, &self.layout, device_code).await?;
@@ -632,7 +654,7 @@ impl Connector for CatalogConnector {
             Polled::Tokens(tokens) => *tokens,
         };
         let scopes = self.scopes(authorization, scopes);
-        let grant = self.granted(&metadata, tokens, None, scopes).await?;
+        let grant = self.granted(&metadata, tokens, None, scopes, dpop).await?;
         Ok(DevicePoll::Granted(Box::new(grant)))
     }
 
@@ -647,7 +669,8 @@ impl Connector for CatalogConnector {
         let further = filled(&refresh.parameters, &self.parameters);
         let token = request.refresh_token.expose();
         let url = self.endpoints.refresh.as_ref().unwrap_or(&metadata.token_endpoint);
-        let to = Destination { url, encoding: &self.refresh };
+        let key = self.base.dpop_key(request.dpop_key.as_ref())?;
+        let to = Destination { url, encoding: &self.refresh, dpop: key.as_ref() };
         let mut fields = match (refresh.grant, self.entry.token.grant) {
             (Some(SelfRefreshGrant::Instagram), _) => {
                 vec![("grant_type", "ig_refresh_token"), ("access_token", token)]
@@ -701,7 +724,7 @@ impl Connector for CatalogConnector {
                 None => tokens.id_token = None,
             }
         }
-        Ok(self.credentials(tokens, Vec::new()))
+        Ok(self.credentials(tokens, Vec::new(), key.as_ref()))
     }
 
     async fn reachable(&self) -> Result<(), ConnectorError> {
@@ -753,7 +776,7 @@ impl Connector for CatalogConnector {
             }
             return Ok(Revocation::Unsupported);
         };
-        let to = Destination { url, encoding };
+        let to = Destination { url, encoding, dpop: None };
         let renews_itself = credentials.refresh_token == credentials.access_token;
         let refresh = credentials.refresh_token.as_ref().filter(|_| !renews_itself);
         let access = credentials.access_token.as_ref();

@@ -288,6 +288,9 @@ pub(crate) struct Token {
     pub(crate) granted_scope_separator: Option<String>,
     /// The hosts that addresses made of facts may have.
     pub(crate) hosts: Vec<String>,
+    /// Whether its tokens are bound to keys ([RFC 9449](https://www.rfc-editor.org/rfc/rfc9449)):
+    /// always, as the operator says, or never.
+    pub(crate) dpop: Need,
 }
 
 impl Default for Token {
@@ -313,6 +316,7 @@ impl Default for Token {
             accepted_types: Vec::new(),
             granted_scope_separator: None,
             hosts: Vec::new(),
+            dpop: Need::None,
         }
     }
 }

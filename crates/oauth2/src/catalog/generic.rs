@@ -12,8 +12,8 @@ use url::Url;
 use super::{entry::Entry, kind::CatalogKind};
 use crate::{
     config::{
-        CLIENT_SECRETS, Fields, MOST_SECONDS, client_id_schema, client_secret_schema, invalid,
-        next_client_secret_schema, scopes_schema,
+        CLIENT_SECRETS, DPOP, Fields, MOST_SECONDS, client_id_schema, client_secret_schema,
+        dpop_schema, invalid, next_client_secret_schema, scopes_schema,
     },
     engine::Engine,
     registry::ProviderKind,
@@ -22,7 +22,7 @@ use crate::{
 /// What is passed on to the entry that is made of the rest.
 const PASSED_ON: [&str; 3] = ["client_id", "scopes", "refresh_token_idle_seconds"];
 
-const KNOWN: [&str; 15] = [
+const KNOWN: [&str; 16] = [
     "client_id",
     "scopes",
     "refresh_token_idle_seconds",
@@ -38,6 +38,7 @@ const KNOWN: [&str; 15] = [
     "scope_separator",
     "pkce",
     "refresh",
+    DPOP,
 ];
 
 /// The type `oauth2`: an entry that the operator writes as the configuration of an instance.
@@ -60,6 +61,7 @@ impl ProviderKind for Generic {
             config_schema: schema(),
             secret_names: CLIENT_SECRETS.map(str::to_owned).to_vec(),
             registered_keys: Vec::new(),
+            asked_keys: Vec::new(),
             authority_keys: vec!["profile_endpoint".into(), "account_id".into()],
             capabilities: symbolon_domain::identity_provider::Capabilities {
                 browser: true,
@@ -162,6 +164,7 @@ fn entry(engine: &Engine, fields: &Fields<'_>) -> Result<Entry, InvalidConfig> {
             "url": required("token_endpoint")?,
             "authentication": method,
             "client_secret": secret,
+            "dpop": if fields.is_on(DPOP, false)? { "required" } else { "none" },
         },
         "profile": [{ "url": required("profile_endpoint")? }],
         "account": account,
@@ -225,6 +228,7 @@ fn schema() -> Value {
                 "type": "boolean", "default": true,
                 "description": "Whether the provider sends refresh tokens."
             },
+            DPOP: dpop_schema(),
             "refresh_token_idle_seconds": {
                 "type": "integer", "minimum": 60, "maximum": MOST_SECONDS,
                 "description": "How long a refresh token works that is not used, if that ends."

@@ -22,8 +22,8 @@ use super::{
 use crate::{
     client::{Client, ClientAuthentication, Encoding, SignedSecret},
     config::{
-        CLIENT_SECRETS, Fields, MOST_SECONDS, client_id_schema, client_secret_schema, invalid,
-        next_client_secret_schema, scopes_schema,
+        CLIENT_SECRETS, DPOP, Fields, MOST_SECONDS, client_id_schema, client_secret_schema,
+        dpop_schema, invalid, next_client_secret_schema, scopes_schema,
     },
     connector::OpenIdConnector,
     engine::Engine,
@@ -93,6 +93,21 @@ impl Entry {
         client.map(str::to_owned).chain(own).collect()
     }
 
+    /// What only its provider can tell, where it is asked at all.
+    fn asked_keys(&self) -> Vec<String> {
+        let asks = self.token.dpop == Need::Optional && self.is_discovered();
+        asks.then(|| DPOP.to_owned()).into_iter().collect()
+    }
+
+    /// Whether grants are to be bound to keys.
+    fn binds(&self, fields: &Fields<'_>) -> Result<bool, InvalidConfig> {
+        match self.token.dpop {
+            Need::Required => Ok(true),
+            Need::Optional => fields.is_on(DPOP, false),
+            Need::None => Ok(false),
+        }
+    }
+
     fn config_names(&self) -> Vec<&str> {
         let mut names = Vec::new();
         if self.has_client() {
@@ -104,6 +119,9 @@ impl Entry {
         }
         if self.refresh.is_some() {
             names.push("refresh_token_idle_seconds");
+        }
+        if self.token.dpop == Need::Optional {
+            names.push(DPOP);
         }
         let plain = self.parameters.iter().filter(|(_, it)| !it.secret);
         names.extend(plain.map(|(name, _)| name.as_str()));
@@ -161,6 +179,9 @@ impl Entry {
                                     another time than the catalog knows: it is used in time then."
                 }),
             );
+        }
+        if self.token.dpop == Need::Optional {
+            properties.insert(DPOP.into(), dpop_schema());
         }
         json!({
             "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -240,6 +261,7 @@ impl ProviderKind for CatalogKind {
                 Some(_) => registration::registered_keys().map(str::to_owned).collect(),
                 None => Vec::new(),
             },
+            asked_keys: entry.asked_keys(),
             capabilities: entry.capabilities(),
         }
     }
@@ -276,6 +298,7 @@ impl ProviderKind for CatalogKind {
             signing_algs: algorithms(entry),
             resource: Vec::new(),
             pushes: false,
+            dpop: entry.binds(&fields)?,
             published_keys: Vec::new(),
             authorization_parameters: Vec::new(),
             refresh_token_idle: idle(entry, &fields)?,
@@ -347,6 +370,19 @@ impl ProviderKind for CatalogKind {
     ) -> Result<(), ConnectorError> {
         registration::deregister(engine, &provider.config, secrets).await
     }
+
+    async fn verify(
+        &self,
+        engine: &Engine,
+        config: &Map<String, Value>,
+        secrets: &ProviderSecrets,
+    ) -> Result<(), ConnectorError> {
+        match self.to_be_asked(engine, config, secrets) {
+            Ok(Some(issuer)) => engine.fresh_metadata(&issuer).await?.check_dpop(),
+            Ok(None) => Ok(()),
+            Err(error) => Err(misconfigured(&error.to_string())),
+        }
+    }
 }
 
 impl CatalogKind {
@@ -358,6 +394,21 @@ impl CatalogKind {
         let names = self.entry.secret_names();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         Fields::new(config, secrets, &self.entry.config_names(), &names)
+    }
+
+    /// Who must be asked whether it binds tokens to keys, where they are to be bound.
+    fn to_be_asked(
+        &self,
+        engine: &Engine,
+        config: &Map<String, Value>,
+        secrets: &ProviderSecrets,
+    ) -> Result<Option<Issuer>, InvalidConfig> {
+        let fields = self.fields(config, secrets)?;
+        if !self.entry.is_discovered() || !self.entry.binds(&fields)? {
+            return Ok(None);
+        }
+        let parameters = self.parameters(&fields)?;
+        Addresses { engine, parameters: &parameters }.issuer(&self.entry).map(Some)
     }
 
     /// The entry's own rules first, then those that were written down for its type.
@@ -478,6 +529,7 @@ impl Addresses<'_> {
                 device_authorization_endpoint: None,
                 scopes_supported: Vec::new(),
                 token_endpoint_auth_methods_supported: Vec::new(),
+                dpop_signing_alg_values_supported: Vec::new(),
                 code_challenge_methods_supported: None,
                 authorization_response_iss_parameter_supported: false,
                 backchannel_logout_supported: false,

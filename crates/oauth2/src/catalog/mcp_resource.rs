@@ -2,7 +2,7 @@
 //! ([MCP 2025-11-25](https://modelcontextprotocol.io/specification/2025-11-25/basic/transports)).
 
 use serde_json::{Map, Value, json};
-use symbolon_domain::{ports::ConnectorError, secret::Secret};
+use symbolon_domain::ports::ConnectorError;
 use url::Url;
 
 use super::{
@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     connector::to_domain,
+    dpop::Presented,
     event_stream::EventStream,
     http::{HttpRequest, HttpResponse},
     json,
@@ -52,12 +53,17 @@ pub(super) struct McpResource<'a> {
     pub(super) call: &'a Call,
     pub(super) url: Url,
     pub(super) uri: &'a str,
-    pub(super) access_token: &'a Secret,
+    pub(super) access: &'a Presented<'a>,
 }
 
 impl McpResource<'_> {
     /// What the text of the resource says, which must be JSON.
     pub(super) async fn read(&self) -> Result<Value, Unanswered> {
+        if self.access.key.is_some() {
+            let what =
+                "a resource of an MCP server is not read with tokens that are bound to a key";
+            return Err(misconfigured(what).into());
+        }
         let client = json!({ "name": "symbolon", "version": env!("CARGO_PKG_VERSION") });
         let params =
             json!({ "protocolVersion": VERSIONS[0], "capabilities": {}, "clientInfo": client });
@@ -179,7 +185,7 @@ impl McpResource<'_> {
                 request = request.with_header(SESSION_ID, id);
             }
         }
-        request.authorization(&self.call.scheme, self.access_token.expose())
+        request.authorization(&self.call.scheme, self.access.token.expose())
     }
 
     fn untrusted(&self, why: &str) -> ConnectorError {

@@ -5,7 +5,6 @@ use symbolon_domain::{
     account::ExternalAccount,
     ids::ExternalId,
     ports::{ConnectorError, Grant, Sent},
-    secret::Secret,
 };
 use url::Url;
 
@@ -17,6 +16,7 @@ use super::{
 };
 use crate::{
     connector::to_domain,
+    dpop::Presented,
     http::{HttpRequest, HttpResponse},
     json,
     metadata::misconfigured,
@@ -46,15 +46,15 @@ impl CatalogConnector {
         let mut facts = grant.facts.clone();
         facts.insert("claims".into(), Value::Object(grant.claims.clone()));
         facts.insert("config".into(), self.config.clone());
-        let Some(access_token) = &grant.credentials.access_token else {
+        let Some(access) = Presented::of(&grant.credentials)? else {
             return Ok(Value::Object(facts));
         };
-        if let Some(userinfo) = self.userinfo(grant, access_token).await? {
+        if let Some(userinfo) = self.userinfo(grant, &access).await? {
             facts.insert("userinfo".into(), Value::Object(userinfo));
         }
         let mut facts = Value::Object(facts);
         for call in &self.entry.profile {
-            if let Some(answer) = self.call(call, access_token, &facts).await?
+            if let Some(answer) = self.call(call, &access, &facts).await?
                 && let Some(facts) = facts.as_object_mut()
             {
                 facts.insert(call.name.clone(), answer);
@@ -67,14 +67,14 @@ impl CatalogConnector {
     async fn userinfo(
         &self,
         grant: &Grant,
-        access_token: &Secret,
+        access: &Presented<'_>,
     ) -> Result<Option<Map<String, Value>>, ConnectorError> {
         if !self.entry.openid.as_ref().is_some_and(|it| it.userinfo && it.jwks_uri.is_none()) {
             return Ok(None);
         }
         let metadata = self.metadata().await?;
         let Some(endpoint) = &metadata.userinfo_endpoint else { return Ok(None) };
-        let userinfo = self.base.userinfo(endpoint, access_token, &metadata).await?;
+        let userinfo = self.base.userinfo(endpoint, access, &metadata).await?;
         // OpenID Connect Core 1.0 §5.3.2.
         let subject = userinfo.get("sub").filter(|it| it.is_string());
         if subject.is_none() || subject != grant.claims.get("sub") {
@@ -87,7 +87,7 @@ impl CatalogConnector {
     async fn call(
         &self,
         call: &Call,
-        access_token: &Secret,
+        access: &Presented<'_>,
         facts: &Value,
     ) -> Result<Option<Value>, ConnectorError> {
         let name = &call.name;
@@ -104,8 +104,8 @@ impl CatalogConnector {
             self.check_host(&url)?;
         }
         let answered = match &call.mcp {
-            Some(uri) => McpResource { connector: self, call, url, uri, access_token }.read().await,
-            None => self.ask(call, url, access_token).await,
+            Some(uri) => McpResource { connector: self, call, url, uri, access }.read().await,
+            None => self.ask(call, url, access).await,
         };
         let value = match answered {
             Ok(value) => value,
@@ -125,9 +125,17 @@ impl CatalogConnector {
         Ok(Some(value))
     }
 
-    async fn ask(&self, call: &Call, url: Url, access_token: &Secret) -> Result<Value, Unanswered> {
-        let request = self.request(call, url, access_token)?;
-        let answer = self.base.engine.http.send(request).await.map_err(to_domain)?;
+    async fn ask(
+        &self,
+        call: &Call,
+        url: Url,
+        access: &Presented<'_>,
+    ) -> Result<Value, Unanswered> {
+        if matches!(call.method, Some(Method::Delete | Method::Put)) {
+            return Err(misconfigured("a profile call must not change anything").into());
+        }
+        let make = || self.request(call, url.clone(), access);
+        let answer = self.base.engine.send_proven(make, &access.into()).await.map_err(to_domain)?;
         self.check_status(call, &answer)?;
         let body = answer.body.as_ref().ok().and_then(|it| json::value(it).ok());
         Ok(body.ok_or_else(|| self.unreadable(call, &answer))?)
@@ -168,14 +176,10 @@ impl CatalogConnector {
         self.unavailable(answer, format!("the answer to the call {} cannot be read", call.name))
     }
 
-    fn request(
-        &self,
-        call: &Call,
-        mut url: Url,
-        access_token: &Secret,
-    ) -> Result<HttpRequest, ConnectorError> {
+    fn request(&self, call: &Call, mut url: Url, access: &Presented<'_>) -> HttpRequest {
+        let token = access.token.expose();
         if let Some(name) = &call.token_parameter {
-            url.query_pairs_mut().append_pair(name, access_token.expose());
+            url.query_pairs_mut().append_pair(name, token);
         }
         let form = filled(&call.form, &self.parameters);
         let body = call.graphql.as_ref().map(|it| json!({ "query": it }).to_string());
@@ -187,20 +191,18 @@ impl CatalogConnector {
                 HttpRequest::post_form(url, &form)
             }
             (None, true) => match call.method.unwrap_or(Method::Get) {
-                Method::Get => HttpRequest::get(url),
                 Method::Post => HttpRequest::without_body(reqwest::Method::POST, url),
-                Method::Delete | Method::Put => {
-                    return Err(misconfigured("a profile call must not change anything"));
-                }
+                // What changes something was refused before.
+                Method::Get | Method::Delete | Method::Put => HttpRequest::get(url),
             },
         };
         let request = request.accept("application/json");
         let request = match &call.token_parameter {
             Some(_) => request,
-            None => request.authorization(&call.scheme, access_token.expose()),
+            None => request.authorization(access.scheme(&call.scheme), token),
         };
         let headers = filled(&call.headers, &self.parameters);
-        Ok(headers.iter().fold(request, |it, (name, value)| it.with_header(name, value)))
+        headers.iter().fold(request, |it, (name, value)| it.with_header(name, value))
     }
 
     /// The account that the facts are about.

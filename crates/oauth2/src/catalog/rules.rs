@@ -25,6 +25,7 @@ const ENGINES_OWN: &[&str] = &[
     "code_challenge_method",
     "code_verifier",
     "device_code",
+    "dpop_jkt",
     "grant_type",
     "nonce",
     "redirect_uri",
@@ -39,8 +40,14 @@ const ENGINES_OWN: &[&str] = &[
 ];
 
 /// Keys of every configuration.
-const CONFIG_KEYS: &[&str] =
-    &["client_id", "client_secret", "client_secret_next", "scopes", "refresh_token_idle_seconds"];
+const CONFIG_KEYS: &[&str] = &[
+    "client_id",
+    "client_secret",
+    "client_secret_next",
+    "scopes",
+    "refresh_token_idle_seconds",
+    "dpop",
+];
 
 /// Keys of a configuration whose client registers itself.
 const REGISTRATION_KEYS: &[&str] = &[
@@ -90,6 +97,7 @@ impl Entry {
         self.check_registration()?;
         self.check_pointers()?;
         self.check_lifetimes()?;
+        self.check_dpop()?;
         for (index, rule) in self.errors.iter().enumerate() {
             rule.check().map_err(|why| format!("errors, rule {index}: {why}"))?;
         }
@@ -512,6 +520,34 @@ impl Entry {
             {
                 return Err(format!("profile {}: its json is no JSON", call.name));
             }
+        }
+        Ok(())
+    }
+
+    /// What is bound to a key is only ever presented with a proof.
+    fn check_dpop(&self) -> Result<(), String> {
+        if self.token.dpop == Need::None {
+            return Ok(());
+        }
+        if self.authorization.is_none() {
+            return Err("token.dpop: nobody is asked, so nothing is bound".into());
+        }
+        let by_itself = self.refresh.as_ref().is_some_and(|it| it.with == RefreshWith::AccessToken);
+        if by_itself || self.long_lived.is_some() {
+            return Err("token.dpop: an access token that is traded again is not bound".into());
+        }
+        let own = |it: &&Call| it.scheme != "Bearer" || it.token_parameter.is_some();
+        if let Some(call) = self.profile.iter().find(own) {
+            return Err(format!(
+                "profile {}: a token that is bound (token.dpop) is presented as DPoP",
+                call.name
+            ));
+        }
+        let revoke = self.revoke.as_ref().and_then(|it| it.authentication);
+        if revoke == Some(Authentication::Bearer) {
+            return Err(
+                "revoke.authentication: a token that is bound (token.dpop) is no bearer's".into()
+            );
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use reqwest::{
     Method,
@@ -18,6 +18,10 @@ pub struct HttpRequest {
     pub(super) headers: HeaderMap,
     pub(super) body: Option<Zeroizing<Vec<u8>>>,
     pub(super) own_connection: bool,
+    /// Whether it proves that we hold a key.
+    pub(super) proven: bool,
+    /// Waited for no longer than this.
+    pub(super) within: Option<Duration>,
     /// A header that cannot be sent was given; told when sending.
     pub(super) malformed: bool,
 }
@@ -30,6 +34,8 @@ impl HttpRequest {
             headers: HeaderMap::new(),
             body: None,
             own_connection: false,
+            proven: false,
+            within: None,
             malformed: false,
         }
     }
@@ -123,6 +129,32 @@ impl HttpRequest {
     pub fn over_its_own_connection(mut self) -> Self {
         self.own_connection = true;
         self
+    }
+
+    /// Waits no longer than this, and in any case no longer than the client does.
+    pub(crate) fn within(self, time: Duration) -> Self {
+        Self { within: Some(time), ..self }
+    }
+
+    /// Proves that we hold a key
+    /// ([RFC 9449 §4.1](https://www.rfc-editor.org/rfc/rfc9449#section-4.1)).
+    pub(crate) fn proven(mut self, proof: &Secret) -> Self {
+        let value = HeaderValue::from_str(proof.expose()).ok().map(|mut value| {
+            value.set_sensitive(true);
+            value
+        });
+        self.proven = true;
+        self.header(HeaderName::from_static("dpop"), value)
+    }
+
+    /// The method.
+    pub(crate) fn method(&self) -> &str {
+        self.method.as_str()
+    }
+
+    /// Where it goes.
+    pub(crate) fn url(&self) -> &Url {
+        &self.url
     }
 
     fn header(mut self, name: HeaderName, value: Option<HeaderValue>) -> Self {

@@ -77,6 +77,7 @@ async fn no_error_of_any_step_shows_a_secret() {
         refresh_token: Secret::new(CANARY),
         external_id: ExternalId::new("alice").unwrap(),
         redirect_uri: None,
+        dpop_key: None,
     };
     for (status, body) in echoes() {
         let provider = Provider::start().await;
@@ -181,6 +182,7 @@ async fn no_log_line_shows_a_secret_even_at_the_finest_level() {
         refresh_token: Secret::new(CANARY),
         external_id: ExternalId::new("alice").unwrap(),
         redirect_uri: None,
+        dpop_key: None,
     };
     connector.refresh(&request).await.unwrap();
     provider.answer("/revoke", ok(&json!({})));

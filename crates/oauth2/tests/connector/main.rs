@@ -9,6 +9,7 @@ mod client_secrets;
 mod datadog;
 mod device;
 mod discovery;
+mod dpop;
 mod entra;
 mod exchange;
 mod generic;

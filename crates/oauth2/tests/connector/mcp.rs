@@ -490,6 +490,7 @@ async fn tokens_are_asked_for_the_resource_at_the_exchange_and_at_each_refresh()
         refresh_token: Secret::new("refresh-1"),
         external_id: connector.build_identity(&grant).await.unwrap().external_id,
         redirect_uri: None,
+        dpop_key: None,
     };
     world.answer_tokens(&json!({"access_token": "access-2", "refresh_token": "refresh-2"}));
     let renewed = connector.refresh(&request).await.unwrap();
@@ -653,6 +654,7 @@ async fn a_refresh_keeps_the_account_that_it_is_of() {
         refresh_token: Secret::new("refresh-1"),
         external_id: ExternalId::new(id).unwrap(),
         redirect_uri: None,
+        dpop_key: None,
     };
     let changes = json!({"nonce": null});
     world.answer_tokens(&json!({"id_token": world.token("JWT", &changes)}));

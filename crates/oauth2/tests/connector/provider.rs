@@ -254,6 +254,7 @@ pub(crate) fn authorization_request() -> AuthorizationRequest {
         code_verifier: Secret::new(VERIFIER),
         scopes: Vec::new(),
         login_hint: None,
+        dpop_key: None,
     }
 }
 
@@ -265,6 +266,7 @@ pub(crate) fn code_exchange() -> CodeExchange {
         nonce: Secret::new(NONCE),
         scopes: Vec::new(),
         parameters: BTreeMap::new(),
+        dpop_key: None,
     }
 }
 
@@ -273,6 +275,7 @@ pub(crate) fn refresh_request() -> RefreshRequest {
         refresh_token: Secret::new("refresh-0"),
         external_id: ExternalId::new("alice").unwrap(),
         redirect_uri: None,
+        dpop_key: None,
     }
 }
 

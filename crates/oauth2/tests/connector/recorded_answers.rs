@@ -62,6 +62,7 @@ fn connector(
         signing_algs: SigningAlg::DEFAULT.to_vec(),
         resource: Vec::new(),
         pushes: false,
+        dpop: false,
         published_keys: Vec::new(),
         authorization_parameters: Vec::new(),
         capabilities: Capabilities {

@@ -142,6 +142,10 @@ pub(super) struct CredentialsLine {
     scopes: Vec<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     others: BTreeMap<String, Zeroizing<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    dpop_key: Option<Zeroizing<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    refresh_dpop_key: Option<Zeroizing<String>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -530,6 +534,8 @@ impl From<&Credentials> for CredentialsLine {
             refresh_expires_at: it.refresh_expires_at,
             scopes: it.scopes.clone(),
             others: exposed_all(&it.others),
+            dpop_key: it.dpop_key.as_ref().map(exposed),
+            refresh_dpop_key: it.refresh_dpop_key.as_ref().map(exposed),
         }
     }
 }
@@ -546,6 +552,8 @@ impl From<CredentialsLine> for Credentials {
             refresh_expires_at: it.refresh_expires_at,
             scopes: it.scopes,
             others: hidden_all(it.others),
+            dpop_key: it.dpop_key.as_ref().map(hidden),
+            refresh_dpop_key: it.refresh_dpop_key.as_ref().map(hidden),
         }
     }
 }

@@ -239,6 +239,8 @@ fn credentials(
         refresh_expires_at: None,
         scopes: scopes.to_vec(),
         others,
+        dpop_key: None,
+        refresh_dpop_key: None,
     })
 }
 

@@ -231,7 +231,12 @@ impl Tokens {
         let external_id = identity.external_id.clone();
         let redirect_uri =
             self.settings.public_url.as_ref().map(|it| redirect_uri(it, provider.0.id));
-        let request = RefreshRequest { refresh_token, external_id, redirect_uri };
+        let bound_to =
+            stored.credentials.as_ref().and_then(|it| it.key_of_refresh_token().cloned());
+        // What was not bound yet gets its key here and not in the call: the careful retry proves
+        // the same one.
+        let dpop_key = bound_to.or_else(|| connector.new_dpop_key());
+        let request = RefreshRequest { refresh_token, external_id, redirect_uri, dpop_key };
         let of = Refreshed { identity, provider, request };
         self.call(held, &stored, connector.as_ref(), &of).await
     }

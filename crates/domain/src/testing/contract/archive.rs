@@ -58,6 +58,7 @@ fn identity_record(id: i64, idp: i64, user: &str, account: &str) -> IdentityReco
     let credentials = crate::credentials::Credentials {
         expires_at: Some(at),
         others: [("client_secret".to_owned(), Secret::new("another"))].into(),
+        dpop_key: Some(Secret::new("k1")),
         ..fixtures::credentials()
     };
     let identity = Identity {

@@ -29,6 +29,8 @@ pub async fn credentials_come_back_as_they_went_in(store: &Arc<dyn Store>) {
         id_token: Some(Secret::new("")),
         token_type: Some("bearer".into()),
         scopes: vec!["a:b/c".into(), "ü".into()],
+        dpop_key: Some(Secret::new("k1")),
+        refresh_dpop_key: Some(Secret::new("k0")),
         ..fixtures::credentials()
     };
     let sparse = Credentials { access_token: Some(Secret::new("a")), ..Credentials::default() };

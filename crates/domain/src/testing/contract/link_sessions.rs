@@ -115,7 +115,11 @@ pub async fn a_trip_begun_again_replaces_the_one_before(store: &Arc<dyn Store>) 
     let old = trip("old", first);
     let new = Attempt {
         browser: old.browser,
-        proof: AttemptProof { code_verifier: Secret::new("v2"), nonce: Secret::new("n2") },
+        proof: AttemptProof {
+            code_verifier: Secret::new("v2"),
+            nonce: Secret::new("n2"),
+            dpop_key: Some(Secret::new("k2")),
+        },
         ..trip("new", second)
     };
     let sessions = store.sessions();

@@ -479,6 +479,7 @@ impl Connectors for Ports {
             secret_names: Vec::new(),
             authority_keys: Vec::new(),
             registered_keys: Vec::new(),
+            asked_keys: Vec::new(),
             capabilities: self.capabilities(),
         }]
     }
