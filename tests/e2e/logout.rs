@@ -31,6 +31,7 @@ impl World {
             redirect_uris: vec![format!("http://{}/callback/1", installation.public)],
             access_token_ttl: Duration::from_hours(1),
             always_refresh_tokens: always,
+            dpop_nonces: false,
         });
         let replica = installation.start().await;
         let mut config = json!({

@@ -14,8 +14,8 @@ use symbolon_domain::{
     },
     ids::{ExternalId, ProviderId},
     ports::{
-        AuthorizationRequest, CodeExchange, Connector, ConnectorError, Connectors, Grant,
-        RefreshRequest, Revocation, Sent,
+        AuthorizationRequest, ClientAddresses, CodeExchange, Connector, ConnectorError, Connectors,
+        Grant, RefreshRequest, Revocation, Sent,
     },
     secret::Secret,
 };
@@ -183,7 +183,7 @@ impl Trial {
         self.report.judge("configuration", &wrong(&connected));
         connected.as_ref().ok()?;
         if self.registers() {
-            let registered = registry.register(&provider, &secrets, &redirect_uri()).await;
+            let registered = registry.register(&provider, &secrets, &addresses()).await;
             let mut told = wrong(&registered);
             told.extend(self.complaints());
             if let Some(registered) = registered.ok().flatten() {
@@ -609,5 +609,13 @@ fn wrong<T, E: fmt::Display>(outcome: &Result<T, E>) -> Vec<String> {
 }
 
 fn redirect_uri() -> Url {
-    Url::parse("https://symbolon.example/callback/1").expect("what is written here is an address")
+    addresses().redirect_uri
+}
+
+fn addresses() -> ClientAddresses {
+    let at = |text| Url::parse(text).expect("what is written here is an address");
+    ClientAddresses {
+        redirect_uri: at("https://symbolon.example/callback/1"),
+        backchannel_logout_uri: at("https://symbolon.example/backchannel-logout/1"),
+    }
 }
