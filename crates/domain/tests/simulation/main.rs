@@ -104,13 +104,13 @@ broken_promises! {
     it_is_noticed_when_a_lease_ends_during_a_call LeaseIsShort from 0
     it_is_noticed_when_a_sending_is_not_counted SendingIsNotCounted from 0
     it_is_noticed_when_a_sending_is_not_fenced SendingIsUnfenced from 0
-    it_is_noticed_when_a_commit_is_not_fenced CommitIsUnfenced from 800
+    it_is_noticed_when_a_commit_is_not_fenced CommitIsUnfenced from 0
     it_is_noticed_when_a_late_answer_is_refused CommitNeedsTheLease from 100
     it_is_noticed_when_an_unlinked_row_comes_back CommitRevives from 0
-    it_is_noticed_when_an_end_is_not_fenced EndIsUnfenced from 3400
+    it_is_noticed_when_an_end_is_not_fenced EndIsUnfenced from 7900
     it_is_noticed_when_an_end_forgets_a_doubt EndForgetsTheDoubt from 0
     it_is_noticed_when_an_end_keeps_a_doubt EndKeepsTheDoubt from 0
-    it_is_noticed_when_a_release_is_not_fenced ReleaseIsUnfenced from 50
+    it_is_noticed_when_a_release_is_not_fenced ReleaseIsUnfenced from 1050
     it_is_noticed_when_a_release_keeps_a_count ReleaseKeepsTheCount from 50
     it_is_noticed_when_a_release_forgets_a_doubt ReleaseForgetsTheDoubt from 0
 }
