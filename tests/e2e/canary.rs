@@ -51,8 +51,8 @@ impl Evidence {
     }
 }
 
-fn in_hex(text: &str) -> String {
-    text.bytes().fold(String::new(), |mut hex, byte| {
+pub(crate) fn in_hex(bytes: impl AsRef<[u8]>) -> String {
+    bytes.as_ref().iter().fold(String::new(), |mut hex, byte| {
         write!(hex, "{byte:02x}").unwrap();
         hex
     })

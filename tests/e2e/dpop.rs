@@ -10,13 +10,14 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     browser::client,
+    canary::in_hex,
     device,
     oidc_provider::{BOUND, CONFIDENTIAL, OidcProvider, Options},
     service::{Answer, Installation, Kind, Replica},
 };
 
 /// Long enough for what must find one token fresh, on a loaded machine.
-const TOKEN_TTL: Duration = Duration::from_secs(60);
+const TOKEN_TTL: Duration = Duration::from_mins(1);
 
 fn provider_for(installation: &Installation, dpop_nonces: bool) -> OidcProvider {
     OidcProvider::start(&Options {
@@ -90,7 +91,7 @@ impl Caller<'_> {
 }
 
 fn sha256(text: &str) -> String {
-    Sha256::digest(text).iter().map(|it| format!("{it:02x}")).collect()
+    in_hex(Sha256::digest(text))
 }
 
 /// The public key in a proof.

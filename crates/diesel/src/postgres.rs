@@ -449,8 +449,8 @@ impl Store {
 
         let bell = Bell::new();
         let listener = tokio::spawn(listen(connector.clone(), bell.clone())).abort_handle();
-        let (announcements, announced) = mpsc::unbounded_channel();
-        let announcer = tokio::spawn(announce(connector.clone(), announced)).abort_handle();
+        let (announcements, ended) = mpsc::unbounded_channel();
+        let announcer = tokio::spawn(announce(connector.clone(), ended)).abort_handle();
         let hot = vec![HotConnection::default(), HotConnection::default()];
         let plan = settings.refresh_plan;
         Ok(Self {
@@ -612,10 +612,10 @@ async fn listen(connector: Connector, bell: Bell) {
 /// Not in the transactions that end them: PostgreSQL lets those that announce something commit one
 /// after the other, each with its wait for the disk. What is lost on the way is missed by nobody
 /// for long, as whoever waits looks by itself too.
-async fn announce(connector: Connector, mut announced: mpsc::UnboundedReceiver<i64>) {
+async fn announce(connector: Connector, mut ended: mpsc::UnboundedReceiver<i64>) {
     let mut kept: Option<Conn> = None;
     let mut ids = Vec::new();
-    while announced.recv_many(&mut ids, 1000).await > 0 {
+    while ended.recv_many(&mut ids, 1000).await > 0 {
         let told = async {
             let mut conn = match kept.take() {
                 Some(conn) => conn,
