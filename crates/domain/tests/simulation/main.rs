@@ -81,6 +81,16 @@ fn is_noticed(mutant: Mutant, first: u64) {
     assert!(noticed, "no rule notices {mutant:?} in {UNNOTICED} worlds from {first}");
 }
 
+/// A database that goes away again while a holder waits for the one before to commit: what it waits
+/// is counted while the database answers.
+#[test]
+fn no_rule_is_broken_in_worlds_with_two_outages_in_a_row() {
+    for seed in [865_187, 877_032] {
+        let Outcome { violations, .. } = sim::run(seed, None, false);
+        assert!(violations.is_empty(), "make simulate SEED={seed}: {violations:?}");
+    }
+}
+
 /// One test for each, and for all: from the first world on, or from a little before the first one
 /// that notices.
 macro_rules! broken_promises {

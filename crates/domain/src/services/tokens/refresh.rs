@@ -35,6 +35,8 @@ const WRITE_AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::
 /// the answer in its hands and a database that was away until now. Longer than the longest pause
 /// between its tries.
 const LATE_COMMIT: Duration = Duration::from_secs(3);
+/// Between two looks, meanwhile, whether the database answers.
+const STILL_THERE: Duration = Duration::from_millis(500);
 /// Between two refreshes of which the first failed; doubled with each failure.
 const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
 /// Longest `Retry-After` of a provider that is taken at its word.
@@ -251,7 +253,8 @@ impl Tokens {
     ) -> Part {
         let may_rotate = connector.capabilities().rotation == Rotation::MayRotate;
         // Not at once after somebody else: its commit goes before our sending, and ours finds out.
-        let mut pause = (may_rotate && lease.unanswered > 0).then_some(LATE_COMMIT);
+        let mut late_commit = (may_rotate && lease.unanswered > 0).then_some(LATE_COMMIT);
+        let mut pause = None;
         loop {
             let unanswered = if may_rotate { lease.unanswered } else { 0 };
             if unanswered >= 2 {
@@ -268,6 +271,9 @@ impl Tokens {
             // comes while its first use is under way ends the grant.
             if let Some(pause) = pause.take() {
                 sleep(pause).await;
+            }
+            if let Some(pause) = late_commit.take() {
+                self.leave_time_to_commit(lease.identity_id, pause, until).await;
             }
             match self.credentials.record_sending(&lease, self.settings.call_timeout).await {
                 Ok(LeasedWrite::Done) => {}
@@ -307,6 +313,18 @@ impl Tokens {
                     return self.fail(&lease, stored, &error, !may_rotate).await;
                 }
                 _ => return self.fail(&lease, stored, &error, true).await,
+            }
+        }
+    }
+
+    /// Waits that long, counted while the database answers: while it is away nobody can commit.
+    async fn leave_time_to_commit(&self, id: IdentityId, pause: Duration, until: Instant) {
+        let mut answers_since = Instant::now();
+        while answers_since.elapsed() < pause && Instant::now() < until {
+            sleep(STILL_THERE).await;
+            let look = timeout(STILL_THERE, self.credentials.find(id)).await;
+            if !matches!(look, Ok(Ok(_))) {
+                answers_since = Instant::now();
             }
         }
     }
