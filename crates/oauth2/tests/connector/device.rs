@@ -4,16 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use symbolon_domain::{
-    identity_provider::ProviderSecrets,
-    ports::{Connector, ConnectorError, Connectors as _, DevicePoll, Sent},
+    ports::{Connector, ConnectorError, DevicePoll, Sent},
     secret::Secret,
 };
-use symbolon_oauth2::{Registry, catalog::Catalog};
 use wiremock::ResponseTemplate;
 
 use crate::{
     assert_refused,
-    provider::{Provider, changed, form, instance, loopback, object, ok},
+    provider::{Provider, changed, form, of_the_catalog, ok},
 };
 
 const DEVICE_GRANT: &str = "urn:ietf:params:oauth:grant-type:device_code";
@@ -187,15 +185,6 @@ async fn a_grant_is_verified_in_full_without_a_nonce() {
 }
 
 const ENTRY: &str = r#"
-    title = "Example"
-    description = "An example."
-    documentation = ["https://docs.example/oauth"]
-    checked = "2026-11-25"
-    evidence = "pages"
-    [parameters.origin]
-    description = "Where it is."
-    example = "https://provider.example"
-    kind = "origin"
     [authorization]
     url = "{origin}/authorize"
     scopes = ["read", "mail"]
@@ -210,14 +199,6 @@ const ENTRY: &str = r#"
     [account]
     id = "/profile/sub"
 "#;
-
-fn of_the_catalog(provider: &Provider, entry: &str) -> Arc<dyn Connector> {
-    let registry = Registry::new(loopback(), Arc::new(provider.clock.clone()));
-    let registry = registry.with_catalog(Catalog::entry("example", entry).unwrap());
-    let config = object(&json!({"origin": provider.issuer, "client_id": "client"}));
-    let secrets = ProviderSecrets::from([("client_secret".to_owned(), Secret::new("secret"))]);
-    registry.connect(&instance("example", config), &secrets).unwrap()
-}
 
 #[tokio::test]
 async fn an_entry_of_the_catalog_asks_in_its_providers_way() {

@@ -607,7 +607,7 @@ async fn a_provider_by_its_addresses_binds_too_and_its_profile_is_asked_with_a_p
 }
 
 /// An entry of the catalog at this provider.
-fn entry(issuer: &str, dpop: &str, more: &str) -> Result<Catalog, String> {
+fn entry(dpop: &str, more: &str) -> Result<Catalog, String> {
     let text = format!(
         r#"
         title = "Binding"
@@ -629,7 +629,6 @@ fn entry(issuer: &str, dpop: &str, more: &str) -> Result<Catalog, String> {
         issuer = "{{host}}"
         userinfo = false
         {more}
-        # {issuer}
         "#
     );
     Catalog::entry("binding", &text)
@@ -639,7 +638,7 @@ fn entry(issuer: &str, dpop: &str, more: &str) -> Result<Catalog, String> {
 async fn an_entry_of_the_catalog_binds_always_or_as_the_operator_says() {
     let provider = start().await;
     let registry = |dpop: &str| {
-        let catalog = entry(&provider.issuer, dpop, "").unwrap();
+        let catalog = entry(dpop, "").unwrap();
         Registry::new(loopback(), Arc::new(provider.clock.clone())).with_catalog(catalog)
     };
     let config = |changes: &Value| {
@@ -681,7 +680,7 @@ async fn an_entry_of_the_catalog_binds_always_or_as_the_operator_says() {
 #[test]
 fn an_entry_whose_tokens_are_presented_otherwise_binds_none() {
     let required = r#"dpop = "required""#;
-    assert!(entry("", required, "").is_ok());
+    assert!(entry(required, "").is_ok());
     let call = "[[profile]]\nurl = \"{host}/me\"\n";
     for (more, expected) in [
         (format!("{call}scheme = \"token\""), "presented as DPoP"),
@@ -692,7 +691,7 @@ fn an_entry_whose_tokens_are_presented_otherwise_binds_none() {
             "traded again",
         ),
     ] {
-        let told = entry("", required, &more).unwrap_err();
+        let told = entry(required, &more).unwrap_err();
         assert!(told.contains(expected), "{more}: {told}");
     }
 }

@@ -1,7 +1,5 @@
 //! Logout tokens: what is believed, and every one that must be refused.
 
-use std::sync::Arc;
-
 use aws_lc_rs::hmac;
 use chrono::DateTime;
 use serde_json::{Value, json};
@@ -10,11 +8,10 @@ use symbolon_domain::{
     ports::{ConnectorError, Connectors as _, Logout},
     secret::Secret,
 };
-use symbolon_oauth2::{Registry, catalog::Catalog};
 use wiremock::ResponseTemplate;
 
 use crate::{
-    provider::{NOW, Provider, changed, instance, loopback, object},
+    provider::{NOW, Provider, changed, instance, object, of_the_catalog},
     test_key::{TestKey, base64url},
 };
 
@@ -191,15 +188,6 @@ async fn a_type_whose_accounts_no_logout_token_names_takes_none() {
 }
 
 const ENTRY: &str = r#"
-    title = "Example"
-    description = "An example."
-    documentation = ["https://docs.example/oidc"]
-    checked = "2026-11-25"
-    evidence = "pages"
-    [parameters.origin]
-    description = "Where it is."
-    example = "https://provider.example"
-    kind = "origin"
     [authorization]
     scopes = ["openid"]
     [token]
@@ -214,12 +202,7 @@ const ENTRY: &str = r#"
 async fn a_logout_names_the_account_as_the_entry_of_the_catalog_does_or_not_at_all() {
     let provider = Provider::start().await;
     let verify = async |account: &str, changes: Value| {
-        let registry = Registry::new(loopback(), Arc::new(provider.clock.clone()));
-        let entry = Catalog::entry("example", &format!("{ENTRY}{account}")).unwrap();
-        let registry = registry.with_catalog(entry);
-        let config = object(&json!({"origin": provider.issuer, "client_id": "client"}));
-        let secrets = ProviderSecrets::from([("client_secret".to_owned(), Secret::new("secret"))]);
-        let connector = registry.connect(&instance("example", config), &secrets).unwrap();
+        let connector = of_the_catalog(&provider, &format!("{ENTRY}{account}"));
         let claims = changed(claims(&provider), &changes);
         let token = Secret::new(provider.key.sign(&header(), &claims));
         match connector.verify_logout(&token).await {

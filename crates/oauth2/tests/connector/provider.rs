@@ -23,6 +23,7 @@ use symbolon_domain::{
 };
 use symbolon_oauth2::{
     Registry,
+    catalog::Catalog,
     http::{HttpClient, HttpSettings},
 };
 use url::Url;
@@ -33,6 +34,29 @@ use crate::test_key::TestKey;
 pub(crate) const NOW: i64 = 1_700_000_000;
 pub(crate) const NONCE: &str = "the-nonce";
 pub(crate) const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
+
+/// What an entry of the catalog begins with whose provider is at `{origin}`.
+const EXAMPLE: &str = r#"
+    title = "Example"
+    description = "An example."
+    documentation = ["https://docs.example/oauth"]
+    checked = "2026-11-25"
+    evidence = "pages"
+    [parameters.origin]
+    description = "Where it is."
+    example = "https://provider.example"
+    kind = "origin"
+"#;
+
+/// The connector of a type of the catalog whose entry goes on like this, at this provider.
+pub(crate) fn of_the_catalog(provider: &Provider, rest: &str) -> Arc<dyn Connector> {
+    let registry = Registry::new(loopback(), Arc::new(provider.clock.clone()));
+    let registry =
+        registry.with_catalog(Catalog::entry("example", &format!("{EXAMPLE}{rest}")).unwrap());
+    let config = object(&json!({"origin": provider.issuer, "client_id": "client"}));
+    let secrets = ProviderSecrets::from([("client_secret".to_owned(), Secret::new("secret"))]);
+    registry.connect(&instance("example", config), &secrets).unwrap()
+}
 
 /// A clock that a test moves.
 #[derive(Clone)]
