@@ -67,6 +67,13 @@ impl ApiError {
         Error::invalid(field, problem.to_string()).into()
     }
 
+    /// Of the accounts that a user has linked, none is meant.
+    pub(crate) fn not_linked() -> Self {
+        let detail = "the user has linked no such account, or none that this key may see: have it \
+                      linked with POST /v1/link-sessions";
+        Self::new(StatusCode::NOT_FOUND, "not_found", detail)
+    }
+
     /// There is nothing at the path.
     pub(crate) fn no_route() -> Self {
         Error::NotFound("path").into()

@@ -210,7 +210,7 @@ async fn issue_token_by_key(
         ..IdentityFilter::default()
     };
     let id = match routes.identities.first(&filter).await? {
-        None => return Err(Error::NotFound("identity").into()),
+        None => return Err(ApiError::not_linked()),
         Some(Found { others: true, .. }) => return Err(Error::IdentityAmbiguous.into()),
         Some(Found { identity, .. }) => identity.id,
     };

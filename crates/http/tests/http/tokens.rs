@@ -147,7 +147,9 @@ async fn a_token_is_found_by_user_and_provider() {
     assert_eq!((answer.status.as_u16(), answer.header("cache-control")), (200, "no-store"));
     assert_eq!(answer.json()["access_token"], "access-1");
 
-    found(vec![], None).app().post("/v1/token", asked.clone()).await.problem(404, "not_found");
+    let nothing = found(vec![], None).app().post("/v1/token", asked.clone()).await;
+    let detail = nothing.problem(404, "not_found");
+    assert!(detail.contains("POST /v1/link-sessions"), "{detail}");
     let app = found(vec![fixtures::identity()], Some(1)).app();
     let detail = app.post("/v1/token", asked).await.problem(409, "identity_ambiguous");
     assert!(detail.contains("`identity_id`") && detail.contains("`external_id`"), "{detail}");
