@@ -46,11 +46,7 @@ impl DpopRequest {
         let mut htu = parsed.ok_or_else(|| Error::invalid("url", problem))?;
         htu.set_query(None);
         htu.set_fragment(None);
-        // RFC 9449 §8.1.
-        let fits = |it: u8| matches!(it, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
-        if let Some(nonce) = nonce
-            && !((1..=LONGEST_NONCE).contains(&nonce.len()) && nonce.bytes().all(fits))
-        {
+        if !nonce.is_none_or(is_nonce) {
             let problem = "must be what the server sent as DPoP-Nonce: 1 to 1024 visible ASCII \
                            characters";
             return Err(Error::invalid("nonce", problem));
@@ -75,6 +71,14 @@ impl DpopRequest {
     pub fn nonce(&self) -> Option<&str> {
         self.nonce.as_deref()
     }
+}
+
+/// Whether a server's `DPoP-Nonce` is one that can be sent back
+/// ([RFC 9449 §8.1](https://www.rfc-editor.org/rfc/rfc9449#section-8.1)), of at most 1024 bytes.
+#[must_use]
+pub fn is_nonce(text: &str) -> bool {
+    let fits = |it: u8| matches!(it, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
+    (1..=LONGEST_NONCE).contains(&text.len()) && text.bytes().all(fits)
 }
 
 #[cfg(test)]

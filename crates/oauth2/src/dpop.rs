@@ -23,7 +23,7 @@ use jsonwebtoken::{
 use serde_json::{Value, json};
 use symbolon_domain::{
     credentials::{Credentials, DPOP},
-    dpop::DpopRequest,
+    dpop::{DpopRequest, is_nonce},
     ids::ProviderId,
     ports::{Clock, ConnectorError, DpopProofs, UnreadableDpopKey},
     secret::Secret,
@@ -43,9 +43,6 @@ pub(crate) const ES256: &str = "ES256";
 
 /// How a server says that it wants to see a nonce of its own in the proof (§8, §9).
 pub(crate) const USE_DPOP_NONCE: &str = "use_dpop_nonce";
-
-/// Longest nonce that is taken, in bytes.
-const LONGEST_NONCE: usize = 1024;
 
 /// So many nonces are remembered at most; then all are learned anew.
 const MOST_NONCES: usize = 10_000;
@@ -301,9 +298,7 @@ impl Engine {
 
 /// The nonce that an answer brings, if it is one (§8.1).
 fn nonce(answer: &HttpResponse) -> Option<&str> {
-    let fits = |it: u8| matches!(it, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
-    let nonce = answer.header("dpop-nonce")?;
-    ((1..=LONGEST_NONCE).contains(&nonce.len()) && nonce.bytes().all(fits)).then_some(nonce)
+    answer.header("dpop-nonce").filter(|it| is_nonce(it))
 }
 
 /// Whether an answer says that the proof lacks a nonce: in its body (§8), or in its challenge (§9).
