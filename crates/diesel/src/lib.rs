@@ -11,6 +11,7 @@
 #[macro_use]
 mod tables;
 
+mod batches;
 mod bell;
 mod database;
 mod failure;

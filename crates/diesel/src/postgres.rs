@@ -41,6 +41,7 @@ use symbolon_domain::{
 use tokio::{sync::mpsc, task::JoinError};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use self::refreshes::Refreshes;
 use crate::{
     bell::Bell,
     database::Engine,
@@ -93,6 +94,7 @@ mod logouts;
 mod organization_identities;
 #[path = "queries/refresh_schedule.rs"]
 mod refresh_schedule;
+mod refreshes;
 #[path = "queries/revocations.rs"]
 mod revocations;
 #[path = "queries/sealed_values.rs"]
@@ -319,6 +321,7 @@ pub struct Store {
     /// Up to which row plans were made: the entries of what was planned stay in the index for a
     /// while, and are not to be read again for each batch of a million.
     planned_up_to: AtomicI64,
+    refreshes: Refreshes,
     bell: Bell,
     listener: tokio::task::AbortHandle,
     announcements: mpsc::UnboundedSender<i64>,
@@ -453,6 +456,7 @@ impl Store {
         let announcer = tokio::spawn(announce(connector.clone(), ended)).abort_handle();
         let hot = vec![HotConnection::default(), HotConnection::default()];
         let plan = settings.refresh_plan;
+        let refreshes = Refreshes::new(&pool, connector.patience, &sealer, plan);
         Ok(Self {
             pool,
             hot,
@@ -461,6 +465,7 @@ impl Store {
             sealer,
             plan,
             planned_up_to: AtomicI64::new(0),
+            refreshes,
             bell,
             listener,
             announcements,

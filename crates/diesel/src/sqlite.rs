@@ -28,8 +28,9 @@ use diesel_async::{
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use futures_util::FutureExt as _;
 use symbolon_domain::{
+    credentials::Credentials,
     ids::{ApiKeyId, IdentityId},
-    ports::{RepositoryError, Sealer},
+    ports::{Lease, LeasedWrite, RepositoryError, Sealer},
     refresh_plan::RefreshPlan,
     secret::SecretHash,
 };
@@ -259,6 +260,38 @@ impl Store {
     /// After a write under a lease: the same.
     pub(crate) fn announce(&self, id: IdentityId) {
         self.bell.ring(id);
+    }
+
+    /// There is one writer: nothing is taken together.
+    #[expect(clippy::unused_self, clippy::unused_async, reason = "the other dialect needs it")]
+    pub(crate) async fn take_lease_together(
+        &self,
+        _: IdentityId,
+        _: i64,
+        _: &str,
+        _: Duration,
+    ) -> Result<Option<credentials::Taken>, RepositoryError> {
+        Ok(None)
+    }
+
+    /// Nor written.
+    #[expect(clippy::unused_self, clippy::unused_async, reason = "the other dialect needs it")]
+    pub(crate) async fn record_sending_together(
+        &self,
+        _: &Lease,
+        _: Duration,
+    ) -> Result<Option<LeasedWrite>, RepositoryError> {
+        Ok(None)
+    }
+
+    /// Nor committed.
+    #[expect(clippy::unused_self, clippy::unused_async, reason = "the other dialect needs it")]
+    pub(crate) async fn commit_together(
+        &self,
+        _: &Lease,
+        _: &Credentials,
+    ) -> Result<Option<LeasedWrite>, RepositoryError> {
+        Ok(None)
     }
 
     /// A connection for a read that takes microseconds, on this thread.

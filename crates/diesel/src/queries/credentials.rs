@@ -31,10 +31,10 @@ use crate::{
 };
 
 /// The columns of the token path.
-#[derive(Queryable, Selectable)]
+#[derive(Queryable, QueryableByName, Selectable)]
 #[diesel(table_name = identities, check_for_backend(Db))]
 pub(crate) struct Row {
-    id: i64,
+    pub(crate) id: i64,
     idp_id: i64,
     status: String,
     invalid_reason: Option<String>,
@@ -74,6 +74,31 @@ impl Row {
             )?,
             back_off,
         })
+    }
+}
+
+/// The row of a lease that was taken just now.
+#[derive(Queryable, QueryableByName, Selectable)]
+#[diesel(table_name = identities, check_for_backend(Db))]
+pub(crate) struct Taken {
+    attempt: i64,
+    unanswered: i32,
+    #[diesel(embed)]
+    shown: Shown,
+    #[diesel(embed)]
+    pub(crate) row: Row,
+}
+
+impl Taken {
+    /// The lease, and what was there at that moment.
+    fn open(self, sealer: &dyn Sealer) -> (Lease, Result<Leased, Failure>) {
+        let Self { attempt, unanswered, shown, row } = self;
+        let (identity_id, generation) = (IdentityId(row.id), row.generation);
+        let unanswered = u32::try_from(unanswered).unwrap_or(0);
+        let read = row
+            .open(sealer)
+            .and_then(|stored| Ok(Leased { identity: Identity::try_from(shown)?, stored }));
+        (Lease { identity_id, generation, attempt, unanswered }, read)
     }
 }
 
@@ -134,7 +159,7 @@ macro_rules! awaited {
 }
 
 /// A count as the column keeps it.
-fn count(unanswered: u32) -> i32 {
+pub(crate) fn count(unanswered: u32) -> i32 {
     i32::try_from(unanswered).unwrap_or(i32::MAX)
 }
 
@@ -146,6 +171,42 @@ async fn release(conn: &mut Conn, lease: &Lease) -> QueryResult<usize> {
         identities::unanswered.eq(count(lease.unanswered)),
     ));
     Prepared(update).execute(conn).await
+}
+
+/// Takes a lease where it is free.
+async fn take_alone(
+    conn: &mut Conn,
+    id: IdentityId,
+    generation: i64,
+    holder: &str,
+    time: Duration,
+) -> QueryResult<Option<Taken>> {
+    let free = identities::table
+        .find(id.0)
+        .filter(identities::generation.eq(generation))
+        .filter(identities::status.ne(IdentityStatus::Invalid.as_str()))
+        .filter(identities::lease_until.is_null().or(identities::lease_until.le(maybe_now())));
+    let take = diesel::update(free)
+        .set((
+            identities::lease_holder.eq(holder),
+            identities::lease_until.eq(maybe_now_plus(time)),
+            identities::attempt.eq(identities::attempt + 1),
+        ))
+        .returning(Taken::as_returning());
+    Prepared(take).get_result(conn).await.optional()
+}
+
+/// An identity as it is with new credentials.
+pub(crate) fn renewed(before: &Identity, credentials: &Credentials) -> Identity {
+    let scopes = if credentials.scopes.is_empty() { &before.scopes } else { &credentials.scopes };
+    Identity {
+        status: IdentityStatus::Valid,
+        invalid: None,
+        scopes: scopes.clone(),
+        expires_at: credentials.expires_at.map(super::to_microseconds),
+        version: before.version + 1,
+        ..before.clone()
+    }
 }
 
 const NOT_LEASED: (Option<&str>, Option<DateTime<Utc>>) = (None, None);
@@ -164,35 +225,15 @@ impl CredentialsRepository for Store {
         holder: &str,
         time: Duration,
     ) -> Result<LeaseOutcome, RepositoryError> {
-        let mut conn = self.writer().await?;
-        let conn = &mut *conn;
-        let free = identities::table
-            .find(id.0)
-            .filter(identities::generation.eq(generation))
-            .filter(identities::status.ne(IdentityStatus::Invalid.as_str()))
-            .filter(identities::lease_until.is_null().or(identities::lease_until.le(maybe_now())));
-        let take = diesel::update(free)
-            .set((
-                identities::lease_holder.eq(holder),
-                identities::lease_until.eq(maybe_now_plus(time)),
-                identities::attempt.eq(identities::attempt + 1),
-            ))
-            .returning((
-                identities::attempt,
-                identities::unanswered,
-                Shown::as_returning(),
-                Row::as_returning(),
-            ));
-        let taken: Option<(i64, i32, Shown, Row)> =
-            Prepared(take).get_result(conn).await.optional().map_err(Failure::from)?;
-        if let Some((attempt, unanswered, shown, row)) = taken {
-            let unanswered = u32::try_from(unanswered).unwrap_or(0);
-            let lease = Lease { identity_id: id, generation, attempt, unanswered };
-            let read = row.open(&*self.sealer).and_then(|it| Ok((Identity::try_from(shown)?, it)));
+        let together = self.take_lease_together(id, generation, holder, time).await?;
+        let conn = &mut *self.writer().await?;
+        let taken = match together {
+            Some(taken) => Some(taken),
+            None => take_alone(conn, id, generation, holder, time).await.map_err(Failure::from)?,
+        };
+        if let Some((lease, read)) = taken.map(|it| it.open(&*self.sealer)) {
             return match read {
-                Ok((identity, stored)) => {
-                    Ok(LeaseOutcome::Taken(lease, Box::new(Leased { identity, stored })))
-                }
+                Ok(leased) => Ok(LeaseOutcome::Taken(lease, Box::new(leased))),
                 Err(unreadable) => {
                     release(conn, &lease).await.map_err(Failure::from)?;
                     Err(unreadable.into())
@@ -221,6 +262,9 @@ impl CredentialsRepository for Store {
         lease: &Lease,
         time: Duration,
     ) -> Result<LeasedWrite, RepositoryError> {
+        if let Some(done) = self.record_sending_together(lease, time).await? {
+            return Ok(done);
+        }
         let conn = &mut *self.writer().await?;
         let record = diesel::update(under!(lease))
             // Nor where it was released: then there is no such time.
@@ -238,6 +282,10 @@ impl CredentialsRepository for Store {
         lease: &Lease,
         credentials: &Credentials,
     ) -> Result<LeasedWrite, RepositoryError> {
+        if let Some(done) = self.commit_together(lease, credentials).await? {
+            self.announce(lease.identity_id);
+            return Ok(done);
+        }
         let done = in_transaction!(self, async |conn| {
             let id = lease.identity_id;
             let next = lease.generation + 1;
@@ -257,39 +305,35 @@ impl CredentialsRepository for Store {
             let before = Identity::try_from(before)?;
             let sealed = seal(&*self.sealer, &place(id.0, before.idp_id.0, next), credentials)?;
             let planned = self.plan.of(id, next, Some(credentials));
-            let scopes =
-                if credentials.scopes.is_empty() { &before.scopes } else { &credentials.scopes };
+            let after = renewed(&before, credentials);
             // The row is locked: what was found is what is written.
-            let update = diesel::update(identities::table.find(id.0))
-                .set((
-                    (
-                        identities::credentials.eq(sealed),
-                        identities::scopes.eq(json!(scopes)),
-                        identities::generation.eq(next),
-                        identities::expires_at
-                            .eq(credentials.expires_at.map(super::to_microseconds)),
-                        identities::version.eq(identities::version + 1),
-                        identities::status.eq(IdentityStatus::Valid.as_str()),
-                        identities::invalid_reason.eq(None::<String>),
-                        identities::invalid_at.eq(None::<DateTime<Utc>>),
-                    ),
-                    (
-                        identities::lease_holder.eq(NOT_LEASED.0),
-                        identities::lease_until.eq(NOT_LEASED.1),
-                        identities::unanswered.eq(0),
-                        identities::retry_at.eq(None::<DateTime<Utc>>),
-                        identities::failures.eq(0),
-                        identities::failure_class.eq(None::<String>),
-                        identities::failure_detail.eq(None::<String>),
-                    ),
-                    identities::refresh_expires_at
-                        .eq(credentials.refresh_expires_at.map(super::to_microseconds)),
-                    PlanColumns::of(next, &planned),
-                ))
-                .returning(Shown::as_returning());
-            let after: Shown = Prepared(update).get_result(conn).await?;
+            let update = diesel::update(identities::table.find(id.0)).set((
+                (
+                    identities::credentials.eq(sealed),
+                    identities::scopes.eq(json!(after.scopes)),
+                    identities::generation.eq(next),
+                    identities::expires_at.eq(after.expires_at),
+                    identities::version.eq(after.version),
+                    identities::status.eq(after.status.as_str()),
+                    identities::invalid_reason.eq(None::<String>),
+                    identities::invalid_at.eq(None::<DateTime<Utc>>),
+                ),
+                (
+                    identities::lease_holder.eq(NOT_LEASED.0),
+                    identities::lease_until.eq(NOT_LEASED.1),
+                    identities::unanswered.eq(0),
+                    identities::retry_at.eq(None::<DateTime<Utc>>),
+                    identities::failures.eq(0),
+                    identities::failure_class.eq(None::<String>),
+                    identities::failure_detail.eq(None::<String>),
+                ),
+                identities::refresh_expires_at
+                    .eq(credentials.refresh_expires_at.map(super::to_microseconds)),
+                PlanColumns::of(next, &planned),
+            ));
+            Prepared(update).execute(conn).await?;
             let actor = Actor::replica(holder.unwrap_or_default());
-            let (kind, after) = (EventKind::IdentityRefreshed, after.try_into()?);
+            let kind = EventKind::IdentityRefreshed;
             log(conn, kind, &actor, Some(&before), Some(&after)).await?;
             Ok(LeasedWrite::Done)
         });

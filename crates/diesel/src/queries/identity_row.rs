@@ -49,10 +49,10 @@ pub(crate) struct Row {
 }
 
 /// The columns that an [`Identity`] shows.
-#[derive(Queryable, Selectable)]
+#[derive(Queryable, QueryableByName, Selectable)]
 #[diesel(table_name = identities, check_for_backend(Db))]
 pub(crate) struct Shown {
-    id: i64,
+    pub(crate) id: i64,
     idp_id: i64,
     user_id: String,
     external_id: String,

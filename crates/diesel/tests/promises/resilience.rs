@@ -7,6 +7,7 @@ use chrono::DateTime;
 use futures_util::{StreamExt as _, stream};
 use symbolon_diesel::{Database, DatabaseSettings};
 use symbolon_domain::{
+    credentials::Credentials,
     identity::Identity,
     ids::{IdentityId, ProviderId},
     ports::{
@@ -94,6 +95,64 @@ async fn a_thousand_who_come_first_do_not_open_a_connection_each() {
         readers.spawn(async move { store.identities().find(IdentityId(1)).await.unwrap() });
     }
     assert_eq!(readers.join_all().await, vec![None; 1000]);
+}
+
+/// Those that are written together wait for nobody; whose row somebody has in hand waits alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_somebody_has_in_hand_holds_up_no_other_refresh() {
+    let (database, settings) = migrated_database().await;
+    let store: Arc<dyn Store> = Arc::new(store_on_postgres(&settings).await);
+    let at = provider(&store).await;
+    let (in_hand, free) = (linked(&store, at, "u").await.id, linked(&store, at, "v").await.id);
+    let other = client(&database).await;
+    other.batch_execute("BEGIN").await.unwrap();
+    let lock = "SELECT id FROM identities WHERE id = $1 FOR UPDATE";
+    assert_eq!(other.query(lock, &[&in_hand.0]).await.unwrap().len(), 1);
+
+    let refresh = |id| {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move {
+            let (credentials, time) = (store.credentials(), Duration::from_mins(1));
+            let taken = credentials.take_lease(id, 1, "replica-1", time).await.unwrap();
+            let LeaseOutcome::Taken(lease, _) = taken else { panic!("{taken:?}") };
+            let recorded = credentials.record_sending(&lease, Duration::from_secs(1)).await;
+            assert_eq!(recorded.unwrap(), LeasedWrite::Done);
+            credentials.commit(&lease, &fixtures::credentials()).await.unwrap()
+        })
+    };
+    let (waits, goes) = (refresh(in_hand), refresh(free));
+    let gone = tokio::time::timeout(Duration::from_secs(5), goes).await;
+    assert_eq!(gone.expect("it waits for a row of another").unwrap(), LeasedWrite::Done);
+    assert!(!waits.is_finished());
+    other.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(waits.await.unwrap(), LeasedWrite::Done);
+}
+
+/// What the database refuses of one does not cost the others theirs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_that_the_database_refuses_fails_alone() {
+    let (_database, settings) = migrated_database().await;
+    let store: Arc<dyn Store> = Arc::new(store_on_postgres(&settings).await);
+    let at = provider(&store).await;
+    let mut refreshes = JoinSet::new();
+    for number in 0..20 {
+        let (id, store) = (linked(&store, at, &format!("u{number}")).await.id, Arc::clone(&store));
+        refreshes.spawn(async move {
+            let (credentials, time) = (store.credentials(), Duration::from_mins(1));
+            let taken = credentials.take_lease(id, 1, "replica-1", time).await.unwrap();
+            let LeaseOutcome::Taken(lease, _) = taken else { panic!("{taken:?}") };
+            // A jsonb holds no such character.
+            let scope = if number == 7 { "\u{0}" } else { "a" };
+            let renewed = Credentials { scopes: vec![scope.into()], ..fixtures::credentials() };
+            (number, credentials.commit(&lease, &renewed).await)
+        });
+    }
+    for (number, committed) in refreshes.join_all().await {
+        match committed {
+            Ok(done) => assert_eq!((number != 7, done), (true, LeasedWrite::Done)),
+            Err(error) => assert_eq!(number, 7, "{error}"),
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

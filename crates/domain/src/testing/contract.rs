@@ -491,6 +491,7 @@ macro_rules! contract_tests {
             data_written_during_a_lease_survives_the_commit
             new_credentials_supersede_the_lease
             new_credentials_win_whenever_they_come
+            of_many_refreshes_at_once_each_is_kept_as_its_own
             // link_sessions
             a_session_is_found_by_id_and_token
             a_session_that_is_not_there_is_absent

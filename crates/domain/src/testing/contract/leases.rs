@@ -533,6 +533,102 @@ pub async fn new_credentials_win_whenever_they_come(store: &Arc<dyn Store>) {
     }
 }
 
+/// Of many refreshes at once, those that may go on among those that may not, each is kept by its
+/// own conditions, with what is its own.
+pub async fn of_many_refreshes_at_once_each_is_kept_as_its_own(store: &Arc<dyn Store>) {
+    const MANY: usize = 30;
+    let provider = provider(store, "p").await;
+    let mut ids = Vec::new();
+    for number in 0..MANY {
+        let (user, account) = (format!("u{number}"), format!("a{number}"));
+        ids.push(linked(store, &link(provider, &user, &account)).await.id);
+    }
+    let ids = Arc::new(ids);
+    // Each by its number: the first and every fifth after it want what is not there any more.
+    let is_late = |number: usize, step: usize| number % 5 == step;
+
+    let taken = race(MANY, |number| {
+        let (store, id) = (store.clone(), ids[number]);
+        let generation = if is_late(number, 0) { 0 } else { 1 };
+        async move { take(&store, id, generation, &format!("replica-{number}")).await }
+    });
+    let mut leases = Vec::new();
+    for (number, outcome) in taken.await.into_iter().enumerate() {
+        if is_late(number, 0) {
+            assert_eq!(outcome, LeaseOutcome::Moved, "{number}");
+            continue;
+        }
+        let LeaseOutcome::Taken(lease, leased) = outcome else { panic!("{number}: {outcome:?}") };
+        let held = (lease.identity_id, lease.generation, lease.unanswered);
+        assert_eq!(held, (ids[number], 1, 0));
+        assert_eq!(Some(leased.identity), store.identities().find(ids[number]).await.unwrap());
+        assert_eq!(leased.stored, credentials_of(store, ids[number]).await);
+        leases.push((number, lease));
+    }
+
+    let leases = Arc::new(leases);
+    let recorded = race(leases.len(), |at| {
+        let (store, (number, mut lease)) = (store.clone(), leases[at].clone());
+        lease.attempt -= i64::from(is_late(number, 1));
+        async move { (number, store.credentials().record_sending(&lease, SHORT).await.unwrap()) }
+    });
+    for (number, outcome) in recorded.await {
+        let expected = if is_late(number, 1) { LeasedWrite::Superseded } else { LeasedWrite::Done };
+        assert_eq!(outcome, expected, "{number}");
+    }
+
+    for number in (0..MANY).filter(|it| is_late(*it, 2)) {
+        super::unlink(store, ids[number]).await.unwrap();
+    }
+    let committed = race(leases.len(), |at| {
+        let (store, (number, mut lease)) = (store.clone(), leases[at].clone());
+        lease.attempt -= i64::from(is_late(number, 3));
+        async move { (number, store.credentials().commit(&lease, &renewed_as(number)).await.unwrap()) }
+    });
+    for (number, outcome) in committed.await {
+        let expected = match number {
+            it if is_late(it, 2) => LeasedWrite::Gone,
+            it if is_late(it, 3) => LeasedWrite::Superseded,
+            _ => LeasedWrite::Done,
+        };
+        assert_eq!(outcome, expected, "{number}");
+    }
+
+    let mut told = events(store).await;
+    told.retain(|it| it.about == EventKind::IdentityRefreshed);
+    for (number, id) in ids.iter().enumerate().filter(|(it, _)| !is_late(*it, 2)) {
+        let is_renewed = is_late(number, 1) || is_late(number, 4);
+        let stored = credentials_of(store, *id).await;
+        let identity = store.identities().find(*id).await.unwrap().unwrap();
+        let of_this: Vec<_> = told.iter().filter(|it| it.identity_id == Some(*id)).collect();
+        if !is_renewed {
+            assert_eq!((stored.generation, identity.version, of_this.len()), (1, 1, 0), "{number}");
+            assert_eq!(stored.credentials, Some(fixtures::credentials()));
+            continue;
+        }
+        let renewed = renewed_as(number);
+        assert_eq!((stored.generation, identity.version), (2, 2), "{number}");
+        assert_eq!(identity.scopes, renewed.scopes);
+        assert_eq!(identity.expires_at, renewed.expires_at);
+        assert_eq!(stored.credentials, Some(renewed));
+        let [event] = of_this[..] else { panic!("{number}: {of_this:?}") };
+        assert_eq!(event.actor, Actor::replica(format!("replica-{number}")));
+        assert_eq!(event.user_id.as_ref(), Some(&identity.user_id));
+        assert_eq!(event.provider_id, Some(provider));
+        let scopes = &event.after.as_ref().unwrap()["scopes"];
+        assert_eq!(*scopes, json!(identity.scopes), "{number}");
+    }
+}
+
+/// New credentials that are nobody else's.
+fn renewed_as(number: usize) -> Credentials {
+    Credentials {
+        access_token: Some(Secret::new(format!("access-{number}"))),
+        scopes: vec![format!("scope-{number}")],
+        ..renewed()
+    }
+}
+
 async fn take(
     store: &Arc<dyn Store>,
     id: IdentityId,
