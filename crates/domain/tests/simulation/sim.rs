@@ -30,7 +30,7 @@ use tokio::{
 
 pub(crate) use self::{mutant::Mutant, truth::Violation};
 use self::{
-    plan::{CHAOS, Dice},
+    plan::Dice,
     provider::Answer,
     truth::Row,
     world::{Replica, World, at},
@@ -87,7 +87,7 @@ async fn live(world: &Arc<World>) {
             act(&world, &dice).await;
         });
     }
-    sleep(CHAOS).await;
+    sleep(world.plan.chaos).await;
     world.calm();
     world.trace("world", format_args!("comes to rest"));
     while let Some(ended) = callers.join_next().await {

@@ -3,8 +3,10 @@ use std::{
     time::Duration,
 };
 
-/// Chaos lasts this long; then nothing goes wrong any more.
-pub(crate) const CHAOS: Duration = Duration::from_secs(100);
+/// Chaos lasts this long in most worlds; then nothing goes wrong any more.
+const CHAOS: Duration = Duration::from_secs(100);
+/// In the others: longer than anybody may be let wait, with somebody cut off for most of it.
+const LONG_CHAOS: Duration = Duration::from_secs(240);
 /// The service's own settings.
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(3);
 pub(crate) const MARGIN: Duration = Duration::from_secs(10);
@@ -124,10 +126,13 @@ pub(crate) struct Plan {
     pub(crate) rules: Rules,
     pub(crate) faults: Faults,
     pub(crate) windows: Vec<Window>,
+    /// How long things go wrong.
+    pub(crate) chaos: Duration,
 }
 
 impl Plan {
-    pub(crate) fn draw(dice: &Dice) -> Self {
+    /// The plan of a world, by its number's dice and its number.
+    pub(crate) fn draw(dice: &Dice, seed: u64) -> Self {
         // Half of the faults are off, so that what is left must be told apart from the others.
         let rate = |most| if dice.chance(500) { 1 + dice.below(most) } else { 0 };
         let faults = Faults {
@@ -167,7 +172,16 @@ impl Plan {
             let length = if dice.chance(250) { 90_000 } else { 25_000 };
             Window { what, from, until: (from + dice.millis(100, length)).min(CHAOS) }
         });
-        let windows = windows.collect();
+        let mut windows: Vec<_> = windows.collect();
+        // By dice of its own: the other worlds are as they are without it.
+        let long = Dice::new(!seed);
+        let chaos = if long.chance(30) { LONG_CHAOS } else { CHAOS };
+        if chaos == LONG_CHAOS {
+            let slot = usize::try_from(long.below(replicas as u64)).unwrap_or(0);
+            let what = long.one_of(&[Away::Database, Away::Replica(slot)]);
+            let from = long.millis(0, 20_000);
+            windows.push(Window { what, from, until: from + long.millis(150_000, 210_000) });
+        }
         Self {
             replicas,
             accounts: 1 + dice.below(3),
@@ -176,6 +190,7 @@ impl Plan {
             rules,
             faults,
             windows,
+            chaos,
         }
     }
 }

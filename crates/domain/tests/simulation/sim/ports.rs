@@ -32,7 +32,7 @@ use url::Url;
 
 use super::{
     mutant::Mutant,
-    plan::{Away, CALL_TIMEOUT, CHAOS, Window},
+    plan::{Away, CALL_TIMEOUT, Window},
     provider::Answer,
     truth::End,
     world::{Reach, World},
@@ -625,7 +625,7 @@ impl Connector for Ports {
             let kinds = [Away::Database, Away::Paused, Away::Replica(self.0.slot)];
             let what = world.dice.one_of(&kinds);
             let from = now + world.dice.millis(0, 200);
-            let until = (from + world.dice.millis(5000, 30_000)).min(CHAOS);
+            let until = (from + world.dice.millis(5000, 30_000)).min(world.plan.chaos);
             world.trace(name, format_args!("{what:?} is away until {until:?}"));
             world.truth().windows.push(Window { what, from, until });
             world.truth().count("outages during a call");

@@ -89,7 +89,7 @@ impl World {
         is_traced: bool,
     ) -> Result<Arc<Self>, RepositoryError> {
         let dice = Dice::new(seed);
-        let plan = Plan::draw(&dice);
+        let plan = Plan::draw(&dice, seed);
         let began = Instant::now();
         let store = Arc::new(MemoryStore::new(Arc::new(WorldClock(began))));
         let provider = NewIdentityProvider {
