@@ -27,18 +27,22 @@ use crate::{
     test_key::base64url,
 };
 
-const REGISTER: &str = "mcp.datadoghq.eu/api/unstable/mcp-server/register";
-const TOKEN: &str = "mcp.datadoghq.eu/api/unstable/mcp-server/token";
-const MCP: &str = "mcp.datadoghq.eu/api/unstable/mcp-server/mcp";
-const SCOPES: &str = "mcp_read apm_read error_tracking_read events_read hosts_read incident_read \
-                      logs_read_data metrics_read monitors_read";
+const REGISTER: &str = "app.datadoghq.eu/api/v2/oauth2/register";
+const TOKEN: &str = "app.datadoghq.eu/api/v2/oauth2/token";
+const MCP: &str = "mcp.datadoghq.eu/v1/mcp";
+const SCOPES: &str = "mcp_all";
 
 fn site() -> Value {
+    json!({"site": "datadoghq.eu", "web": "app.datadoghq.eu"})
+}
+
+/// What a token that somebody brings needs of it.
+fn pat_site() -> Value {
     json!({"site": "datadoghq.eu"})
 }
 
 fn with_client() -> Value {
-    json!({"site": "datadoghq.eu", "client_id": "dcr-id", "client_secret": "dcr-secret"})
+    changed(site(), &json!({"client_id": "dcr-id", "client_secret": "dcr-secret"}))
 }
 
 fn whoami() -> Value {
@@ -68,6 +72,7 @@ async fn world() -> StandIn {
     let world = StandIn::start().await;
     let registered = json!({
         "client_id": "dcr-id", "client_secret": "dcr-secret",
+        "token_endpoint_auth_method": "client_secret_basic",
         "redirect_uris": ["https://app.example/callback/1"],
     });
     world.answer(REGISTER, ResponseTemplate::new(201).set_body_json(registered));
@@ -94,7 +99,7 @@ fn grant_of(token: &str) -> Grant {
 
 /// Whose a token is that somebody brought.
 async fn account_of(world: &StandIn, token: &str) -> Result<ExternalAccount, ConnectorError> {
-    let connector = world.connect("datadog_pat", &site()).unwrap();
+    let connector = world.connect("datadog_pat", &pat_site()).unwrap();
     connector.build_identity(&grant_of(token)).await
 }
 
@@ -126,7 +131,7 @@ async fn a_client_is_registered_with_what_it_needs_and_no_more() {
         json!({
             "client_name": "Symbolon", "redirect_uris": ["https://app.example/callback/1"],
             "grant_types": ["authorization_code", "refresh_token"], "response_types": ["code"],
-            "token_endpoint_auth_method": "client_secret_basic",
+            "token_endpoint_auth_method": "none",
         })
     );
     let named = changed(site(), &json!({"client_name": "Agents Inc."}));
@@ -158,8 +163,11 @@ async fn a_registration_that_fails_gives_no_client() {
         assert_refused!(world.register("datadog", &site()).await, Unavailable, text);
     }
     for body in [
-        json!({"client_id": "dcr-id"}),
-        json!({"client_id": "dcr-id", "client_secret": ""}),
+        json!({"client_id": "dcr-id", "token_endpoint_auth_method": "client_secret_basic"}),
+        json!({
+            "client_id": "dcr-id", "client_secret": "",
+            "token_endpoint_auth_method": "client_secret_basic",
+        }),
         json!({"client_secret": "dcr-secret"}),
         json!({"client_id": "a\nb", "client_secret": "dcr-secret"}),
         json!({"client_id": "a", "client_secret": "b", "redirect_uris": ["https://b.example"]}),
@@ -187,8 +195,8 @@ async fn the_browser_brings_the_registered_client_the_challenge_and_the_resource
     let world = world().await;
     let connector = world.connect("datadog", &with_client()).unwrap();
     let url = connector.authorize(&authorization_request()).await.unwrap();
-    assert_eq!(url.host_str(), Some("mcp.datadoghq.eu"));
-    assert_eq!(url.path(), "/api/unstable/mcp-server/authorize");
+    assert_eq!(url.host_str(), Some("app.datadoghq.eu"));
+    assert_eq!(url.path(), "/oauth2/v1/authorize");
     let challenge = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, VERIFIER.as_bytes());
     let expected = [
         ("client_id", "dcr-id"),
@@ -302,7 +310,7 @@ async fn a_client_that_is_given_no_secret_proves_nothing_but_its_verifier() {
 #[tokio::test]
 async fn a_registered_client_is_taken_back_where_the_answer_says_how() {
     let world = world().await;
-    let at = "mcp.datadoghq.eu/api/unstable/mcp-server/register/dcr-id";
+    let at = "app.datadoghq.eu/api/v2/oauth2/register/dcr-id";
     let registered = |uri: &str| {
         ResponseTemplate::new(201).set_body_json(json!({
             "client_id": "dcr-id", "client_secret": "dcr-secret",
@@ -343,8 +351,13 @@ async fn a_site_that_datadog_does_not_have_is_refused() {
             let refused = world.connect(provider_type, &config).err().map(|it| it.field);
             assert_eq!(refused.as_deref(), Some("site"), "{provider_type} {config}");
         }
-        assert!(world.connect(provider_type, &json!({"site": "us3.datadoghq.com"})).is_ok());
     }
+    let known = json!({"site": "us3.datadoghq.com"});
+    assert!(world.connect("datadog_pat", &known).is_ok());
+    let refused = world.connect("datadog", &known).err().map(|it| it.field);
+    assert_eq!(refused.as_deref(), Some("web"));
+    let whole = changed(known, &json!({"web": "us3.datadoghq.com"}));
+    assert!(world.connect("datadog", &whole).is_ok());
 }
 
 #[tokio::test]
@@ -399,7 +412,7 @@ async fn a_token_that_a_user_brings_tells_whose_it_is() {
         assert_eq!(header(request, "accept"), Some("application/json, text/event-stream"));
     }
     assert_eq!(asked[3].method.as_str(), "DELETE", "the session is given up");
-    let connector = world.connect("datadog_pat", &site()).unwrap();
+    let connector = world.connect("datadog_pat", &pat_site()).unwrap();
     let capabilities = connector.capabilities();
     assert!(!capabilities.browser && !capabilities.refresh && !capabilities.sign_in);
     assert_refused!(connector.refresh(&refresh_request()).await, Misconfigured);
@@ -452,7 +465,7 @@ async fn a_stream_that_stays_open_is_left_once_the_answer_is_there() {
     })
     .await;
     let registry = stand_in::registry(([127, 0, 0, 1], server.port).into());
-    let provider = instance("datadog_pat", object(&site()));
+    let provider = instance("datadog_pat", object(&pat_site()));
     let connector = registry.connect(&provider, &ProviderSecrets::new()).unwrap();
     let account = connector.build_identity(&grant_of("t")).await.unwrap();
     assert_eq!(account.external_id.as_str(), "user-1");
