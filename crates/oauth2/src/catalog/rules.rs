@@ -6,11 +6,9 @@ use regex::Regex;
 use url::Url;
 
 use super::{
-    entry::{
-        Alternatives, Authentication, Body, Call, CodeGrant, Entry, Need, Parameter, ParameterKind,
-        Pkce, RefreshWith,
-    },
-    template::{Pointer, Template},
+    entry::{Alternatives, Authentication, Body, Call, CodeGrant, Entry, Need, Pkce, RefreshWith},
+    parameter::ParameterKind,
+    template::{Pointer, TOKEN, Template},
 };
 
 /// What the engine says itself, in one request or another.
@@ -62,12 +60,11 @@ const REGISTRATION_KEYS: &[&str] = &[
 const MCP_HEADERS: &[&str] =
     &["accept", "authorization", "content-type", "mcp-protocol-version", "mcp-session-id"];
 
-/// Characters of a host, to see what a pattern admits.
-const NO_HOST: &[&str] =
-    &["/", "@", ":", "?", "#", "\\", "a/b", "a@b", "a:b", "a?b", "a#b", "a\\b"];
-
 static NAME: LazyLock<Option<Regex>> =
     LazyLock::new(|| Regex::new("^[a-z0-9][a-z0-9_-]{0,62}$").ok());
+
+static CODE_FLOW: LazyLock<Option<Regex>> =
+    LazyLock::new(|| Regex::new("^[A-Za-z0-9_]{1,63}$").ok());
 
 impl Entry {
     /// Reads an entry from its TOML text.
@@ -93,6 +90,8 @@ impl Entry {
         self.check_parameters()?;
         self.check_addresses()?;
         self.check_own_names()?;
+        self.check_answers()?;
+        self.check_revocation()?;
         self.check_issuers()?;
         self.check_registration()?;
         self.check_pointers()?;
@@ -218,6 +217,12 @@ impl Entry {
             if parameter.secret && parameter.default.is_some() {
                 return Err(at("a secret has no default"));
             }
+            if parameter.optional && parameter.default.is_some() {
+                return Err(at("what has a default is never left out, so it is not optional"));
+            }
+            if name == TOKEN {
+                return Err(at("{token} is the token that is revoked"));
+            }
         }
         let used: Vec<&str> = self.templates().iter().flat_map(|(_, it)| it.parameters()).collect();
         for name in self.parameters.keys() {
@@ -228,14 +233,29 @@ impl Entry {
         }
         for (key, template) in self.templates() {
             for name in template.parameters() {
-                if name != "client_id" && !self.parameters.contains_key(name) {
+                let Some(parameter) = self.parameters.get(name) else {
+                    if name == "client_id" || (name == TOKEN && key == "revoke.url") {
+                        continue;
+                    }
                     return Err(format!("{key}: {{{name}}} is no parameter of the entry"));
-                }
-                if self.parameters.get(name).is_some_and(|it| it.secret) && key.ends_with("url") {
+                };
+                if parameter.secret && key.ends_with("url") {
                     return Err(format!(
                         "{key}: {{{name}}} is a secret, which no address may hold"
                     ));
                 }
+            }
+        }
+        let signed = self.token.signed_secret.as_ref();
+        let optional = |it: &str| self.parameters.get(it).is_some_and(|it| it.optional);
+        if let Some(signed) = signed.filter(|it| optional(&it.key)) {
+            return Err(format!("parameters.{}: signs, so it is not optional", signed.key));
+        }
+        let signed = signed
+            .map(|it| [("token.signed_secret", &it.key_id), ("token.signed_secret", &it.issuer)]);
+        for (key, template) in self.addresses().into_iter().chain(signed.into_iter().flatten()) {
+            if let Some(name) = template.parameters().find(|it| optional(it)) {
+                return Err(format!("{key}: {{{name}}} is optional, and this has to be whole"));
             }
         }
         Ok(())
@@ -252,6 +272,9 @@ impl Entry {
         for (key, template) in self.addresses() {
             let (names, fact) = template.host_parts();
             for name in names {
+                if name == TOKEN {
+                    return Err(format!("{key}: {{{name}}} stands in the host"));
+                }
                 if let Some(parameter) = self.parameters.get(name)
                     && !parameter.is_of_a_host()
                 {
@@ -271,7 +294,11 @@ impl Entry {
                     "{key}: {{{name}}} begins it, so it must be of the kind origin"
                 ));
             }
-            let sample = self.sample(template);
+            let mut sample = self.sample(template);
+            if key == "openid.issuers" && !sample.contains("://") {
+                // Only ever compared: some leave the scheme out of their names.
+                sample.insert_str(0, "https://");
+            }
             let url = Url::parse(&sample).map_err(|_| format!("{key}: {sample} is no address"))?;
             if url.scheme() != "https" || url.host_str().is_none() {
                 return Err(format!("{key}: must be an https address"));
@@ -318,18 +345,39 @@ impl Entry {
         }
         for (key, map) in maps {
             for (name, value) in map {
-                // Some want these again when they issue tokens.
-                let again = matches!(name.as_str(), "scope" | "response_type")
-                    && key != "authorization.parameters";
-                if ENGINES_OWN.contains(&name.as_str()) && !again {
+                // Some want these again when they issue tokens, some revoke by a grant, and where
+                // nobody proves to be the client, nobody says which one it is.
+                let nobody = self.revoke.as_ref().and_then(|it| it.authentication)
+                    == Some(Authentication::None);
+                let free = match name.as_str() {
+                    "scope" | "response_type" => key != "authorization.parameters",
+                    "grant_type" => key == "revoke.parameters",
+                    "client_id" => key == "revoke.parameters" && nobody,
+                    _ => false,
+                };
+                if ENGINES_OWN.contains(&name.as_str()) && !free {
                     return Err(format!("{key}.{name}: is the engine's to say"));
                 }
-                if value.pointers().next().is_some() {
-                    return Err(format!("{key}.{name}: must be made of parameters alone"));
+                let exchanges = key == "token.parameters";
+                if value.pointers().any(|it| !(exchanges && it.root() == "callback")) {
+                    return Err(format!(
+                        "{key}.{name}: must be made of parameters alone, or, of the exchange, of what \
+                         the authorization response brings (/callback/…)"
+                    ));
                 }
             }
         }
         if let Some(authorization) = &self.authorization {
+            let response_type = authorization.response_type.as_str();
+            if !CODE_FLOW.as_ref().is_some_and(|it| it.is_match(response_type))
+                || ["token", "id_token", "none"].contains(&response_type.to_lowercase().as_str())
+            {
+                return Err(
+                    "authorization.response_type: only the code flow is spoken, so it must be \
+                            one word for that"
+                        .into(),
+                );
+            }
             for name in &authorization.callback {
                 if ENGINES_OWN.contains(&name.as_str()) || name == "iss" || name == "error" {
                     return Err(format!("authorization.callback: {name} is the engine's to read"));
@@ -368,8 +416,58 @@ impl Entry {
         Ok(())
     }
 
+    /// Where things are in answers, of which some are there only at certain providers.
+    fn check_answers(&self) -> Result<(), String> {
+        let refresh = self.refresh.as_ref();
+        let has_refresh_tokens = refresh.is_some_and(|it| it.with == RefreshWith::RefreshToken);
+        let answers = [("token", Some(&self.token.answer))];
+        let answers =
+            answers.into_iter().chain([("refresh", refresh.and_then(|it| it.answer.as_ref()))]);
+        for (table, answer) in answers.filter_map(|(table, it)| Some((table, it?))) {
+            if !answer.id_token.0.is_empty() && self.openid.is_none() {
+                return Err(format!(
+                    "{table}.answer.id_token: an ID token is read of a provider with [openid] alone"
+                ));
+            }
+            let of_refresh_tokens = [
+                ("refresh_token", &answer.refresh_token),
+                ("refresh_token_expires_in", &answer.refresh_token_expires_in),
+                ("refresh_token_expires_at", &answer.refresh_token_expires_at),
+            ];
+            let said = of_refresh_tokens.into_iter().find(|(_, it)| !it.0.is_empty());
+            if let Some((key, _)) = said.filter(|_| !has_refresh_tokens) {
+                return Err(format!(
+                    "{table}.answer.{key}: there are no refresh tokens to refresh with"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_revocation(&self) -> Result<(), String> {
+        let Some(revoke) = self.revoke.as_ref().filter(|it| it.has_token_in_address()) else {
+            return Ok(());
+        };
+        if revoke.token_parameter.as_ref().is_some_and(|it| !it.is_empty()) {
+            return Err(
+                "revoke.token_parameter: the token stands in the address already; only where \
+                        there is no other way it may"
+                    .into(),
+            );
+        }
+        Ok(())
+    }
+
     fn check_issuers(&self) -> Result<(), String> {
         let Some(openid) = &self.openid else { return Ok(()) };
+        let pkce = self.authorization.as_ref().is_none_or(|it| it.pkce == Pkce::S256);
+        if openid.in_access_token && (!pkce || !self.token.answer.id_token.0.is_empty()) {
+            return Err(
+                "openid.in_access_token: needs PKCE, as there is no nonce, and leaves nothing for \
+                        answer.id_token"
+                    .into(),
+            );
+        }
         if openid.issuer_from_discovery && (openid.jwks_uri.is_some() || openid.issuers.is_empty())
         {
             return Err(
@@ -445,7 +543,8 @@ impl Entry {
         let account = &self.account;
         let verified = account.email_verified.0.iter().chain(&account.email_verified_present);
         all.extend(verified.map(|it| ("account.email_verified", it)));
-        all.extend(account.keep.values().map(|it| ("account.keep", it)));
+        let kept = account.keep.values().flat_map(|it| &it.0);
+        all.extend(kept.map(|it| ("account.keep", it)));
         all
     }
 
@@ -562,9 +661,18 @@ impl Entry {
         if let Some((key, _)) = lives.iter().find(|(_, it)| *it == Some(0)) {
             return Err(format!("{key}: must not be zero"));
         }
-        if self.token.never_expires && (refresh.is_some() || self.token.lifetime_seconds.is_some())
+        let token = &self.token;
+        let ends = token.lifetime_seconds.is_some() || token.expires_from.is_some();
+        if token.never_expires && (refresh.is_some() || ends) {
+            return Err("token.never_expires: yet there is a refresh, or an end".into());
+        }
+        if let Some(refresh) = refresh
+            && refresh
+                .lifetime_seconds
+                .zip(refresh.idle_seconds)
+                .is_some_and(|(life, idle)| life <= idle)
         {
-            return Err("token.never_expires: yet there is a refresh or a lifetime".into());
+            return Err("refresh.lifetime_seconds: must be longer than idle_seconds".into());
         }
         if let Some(refresh) = refresh
             && (refresh.with == RefreshWith::AccessToken) != refresh.grant.is_some()
@@ -596,38 +704,6 @@ impl Call {
             Some(name) => Err(format!("mcp sets the header {name} itself")),
             None => Ok(()),
         }
-    }
-}
-
-impl Parameter {
-    /// Whether this value fits.
-    pub(crate) fn admits(&self, value: &str) -> bool {
-        if value.is_empty() || value.len() > 2048 || value.chars().any(char::is_control) {
-            return false;
-        }
-        if !self.one_of.is_empty() {
-            return self.one_of.iter().any(|it| it == value);
-        }
-        if self.kind == ParameterKind::Origin {
-            let url = Url::parse(value).ok();
-            return url.is_some_and(|it| {
-                matches!(it.scheme(), "https" | "http")
-                    && it.has_host()
-                    && it.username().is_empty()
-                    && it.password().is_none()
-                    && it.query().is_none()
-                    && it.fragment().is_none()
-            }) && !value.ends_with(['/', '?', '#'])
-                && !value.contains(char::is_whitespace);
-        }
-        self.pattern.as_ref().is_none_or(|it| it.regex().is_some_and(|it| it.is_match(value)))
-    }
-
-    fn is_of_a_host(&self) -> bool {
-        if !self.one_of.is_empty() {
-            return !self.one_of.iter().any(|it| it.contains(['/', '@', ':', '?', '#', '\\']));
-        }
-        self.pattern.is_some() && !NO_HOST.iter().any(|it| self.admits(it))
     }
 }
 
@@ -698,10 +774,115 @@ mod tests {
             ("scopes = [\"read\"]", "parameters = { state = \"x\" }", "engine's"),
             ("scopes = [\"read\"]", "callback = [\"iss\"]", "engine's"),
             ("[refresh]", "[refresh]\nwith = \"access_token\"", "belong together"),
+            ("[refresh]", "[refresh]\nidle_seconds = 9\nlifetime_seconds = 9", "longer than idle"),
+            ("[refresh]", "[refresh]\nanswer = { id_token = \"/a\" }", "refresh.answer.id_token"),
+            (url, &format!("{url}\nanswer = {{ id_token = \"/a\" }}"), "token.answer.id_token"),
+            (url, &format!("{url}\nanswer = {{ access_token = [] }}"), "must not be empty"),
+            (url, &format!("{url}\nanswer = {{ access_token = \"a\" }}"), "did not match"),
+            (
+                url,
+                &format!("{url}\nanswer = {{ refresh_expires_in = \"/a\" }}"),
+                "refresh_expires_in",
+            ),
+            (url, &format!("{url}\nexpires_from = \"exp\""), "exp"),
+            (
+                "[refresh]",
+                "[token.answer]\nrefresh_token_expires_in = \"/a\"\n",
+                "no refresh tokens",
+            ),
+            ("[refresh]", "never_expires = true\nexpires_from = \"jwt\"\n", "never_expires"),
         ] {
             let told = why(from, to);
             assert!(told.contains(expected), "{from} -> {to}: {told}");
         }
+    }
+
+    #[test]
+    fn only_the_code_flow_has_a_name() {
+        let with = |it: &str| {
+            why("scopes = [\"read\"]", &format!("scopes = [\"read\"]\nresponse_type = \"{it}\""))
+        };
+        for fine in ["code", "Assertion"] {
+            assert_eq!(with(fine), "");
+        }
+        for other in ["", "token", "Token", "id_token", "none", "code id_token", "code&a=b"] {
+            assert!(with(other).contains("response_type"), "{other}");
+        }
+    }
+
+    #[test]
+    fn the_token_stands_in_the_address_of_its_revocation_and_nowhere_else() {
+        let revoke = |more: &str| why("[account]", &format!("[revoke]\n{more}\n[account]"));
+        let url = |it: &str| format!("url = \"https://{it}\"");
+        assert_eq!(revoke(&url("{host}.example/tokens/{token}?again={token}")), "");
+        assert_eq!(revoke(&format!("{}\ntoken_parameter = \"\"", url("a.example/{token}"))), "");
+        for (more, expected) in [
+            (url("{token}.example/revoke"), "host"),
+            ("url = \"http://a.example/{token}\"".to_owned(), "https"),
+            ("url = \"{token}/revoke\"".to_owned(), "kind origin"),
+            (format!("{}\ntoken_parameter = \"t\"", url("a.example/{token}")), "already"),
+            (
+                format!("{}\nheaders = {{ X-Token = \"{{token}}\" }}", url("a.example")),
+                "no parameter",
+            ),
+            (format!("{}\nparameters = {{ t = \"{{token}}\" }}", url("a.example")), "no parameter"),
+        ] {
+            let told = revoke(&more);
+            assert!(told.contains(expected), "{more}: {told}");
+        }
+        assert!(why("{host}.example/me", "{host}.example/{token}").contains("no parameter"));
+        let named = "[parameters.token]\ndescription = \"x\"\nexample = \"a\"\n[authorization]";
+        assert!(why("[authorization]", named).contains("is revoked"));
+    }
+
+    #[test]
+    fn the_exchange_may_send_along_what_came_back_and_nothing_else_may() {
+        let scopes = "scopes = [\"read\"]";
+        let with = |more: &str| {
+            let back = format!("{scopes}\ncallback = [\"shop\"]");
+            let entry = ENTRY.replacen(scopes, &back, 1).replacen("[refresh]", more, 1);
+            Entry::parse("example", &entry).err().unwrap_or_default()
+        };
+        let shop = "parameters = { shop = \"/callback/shop\" }";
+        assert_eq!(with(&format!("{shop}\n[refresh]")), "");
+        assert!(with(&format!("[refresh]\n{shop}")).contains("parameters alone"));
+        assert!(with(&shop.replace("/callback/", "/token/")).contains("parameters alone"));
+        let revoke = "[revoke]\nurl = \"https://a.example\"\n";
+        assert!(with(&format!("{revoke}{shop}")).contains("parameters alone"));
+        assert_eq!(with(&format!("{revoke}parameters = {{ grant_type = \"delete\" }}")), "");
+        assert!(
+            why("[refresh]", &format!("{shop}\n[refresh]")).contains("nothing called /callback")
+        );
+    }
+
+    #[test]
+    fn what_may_be_left_out_stands_where_it_can_be_missed() {
+        let parameter =
+            "[parameters.audience]\ndescription = \"x\"\nexample = \"a\"\noptional = true";
+        let with = |more: &str, from: &str, to: &str| {
+            let entry = format!("{ENTRY}\n{parameter}\n{more}");
+            assert!(entry.contains(from), "{from}");
+            Entry::parse("example", &entry.replacen(from, to, 1)).err().unwrap_or_default()
+        };
+        let scopes = "scopes = [\"read\"]";
+        let used = format!("{scopes}\nparameters = {{ audience = \"{{audience}}\" }}");
+        assert_eq!(with("", scopes, &used), "");
+        assert!(with("default = \"a\"", scopes, &used).contains("default"));
+        assert!(with("", "example/me", "example/{audience}").contains("is optional"));
+        assert!(with("", scopes, scopes).contains("nothing uses it"));
+    }
+
+    #[test]
+    fn without_a_nonce_there_is_pkce() {
+        let openid = "[openid]\nissuer = \"https://a.example\"\nin_access_token = true\n";
+        let with = |before: &str, after: &str| {
+            why("[refresh]", &format!("{before}{openid}{after}[refresh]"))
+        };
+        assert_eq!(with("", "issuers = [\"a.example\"]\n"), "");
+        assert!(with("answer = { id_token = \"/a\" }\n", "").contains("in_access_token"));
+        let entry = ENTRY.replacen("[refresh]", &format!("{openid}[refresh]"), 1);
+        let entry = entry.replacen("scopes = [\"read\"]", "pkce = \"unsupported\"", 1);
+        assert!(Entry::parse("example", &entry).err().unwrap().contains("in_access_token"));
     }
 
     #[test]
@@ -793,34 +974,5 @@ mod tests {
     fn a_parameter_that_nothing_uses_is_a_mistake() {
         let more = "[parameters.unused]\ndescription = \"x\"\nexample = \"a\"\n[authorization]";
         assert!(why("[authorization]", more).contains("nothing uses it"));
-    }
-
-    #[test]
-    fn an_origin_is_an_address_and_nothing_more() {
-        let origin = Parameter {
-            description: String::new(),
-            example: String::new(),
-            pattern: None,
-            one_of: Vec::new(),
-            default: None,
-            secret: false,
-            authority: true,
-            kind: ParameterKind::Origin,
-        };
-        for fine in ["https://git.example", "https://git.example:8443", "https://a.example/git"] {
-            assert!(origin.admits(fine), "{fine}");
-        }
-        for wrong in [
-            "git.example",
-            "https://git.example/",
-            "https://u:p@git.example",
-            "https://git.example?x",
-            "https://git.example#x",
-            "ftp://git.example",
-            "https://git.example /a",
-            "",
-        ] {
-            assert!(!origin.admits(wrong), "{wrong}");
-        }
     }
 }

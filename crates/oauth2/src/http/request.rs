@@ -20,6 +20,8 @@ pub struct HttpRequest {
     pub(super) own_connection: bool,
     /// Whether it proves that we hold a key.
     pub(super) proven: bool,
+    /// Whether its answer may be compressed.
+    pub(super) gzip: bool,
     /// Waited for no longer than this.
     pub(super) within: Option<Duration>,
     /// A header that cannot be sent was given; told when sending.
@@ -35,6 +37,7 @@ impl HttpRequest {
             body: None,
             own_connection: false,
             proven: false,
+            gzip: false,
             within: None,
             malformed: false,
         }
@@ -92,6 +95,12 @@ impl HttpRequest {
     #[must_use]
     pub fn accept(self, media_type: &'static str) -> Self {
         self.header(ACCEPT, HeaderValue::from_str(media_type).ok())
+    }
+
+    /// Takes an answer that is compressed with gzip, which some send whatever is asked for. What it
+    /// holds is bounded like any other answer.
+    pub(crate) fn accept_gzip(self) -> Self {
+        Self { gzip: true, ..self }
     }
 
     /// Sends one more header, over one of the same name. A name or value that HTTP cannot carry

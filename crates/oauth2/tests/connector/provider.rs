@@ -288,6 +288,7 @@ pub(crate) fn code_exchange() -> CodeExchange {
         redirect_uri: Url::parse("https://app.example/callback/1").unwrap(),
         code_verifier: Secret::new(VERIFIER),
         nonce: Secret::new(NONCE),
+        state: Secret::new("the-state"),
         scopes: Vec::new(),
         parameters: BTreeMap::new(),
         dpop_key: None,
