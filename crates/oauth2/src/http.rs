@@ -29,8 +29,8 @@ use symbolon_domain::ports::Sent;
 use tokio::time::{Instant, timeout_at};
 use url::{Host, Position, Url};
 
-use self::addresses::is_public;
 pub use self::request::HttpRequest;
+use self::{addresses::is_public, request::Coding};
 
 /// What the client permits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -269,7 +269,7 @@ impl HttpClient {
         }
         let host = shown_host(&request.url);
         let client = if request.own_connection { &self.single } else { &self.pooled };
-        let (proven, gzip) = (request.proven, request.gzip);
+        let (proven, coding) = (request.proven, request.coding);
         let (mut url, mut headers) = (request.url, request.headers);
         if let Some(stand_in) = self.settings.stand_in {
             let meant = url[Position::BeforeHost..Position::AfterPort].to_owned();
@@ -281,10 +281,10 @@ impl HttpClient {
             };
             headers.insert(HOST, meant);
         }
-        let mut outgoing = client.request(request.method, url).headers(headers).header(
-            ACCEPT_ENCODING,
-            HeaderValue::from_static(if gzip { "gzip" } else { "identity" }),
-        );
+        let mut outgoing = client
+            .request(request.method, url)
+            .headers(headers)
+            .header(ACCEPT_ENCODING, HeaderValue::from_static(coding.name()));
         if let Some(body) = request.body {
             outgoing = outgoing.body(body.to_vec());
         }
@@ -298,7 +298,7 @@ impl HttpClient {
         let status = answer.status().as_u16();
         tracing::debug!(host, status, "answered");
         let headers = answer.headers().clone();
-        let body = match timeout_at(deadline, self.read(answer, gzip, enough)).await {
+        let body = match timeout_at(deadline, self.read(answer, coding, enough)).await {
             Ok(read) => read,
             Err(_) => Err(BodyError::Broken),
         };
@@ -308,13 +308,16 @@ impl HttpClient {
     async fn read(
         &self,
         mut answer: reqwest::Response,
-        gzip: bool,
+        coding: Coding,
         enough: &mut (dyn FnMut(&[u8]) -> bool + Send),
     ) -> Result<Vec<u8>, BodyError> {
         let most = self.settings.max_response_bytes;
         let encoding = answer.headers().get(CONTENT_ENCODING);
-        let is = |name: &[u8]| encoding.is_some_and(|it| it.as_bytes().eq_ignore_ascii_case(name));
-        if encoding.is_some() && !is(b"identity") && !(gzip && is(b"gzip")) {
+        let readable = [Coding::Identity, coding].map(Coding::name);
+        let reads = |it: &HeaderValue| {
+            readable.iter().any(|name| it.as_bytes().eq_ignore_ascii_case(name.as_bytes()))
+        };
+        if encoding.is_some_and(|it| !reads(it)) {
             return Err(BodyError::Encoded);
         }
         if answer.content_length().is_some_and(|it| it > most as u64) {
@@ -330,7 +333,11 @@ impl HttpClient {
                 break;
             }
         }
-        if gzip && body.starts_with(GZIP) { unzipped(&body, most) } else { Ok(body) }
+        if coding == Coding::Gzip && body.starts_with(GZIP) {
+            unzipped(&body, most)
+        } else {
+            Ok(body)
+        }
     }
 }
 

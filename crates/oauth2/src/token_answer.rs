@@ -782,7 +782,7 @@ mod tests {
         };
         let asked = Layout {
             expires_from: Some(ExpiresFrom::Jwt),
-            lifetime: Some(Duration::from_secs(60)),
+            lifetime: Some(Duration::from_mins(1)),
             ..Layout::standard().clone()
         };
         let life = |layout: &Layout, body: Value| {

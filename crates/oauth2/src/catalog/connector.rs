@@ -268,7 +268,7 @@ impl CatalogConnector {
             };
             claims = self.check_id_token(openid, id_token, metadata, &tokens, trade).await?;
             // It is kept already.
-            tokens.id_token = tokens.id_token.filter(|_| !openid.in_access_token);
+            tokens.id_token = tokens.id_token.filter(|_| !openid.is_in_access_token());
         }
         let nothing = BTreeMap::new();
         let callback = self.callback(trade.map_or(&nothing, |it| &it.parameters));
@@ -565,7 +565,7 @@ impl Connector for CatalogConnector {
                 }
                 None => tokens.id_token = None,
             }
-            tokens.id_token = tokens.id_token.filter(|_| !openid.in_access_token);
+            tokens.id_token = tokens.id_token.filter(|_| !openid.is_in_access_token());
         }
         Ok(self.credentials(tokens, Some(&request.refresh_token), Vec::new(), key.as_ref()))
     }

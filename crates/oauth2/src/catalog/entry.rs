@@ -282,6 +282,9 @@ pub(crate) enum Authentication {
     Either,
     /// With the token itself; only to revoke.
     Bearer,
+    /// With the secret alone, in the `Authorization` header, after a scheme of the provider's own;
+    /// only to revoke.
+    Secret,
 }
 
 /// Whether something is needed.
@@ -511,12 +514,30 @@ pub(crate) struct OpenId {
     /// Whether its userinfo endpoint is asked.
     #[serde(default = "yes")]
     pub(crate) userinfo: bool,
-    /// Whether the access token is its ID token, which knows of no nonce and no scope `openid`.
+    /// Which token the ID token is.
     #[serde(default)]
-    pub(crate) in_access_token: bool,
+    pub(crate) id_token: IdTokenIs,
     /// How ID tokens may be signed.
     #[serde(default)]
     pub(crate) algorithms: Vec<String>,
+}
+
+/// Which token tells who the user is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum IdTokenIs {
+    /// One of its own.
+    #[default]
+    Own,
+    /// The access token, which knows of no nonce and no scope `openid`.
+    AccessToken,
+}
+
+impl OpenId {
+    /// Whether the access token is the ID token.
+    pub(crate) fn is_in_access_token(&self) -> bool {
+        self.id_token == IdTokenIs::AccessToken
+    }
 }
 
 /// A name that `iss` must not have.
@@ -669,6 +690,8 @@ pub(crate) struct Revoke {
     pub(crate) method: Method,
     /// As to the token endpoint unless said.
     pub(crate) authentication: Option<Authentication>,
+    /// What stands before the secret where that alone authenticates.
+    pub(crate) scheme: Option<String>,
     /// How fields are written.
     #[serde(default)]
     pub(crate) body: Body,

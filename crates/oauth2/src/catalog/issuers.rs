@@ -92,7 +92,7 @@ impl CatalogConnector {
         let expected = Expected {
             issuers: &issuers,
             // Without one, PKCE alone proves that the code is of this very attempt.
-            nonce: trade.map(|it| &it.nonce).filter(|_| !openid.in_access_token),
+            nonce: trade.map(|it| &it.nonce).filter(|_| !openid.is_in_access_token()),
             code: trade.map(|it| &it.code),
             ..self.base.expected(tokens)
         };

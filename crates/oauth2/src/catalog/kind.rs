@@ -71,7 +71,7 @@ impl Entry {
 
     /// Whether its provider issues ID tokens that are nothing else.
     pub(crate) fn has_id_tokens(&self) -> bool {
-        self.openid.as_ref().is_some_and(|it| !it.in_access_token)
+        self.openid.as_ref().is_some_and(|it| !it.is_in_access_token())
     }
 
     /// Whether instances have a client of ours at the provider.
@@ -553,7 +553,9 @@ fn authentication(
         (_, Authentication::Basic) => ClientAuthentication::Basic(secret),
         (_, Authentication::Post) => ClientAuthentication::Post(secret),
         (_, Authentication::Either) => ClientAuthentication::Either(secret),
-        (_, Authentication::None | Authentication::Bearer) => ClientAuthentication::None,
+        (_, Authentication::None | Authentication::Bearer | Authentication::Secret) => {
+            ClientAuthentication::None
+        }
     })
 }
 
@@ -602,7 +604,7 @@ fn layout(entry: &Entry, refresh: Option<&Refresh>) -> Layout {
         loose: true,
         id_token: match &entry.openid {
             None => IdToken::None,
-            Some(openid) if openid.in_access_token => IdToken::AccessToken,
+            Some(openid) if openid.is_in_access_token() => IdToken::AccessToken,
             Some(_) => IdToken::Own,
         },
     }

@@ -122,6 +122,9 @@ impl CatalogConnector {
                     Authentication::Basic | Authentication::Post => {
                         self.base.authenticated_by(authentication)
                     }
+                    Authentication::Secret => {
+                        revoke.scheme.as_deref().and_then(|it| self.base.authenticated_after(it))
+                    }
                     _ => None,
                 };
                 let base = base.as_ref().unwrap_or(&self.base);

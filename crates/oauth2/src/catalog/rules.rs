@@ -63,6 +63,8 @@ const MCP_HEADERS: &[&str] =
 static NAME: LazyLock<Option<Regex>> =
     LazyLock::new(|| Regex::new("^[a-z0-9][a-z0-9_-]{0,62}$").ok());
 
+static SCHEME: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new("^[A-Za-z0-9-]{1,63}$").ok());
+
 static CODE_FLOW: LazyLock<Option<Regex>> =
     LazyLock::new(|| Regex::new("^[A-Za-z0-9_]{1,63}$").ok());
 
@@ -347,8 +349,10 @@ impl Entry {
             for (name, value) in map {
                 // Some want these again when they issue tokens, some revoke by a grant, and where
                 // nobody proves to be the client, nobody says which one it is.
-                let nobody = self.revoke.as_ref().and_then(|it| it.authentication)
-                    == Some(Authentication::None);
+                let nobody = matches!(
+                    self.revoke.as_ref().and_then(|it| it.authentication),
+                    Some(Authentication::None | Authentication::Secret)
+                );
                 let free = match name.as_str() {
                     "scope" | "response_type" => key != "authorization.parameters",
                     "grant_type" => key == "revoke.parameters",
@@ -396,6 +400,12 @@ impl Entry {
         let token = &self.token;
         if token.authentication == Authentication::Bearer {
             return Err("token.authentication: there is no token yet".into());
+        }
+        let refresh = self.refresh.as_ref().and_then(|it| it.authentication);
+        if [Some(token.authentication), refresh].contains(&Some(Authentication::Secret)) {
+            return Err(
+                "authentication: the secret alone, without the client's id, is for revoke".into()
+            );
         }
         if token.grant == CodeGrant::Assertion && token.client_secret != Need::Required {
             return Err("token.grant: an assertion needs the client secret".into());
@@ -445,10 +455,24 @@ impl Entry {
     }
 
     fn check_revocation(&self) -> Result<(), String> {
-        let Some(revoke) = self.revoke.as_ref().filter(|it| it.has_token_in_address()) else {
-            return Ok(());
-        };
-        if revoke.token_parameter.as_ref().is_some_and(|it| !it.is_empty()) {
+        let Some(revoke) = &self.revoke else { return Ok(()) };
+        let alone = revoke.authentication == Some(Authentication::Secret);
+        if alone != revoke.scheme.is_some() {
+            return Err("revoke: authentication = \"secret\" and scheme belong together".into());
+        }
+        if revoke
+            .scheme
+            .as_ref()
+            .is_some_and(|it| !SCHEME.as_ref().is_some_and(|own| own.is_match(it)))
+        {
+            return Err("revoke.scheme: must be one word of letters, digits and -".into());
+        }
+        if alone && self.token.client_secret != Need::Required {
+            return Err("revoke.authentication: there may be no client secret".into());
+        }
+        if revoke.has_token_in_address()
+            && revoke.token_parameter.as_ref().is_some_and(|it| !it.is_empty())
+        {
             return Err(
                 "revoke.token_parameter: the token stands in the address already; only where \
                         there is no other way it may"
@@ -461,9 +485,9 @@ impl Entry {
     fn check_issuers(&self) -> Result<(), String> {
         let Some(openid) = &self.openid else { return Ok(()) };
         let pkce = self.authorization.as_ref().is_none_or(|it| it.pkce == Pkce::S256);
-        if openid.in_access_token && (!pkce || !self.token.answer.id_token.0.is_empty()) {
+        if openid.is_in_access_token() && (!pkce || !self.token.answer.id_token.0.is_empty()) {
             return Err(
-                "openid.in_access_token: needs PKCE, as there is no nonce, and leaves nothing for \
+                "openid.id_token: an access token needs PKCE, as there is no nonce, and leaves nothing for \
                         answer.id_token"
                     .into(),
             );
@@ -836,6 +860,28 @@ mod tests {
     }
 
     #[test]
+    fn the_secret_alone_authenticates_a_revocation_after_a_scheme() {
+        let revoke = |more: &str| {
+            let url = "url = \"https://a.example/revoke\"\n";
+            why("[account]", &format!("[revoke]\n{url}{more}\n[account]"))
+        };
+        let alone = "authentication = \"secret\"";
+        let whole = format!(
+            "{alone}\nscheme = \"Client\"\nparameters = {{ client_id = \"{{client_id}}\" }}"
+        );
+        assert_eq!(revoke(&whole), "");
+        assert!(revoke(alone).contains("belong together"));
+        assert!(revoke("scheme = \"Client\"").contains("belong together"));
+        assert!(revoke(&whole.replace("Client\"", "a b\"")).contains("one word"));
+        assert!(revoke("parameters = { client_id = \"x\" }").contains("engine's"));
+        for table in
+            ["[refresh]\nauthentication = \"secret\"", "authentication = \"secret\"\n[refresh]"]
+        {
+            assert!(why("[refresh]", table).contains("is for revoke"), "{table}");
+        }
+    }
+
+    #[test]
     fn the_exchange_may_send_along_what_came_back_and_nothing_else_may() {
         let scopes = "scopes = [\"read\"]";
         let with = |more: &str| {
@@ -874,15 +920,15 @@ mod tests {
 
     #[test]
     fn without_a_nonce_there_is_pkce() {
-        let openid = "[openid]\nissuer = \"https://a.example\"\nin_access_token = true\n";
+        let openid = "[openid]\nissuer = \"https://a.example\"\nid_token = \"access_token\"\n";
         let with = |before: &str, after: &str| {
             why("[refresh]", &format!("{before}{openid}{after}[refresh]"))
         };
         assert_eq!(with("", "issuers = [\"a.example\"]\n"), "");
-        assert!(with("answer = { id_token = \"/a\" }\n", "").contains("in_access_token"));
+        assert!(with("answer = { id_token = \"/a\" }\n", "").contains("openid.id_token"));
         let entry = ENTRY.replacen("[refresh]", &format!("{openid}[refresh]"), 1);
         let entry = entry.replacen("scopes = [\"read\"]", "pkce = \"unsupported\"", 1);
-        assert!(Entry::parse("example", &entry).err().unwrap().contains("in_access_token"));
+        assert!(Entry::parse("example", &entry).err().unwrap().contains("openid.id_token"));
     }
 
     #[test]

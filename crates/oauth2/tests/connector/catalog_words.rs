@@ -284,7 +284,7 @@ fn in_access_token(provider: &Provider) -> std::sync::Arc<dyn Connector> {
         issuer = "{origin}"
         issuers = ["provider"]
         jwks_uri = "{origin}/jwks"
-        in_access_token = true
+        id_token = "access_token"
         [account]
         id = "{/claims/sub}:{/claims/owner}"
         "#,
@@ -387,4 +387,23 @@ async fn what_came_back_is_no_secret_to_be_shown_either() {
     assert!(!format!("{error} {error:?}").contains("canary"), "{error:?}");
     let request = AuthorizationRequest { state: Secret::new("s"), ..authorization_request() };
     assert!(connector.authorize(&request).await.unwrap().as_str().contains("state=s"));
+}
+
+#[tokio::test]
+async fn the_secret_alone_ends_a_grant_after_the_scheme_of_the_provider() {
+    let provider = Provider::start().await;
+    provider.answer_tokens(&json!({}));
+    let words = Words {
+        more: "[revoke]\nurl = \"{origin}/revoke\"\nauthentication = \"secret\"\nscheme = \"Client\"\ntoken = \"access\"\nparameters = { client_id = \"{client_id}\" }",
+        ..NONE
+    };
+    let connector = words.at(&provider);
+    let grant = connector.exchange(&code_exchange()).await.unwrap();
+    provider.answer("/revoke", ResponseTemplate::new(200));
+    assert_eq!(connector.revoke(&grant.credentials).await, Ok(Revocation::Revoked));
+    let request = &provider.requests("/revoke").await[0];
+    assert_eq!(request.headers["authorization"], "Client secret");
+    let sent = form(request);
+    assert_eq!((sent["client_id"].as_str(), sent["token"].as_str()), ("client", "access-1"));
+    assert!(!sent.contains_key("client_secret"), "{sent:?}");
 }
