@@ -18,6 +18,8 @@ mod error_rule;
 #[path = "src/catalog/parameter.rs"]
 #[expect(dead_code, reason = "the crate uses what this script does not")]
 mod parameter;
+#[path = "src/catalog/protocol_rules.rs"]
+mod protocol_rules;
 #[path = "src/catalog/rules.rs"]
 mod rules;
 #[path = "src/catalog/template.rs"]

@@ -13,6 +13,7 @@ mod kind;
 mod mcp_resource;
 mod parameter;
 mod profile;
+mod protocol_rules;
 mod revocation;
 mod rules;
 pub(crate) mod template;
