@@ -15,6 +15,11 @@ mod entry;
 #[path = "src/catalog/error_rule.rs"]
 #[expect(unreachable_pub, reason = "the crate uses and exports what this script does not")]
 mod error_rule;
+#[path = "src/catalog/parameter.rs"]
+#[expect(dead_code, reason = "the crate uses what this script does not")]
+mod parameter;
+#[path = "src/catalog/protocol_rules.rs"]
+mod protocol_rules;
 #[path = "src/catalog/rules.rs"]
 mod rules;
 #[path = "src/catalog/template.rs"]

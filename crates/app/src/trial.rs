@@ -271,6 +271,7 @@ impl Trial {
             redirect_uri: request.redirect_uri,
             code_verifier: request.code_verifier,
             nonce: request.nonce,
+            state: request.state,
             scopes: Vec::new(),
             parameters,
             dpop_key: request.dpop_key,
@@ -327,6 +328,8 @@ impl Trial {
             email,
             email_verified,
             expires_in,
+            refresh_expires_in,
+            refresh_ends_in,
             scopes,
             keep,
             legacy_id,
@@ -368,6 +371,20 @@ impl Trial {
             (None, None) => true,
             _ => false,
         };
+        for (what, end, expected) in [
+            ("refresh token lapses", credentials.refresh_expires_at, refresh_expires_in),
+            ("grant ends", credentials.refresh_ends_at, refresh_ends_in),
+        ] {
+            let Some(expected) = expected else { continue };
+            let life = end.zip(credentials.obtained_at);
+            let life = life.map(|(end, start)| (end - start).num_seconds());
+            let expected = i64::try_from(*expected).unwrap_or(i64::MAX);
+            if !life.is_some_and(|it| (it - expected).abs() <= 5) {
+                let life = life.map_or("never".into(), |it| format!("in {it} s"));
+                wrong
+                    .push(format!("the {what} {life}, and the documentation says in {expected} s"));
+            }
+        }
         if !near {
             let shown = |it: Option<i64>| it.map_or("no known end".into(), |it| format!("{it} s"));
             wrong.push(format!(
@@ -505,6 +522,7 @@ impl Trial {
                 redirect_uri: redirect_uri(),
                 code_verifier: Secret::random(),
                 nonce: Secret::random(),
+                state: Secret::random(),
                 scopes: Vec::new(),
                 parameters: BTreeMap::new(),
                 dpop_key: connector.new_dpop_key(),

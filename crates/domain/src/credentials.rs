@@ -26,6 +26,9 @@ pub struct Credentials {
     /// When the refresh token stops working unless it is used before, UTC; `None` when unknown.
     /// Not a part of the [sealed form](Self::to_plain): stores keep it beside it.
     pub refresh_expires_at: Option<DateTime<Utc>>,
+    /// When the grant ends however often its refresh tokens are used, UTC; `None` when that is
+    /// unknown or never. `refresh_expires_at` is never later.
+    pub refresh_ends_at: Option<DateTime<Utc>>,
     /// What the provider granted.
     pub scopes: Vec<String>,
     /// Further secret values that came with the account, by name: from an import, for example
@@ -44,10 +47,11 @@ pub struct Credentials {
 /// ([RFC 9449 §7.1](https://www.rfc-editor.org/rfc/rfc9449#section-7.1)).
 pub const DPOP: &str = "DPoP";
 
-/// Where the sealed form has the keys: among the further secrets, so that a version that knows of
-/// no keys opens it and keeps them.
+/// Where the sealed form has the keys and the end of the grant: among the further secrets, so that
+/// a version that knows of neither opens it and keeps them.
 const DPOP_KEY: &str = "symbolon:dpop_key";
 const REFRESH_DPOP_KEY: &str = "symbolon:refresh_dpop_key";
+const REFRESH_ENDS_AT: &str = "symbolon:refresh_ends_at";
 
 impl Credentials {
     /// The credentials after a refresh or a new link of the same account.
@@ -56,8 +60,9 @@ impl Credentials {
     /// ID token that was not sent again stays
     /// ([RFC 6749 §6](https://www.rfc-editor.org/rfc/rfc6749#section-6)); so do the scopes when
     /// the answer names none, and the access token with its times when it brings no other. An
-    /// expiry goes with its token: an old one says nothing about a new token. So does the key that
-    /// a token is bound to: none of them is presented with another's.
+    /// expiry goes with its token: an old one says nothing about a new token. The end of the grant
+    /// stays, whatever its tokens are, until another one is known. The key that a token is bound to
+    /// goes with it: none of them is presented with another's.
     #[must_use]
     pub fn renewed_by(self, answer: Self) -> Self {
         let key_of_refresh_token = self.key_of_refresh_token().cloned();
@@ -71,7 +76,10 @@ impl Credentials {
             let obtained_at = self.obtained_at.or(answer.obtained_at);
             (self.access_token, self.expires_at, obtained_at, self.dpop_key)
         };
-        let kept = if answer.refresh_token.is_none() { self.refresh_expires_at } else { None };
+        let is_same = answer.refresh_token.is_none() || answer.refresh_token == self.refresh_token;
+        let kept = self.refresh_expires_at.filter(|_| is_same);
+        let refresh_expires_at = answer.refresh_expires_at.or(kept);
+        let refresh_ends_at = answer.refresh_ends_at.or(self.refresh_ends_at);
         let refresh_dpop_key = match &answer.refresh_token {
             Some(_) => answer.refresh_dpop_key,
             None => key_of_refresh_token.filter(|it| Some(it) != dpop_key.as_ref()),
@@ -79,7 +87,9 @@ impl Credentials {
         Self {
             dpop_key,
             refresh_dpop_key,
-            refresh_expires_at: answer.refresh_expires_at.or(kept),
+            refresh_expires_at: refresh_expires_at
+                .map(|it| refresh_ends_at.map_or(it, |end| it.min(end))),
+            refresh_ends_at,
             refresh_token: answer.refresh_token.or(self.refresh_token),
             id_token: answer.id_token.or(self.id_token),
             token_type: answer.token_type.or(kept_type),
@@ -199,6 +209,10 @@ impl From<&Credentials> for PlainCredentials {
                 .chain(it.dpop_key.as_ref().map(|key| (DPOP_KEY, key)))
                 .chain(it.refresh_dpop_key.as_ref().map(|key| (REFRESH_DPOP_KEY, key)))
                 .map(|(name, secret)| (name.to_owned(), Zeroizing::new(secret.expose().to_owned())))
+                .chain(
+                    it.refresh_ends_at
+                        .map(|end| (REFRESH_ENDS_AT.to_owned(), Zeroizing::new(end.to_rfc3339()))),
+                )
                 .collect(),
         }
     }
@@ -215,6 +229,11 @@ impl TryFrom<PlainCredentials> for Credentials {
         let mut others = form.others;
         let dpop_key = wrap(others.remove(DPOP_KEY));
         let refresh_dpop_key = wrap(others.remove(REFRESH_DPOP_KEY));
+        let refresh_ends_at = others.remove(REFRESH_ENDS_AT);
+        let refresh_ends_at = refresh_ends_at
+            .map(|it| DateTime::parse_from_rfc3339(&it).map(|it| it.to_utc()))
+            .transpose()
+            .map_err(|_| UnreadableCredentials)?;
         Ok(Self {
             dpop_key,
             refresh_dpop_key,
@@ -225,6 +244,7 @@ impl TryFrom<PlainCredentials> for Credentials {
             expires_at: form.expires_at,
             obtained_at: form.obtained_at,
             refresh_expires_at: None,
+            refresh_ends_at,
             scopes: form.scopes,
             others: others
                 .into_iter()
@@ -244,6 +264,7 @@ mod tests {
             access_token: Some(Secret::new("a")),
             refresh_token: Some(Secret::new("r")),
             expires_at: DateTime::from_timestamp(1_800_000_000, 0),
+            refresh_ends_at: DateTime::from_timestamp_micros(1_900_000_000_123_456),
             scopes: vec!["openid".into()],
             others: [("client_secret".to_owned(), Secret::new("c"))].into(),
             dpop_key: Some(Secret::new("k")),
@@ -251,7 +272,8 @@ mod tests {
             ..Credentials::default()
         };
         assert_eq!(Credentials::from_plain(&credentials.to_plain()), Ok(credentials));
-        for foreign in ["", "{}", r#"{"v":2}"#, r#"{"v":1,"x":1}"#, "access_token"] {
+        let no_time = r#"{"v":1,"others":{"symbolon:refresh_ends_at":"never"}}"#;
+        for foreign in ["", "{}", r#"{"v":2}"#, r#"{"v":1,"x":1}"#, "access_token", no_time] {
             assert_eq!(Credentials::from_plain(foreign.as_bytes()), Err(UnreadableCredentials));
         }
     }
@@ -372,11 +394,40 @@ mod tests {
         let rotated =
             Credentials { refresh_token: Some(Secret::new("r2")), ..Credentials::default() };
         let used_again = Credentials { refresh_expires_at: at(2), ..Credentials::default() };
-        for (answer, expected) in
-            [(Credentials::default(), at(1)), (rotated, None), (used_again, at(2))]
-        {
+        let sent_again =
+            Credentials { refresh_token: old.refresh_token.clone(), ..Credentials::default() };
+        for (answer, expected) in [
+            (Credentials::default(), at(1)),
+            (rotated, None),
+            (used_again, at(2)),
+            (sent_again, at(1)),
+        ] {
             assert_eq!(old.clone().renewed_by(answer).refresh_expires_at, expected);
         }
+    }
+
+    #[test]
+    fn the_end_of_a_grant_stays_whatever_its_refresh_tokens_are() {
+        let at = |second| DateTime::from_timestamp(second, 0);
+        let linked = Credentials {
+            refresh_token: Some(Secret::new("r1")),
+            refresh_expires_at: at(100),
+            refresh_ends_at: at(250),
+            ..Credentials::default()
+        };
+        let used = |name: &str, lapses| Credentials {
+            refresh_token: Some(Secret::new(name)),
+            refresh_expires_at: at(lapses),
+            ..Credentials::default()
+        };
+        let ends = |it: &Credentials| (it.refresh_expires_at, it.refresh_ends_at);
+        let first = linked.renewed_by(used("r2", 200));
+        assert_eq!(ends(&first), (at(200), at(250)));
+        // None lives beyond it, however lately it was used.
+        let second = first.renewed_by(used("r3", 300));
+        assert_eq!(ends(&second), (at(250), at(250)));
+        let again = Credentials { refresh_ends_at: at(500), ..used("r4", 400) };
+        assert_eq!(ends(&second.renewed_by(again)), (at(400), at(500)), "the user linked again");
     }
 
     #[test]

@@ -37,7 +37,8 @@ pub struct Planned {
     /// When to refresh them with nobody asking; `None` where there is nothing to gain.
     pub refresh_at: Option<DateTime<Utc>>,
     /// When they end if nobody does anything that they do not know of: the access token where
-    /// there is nothing to refresh it with, else the refresh token; `None` when that is unknown.
+    /// there is nothing to refresh it with, else the grant, whose end no refresh puts off, else the
+    /// refresh token; `None` when that is unknown.
     pub dies_at: Option<DateTime<Utc>>,
     /// Whether there is anything to refresh with.
     pub refreshable: bool,
@@ -66,7 +67,8 @@ impl RefreshPlan {
             self.ahead.and_then(|ahead| self.before_access_ends(ahead, credentials, share));
         let idle = before_refresh_ends(credentials, share);
         let refresh_at = [access, idle].into_iter().flatten().min();
-        Planned { refresh_at, dies_at: credentials.refresh_expires_at, refreshable: true }
+        let dies_at = credentials.refresh_ends_at.or(credentials.refresh_expires_at);
+        Planned { refresh_at, dies_at, refreshable: true }
     }
 
     /// Between `ahead` and the margin before the access token ends, with an eighth of that time
@@ -240,6 +242,22 @@ mod tests {
         }
         let off = plan(-1, 300).of(IdentityId(1), 1, Some(&credentials(3600)));
         assert_eq!(off.refresh_at, None);
+    }
+
+    #[test]
+    fn what_may_lie_idle_for_a_while_and_ends_in_any_case_is_kept_alive_until_then() {
+        let both = Credentials {
+            refresh_expires_at: Some(at(86_400)),
+            refresh_ends_at: Some(at(864_000)),
+            expires_at: None,
+            ..credentials(3600)
+        };
+        for id in 1..200 {
+            let planned = RefreshPlan::default().of(IdentityId(id), 1, Some(&both));
+            let due = planned.refresh_at.unwrap();
+            assert!((at(43_200)..=at(64_800)).contains(&due), "{due}");
+            assert_eq!(planned.dies_at, Some(at(864_000)));
+        }
     }
 
     #[test]

@@ -159,6 +159,7 @@ fn code_exchange() -> CodeExchange {
         redirect_uri: Url::parse("https://app.example/callback/1").unwrap(),
         code_verifier: Secret::new("verifier"),
         nonce: Secret::new("n"),
+        state: Secret::new("s"),
         scopes: Vec::new(),
         parameters: BTreeMap::new(),
         dpop_key: None,

@@ -79,6 +79,9 @@ pub enum ClientAuthentication {
     /// In the body as a secret that is made and signed for each request
     /// ([Apple](https://developer.apple.com/documentation/accountorganizationaldatasharing/creating-a-client-secret)).
     SignedSecret(SignedSecret),
+    /// The secret alone in the `Authorization` header, after this scheme
+    /// ([Square](https://developer.squareup.com/reference/square/oauth-api/revoke-token)).
+    Scheme(String, Secret),
     /// In the body as `client_assertion`, which it is not: so Azure DevOps has it
     /// ([documentation](https://learn.microsoft.com/en-us/azure/devops/integrate/get-started/authentication/oauth)).
     Assertion(Secret),
@@ -94,7 +97,8 @@ pub(crate) struct Addressee<'a> {
 
 /// What becomes of a form and a request so that they are authenticated.
 pub(crate) enum Proof<'a> {
-    Header(Zeroizing<String>),
+    /// After a scheme.
+    Header(&'a str, Zeroizing<String>),
     /// Made for this request.
     Made(Vec<(&'a str, Secret)>),
     Fields(Vec<(&'a str, &'a str)>),
@@ -108,6 +112,7 @@ impl ClientAuthentication {
             | Self::Post(secret)
             | Self::SecretJwt(secret)
             | Self::Either(secret)
+            | Self::Scheme(_, secret)
             | Self::Assertion(secret) => Some(secret),
         }
     }
@@ -120,6 +125,7 @@ impl ClientAuthentication {
             Self::Basic(_) => Self::Basic(secret.clone()),
             Self::Post(_) => Self::Post(secret.clone()),
             Self::Either(_) => Self::Either(secret.clone()),
+            Self::Scheme(scheme, _) => Self::Scheme(scheme.clone(), secret.clone()),
             Self::Assertion(_) => Self::Assertion(secret.clone()),
         }
     }
@@ -133,7 +139,7 @@ impl ClientAuthentication {
     ) -> Proof<'a> {
         let listed = &metadata.token_endpoint_auth_methods_supported;
         let lists = |name: &str| listed.iter().any(|it| it == name);
-        let basic = |secret: &Secret| Proof::Header(basic_credentials(client_id, secret));
+        let basic = |secret: &Secret| Proof::Header("Basic", basic_credentials(client_id, secret));
         let id = (encoding.client_id.as_str(), client_id);
         let post = |secret: &'a Secret| {
             Proof::Fields(vec![id, (encoding.client_secret.as_str(), secret.expose())])
@@ -141,6 +147,9 @@ impl ClientAuthentication {
         match self {
             Self::None => Proof::Fields(vec![id]),
             Self::Basic(secret) => basic(secret),
+            Self::Scheme(scheme, secret) => {
+                Proof::Header(scheme, Zeroizing::new(secret.expose().to_owned()))
+            }
             Self::Post(secret) => post(secret),
             Self::Either(secret) => {
                 if lists("client_secret_post") && !lists("client_secret_basic") {
@@ -248,8 +257,8 @@ impl Proof<'_> {
         fields: &[(&str, &str)],
     ) -> HttpRequest {
         match self {
-            Self::Header(credentials) => {
-                encoding.request(url, fields).authorization("Basic", credentials)
+            Self::Header(scheme, credentials) => {
+                encoding.request(url, fields).authorization(scheme, credentials)
             }
             Self::Fields(own) => {
                 // A pushed request names the client itself (RFC 9126 §2.1).

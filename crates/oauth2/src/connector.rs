@@ -110,8 +110,20 @@ impl OpenIdConnector {
             (Authentication::None, _) => ClientAuthentication::None,
             _ => return None,
         };
+        Some(self.with_authentication(authentication))
+    }
+
+    /// The same client, proving to be it with its secret after this scheme; `None` where it has
+    /// none.
+    pub(crate) fn authenticated_after(&self, scheme: &str) -> Option<Self> {
+        let secret = self.client.authentication.secret()?;
+        let authentication = ClientAuthentication::Scheme(scheme.to_owned(), secret.clone());
+        Some(self.with_authentication(authentication))
+    }
+
+    fn with_authentication(&self, authentication: ClientAuthentication) -> Self {
         let client = Client { authentication, ..self.client.clone() };
-        Some(Self::new(self.engine.clone(), client))
+        Self::new(self.engine.clone(), client)
     }
 
     pub(crate) async fn metadata(&self) -> Result<Arc<Metadata>, ConnectorError> {

@@ -3,21 +3,23 @@
 //! Addresses come from tenants and from what providers say about themselves, so every one is
 //! treated as hostile: https unless allowed otherwise, no address that is not of the public
 //! internet (checked when the connection is made, on the addresses that are then used), no
-//! redirects, no proxies from the environment, no cookies, no decompression, one deadline over the
-//! whole call, and a cap on what is read.
+//! redirects, no proxies from the environment, no cookies, no decompression but where it is asked
+//! for, one deadline over the whole call, and a cap on what is read and on what becomes of it.
 
 mod addresses;
 mod request;
 
 use std::{
     error::Error as StdError,
-    fmt, io,
+    fmt,
+    io::{self, Read as _},
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
 use chrono::{DateTime, Utc};
+use flate2::read::GzDecoder;
 use reqwest::{
     dns::{Addrs, Name, Resolve, Resolving},
     header::{ACCEPT_ENCODING, CONTENT_ENCODING, HOST, HeaderMap, HeaderValue},
@@ -27,8 +29,8 @@ use symbolon_domain::ports::Sent;
 use tokio::time::{Instant, timeout_at};
 use url::{Host, Position, Url};
 
-use self::addresses::is_public;
 pub use self::request::HttpRequest;
+use self::{addresses::is_public, request::Coding};
 
 /// What the client permits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -267,7 +269,7 @@ impl HttpClient {
         }
         let host = shown_host(&request.url);
         let client = if request.own_connection { &self.single } else { &self.pooled };
-        let proven = request.proven;
+        let (proven, coding) = (request.proven, request.coding);
         let (mut url, mut headers) = (request.url, request.headers);
         if let Some(stand_in) = self.settings.stand_in {
             let meant = url[Position::BeforeHost..Position::AfterPort].to_owned();
@@ -282,7 +284,7 @@ impl HttpClient {
         let mut outgoing = client
             .request(request.method, url)
             .headers(headers)
-            .header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+            .header(ACCEPT_ENCODING, HeaderValue::from_static(coding.name()));
         if let Some(body) = request.body {
             outgoing = outgoing.body(body.to_vec());
         }
@@ -296,7 +298,7 @@ impl HttpClient {
         let status = answer.status().as_u16();
         tracing::debug!(host, status, "answered");
         let headers = answer.headers().clone();
-        let body = match timeout_at(deadline, self.read(answer, enough)).await {
+        let body = match timeout_at(deadline, self.read(answer, coding, enough)).await {
             Ok(read) => read,
             Err(_) => Err(BodyError::Broken),
         };
@@ -306,11 +308,16 @@ impl HttpClient {
     async fn read(
         &self,
         mut answer: reqwest::Response,
+        coding: Coding,
         enough: &mut (dyn FnMut(&[u8]) -> bool + Send),
     ) -> Result<Vec<u8>, BodyError> {
         let most = self.settings.max_response_bytes;
         let encoding = answer.headers().get(CONTENT_ENCODING);
-        if encoding.is_some_and(|it| !it.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        let readable = [Coding::Identity, coding].map(Coding::name);
+        let reads = |it: &HeaderValue| {
+            readable.iter().any(|name| it.as_bytes().eq_ignore_ascii_case(name.as_bytes()))
+        };
+        if encoding.is_some_and(|it| !reads(it)) {
             return Err(BodyError::Encoded);
         }
         if answer.content_length().is_some_and(|it| it > most as u64) {
@@ -326,8 +333,24 @@ impl HttpClient {
                 break;
             }
         }
-        Ok(body)
+        if coding == Coding::Gzip && body.starts_with(GZIP) {
+            unzipped(&body, most)
+        } else {
+            Ok(body)
+        }
     }
+}
+
+/// How what is compressed with gzip begins (RFC 1952 §2.3.1).
+const GZIP: &[u8] = &[0x1f, 0x8b];
+
+/// What is in a body that is compressed, up to the cap: a little of it may hold a lot.
+fn unzipped(body: &[u8], most: usize) -> Result<Vec<u8>, BodyError> {
+    let mut plain = Vec::new();
+    // One byte more than is allowed tells that there is more.
+    let mut bounded = GzDecoder::new(body).take(most as u64 + 1);
+    bounded.read_to_end(&mut plain).map_err(|_| BodyError::Broken)?;
+    if plain.len() > most { Err(BodyError::TooLarge) } else { Ok(plain) }
 }
 
 impl fmt::Debug for HttpClient {

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 use symbolon_domain::{
     identity_provider::{Capabilities, ProviderSecrets, ProviderType, Registration, Rotation},
-    ports::{Connector, ConnectorError, InvalidConfig},
+    ports::{Connector, InvalidConfig},
 };
 use url::Url;
 
@@ -19,7 +18,7 @@ use crate::{
     connector::OpenIdConnector,
     engine::Engine,
     error_rules::ErrorRules,
-    metadata::{Issuer, misconfigured},
+    metadata::Issuer,
     registry::ProviderKind,
     signing_alg::SigningAlg,
 };
@@ -42,7 +41,6 @@ const METHODS: [&str; 5] =
 /// The type `oidc`.
 pub(crate) struct Oidc;
 
-#[async_trait]
 impl ProviderKind for Oidc {
     fn provider_type(&self) -> ProviderType {
         ProviderType {
@@ -74,19 +72,14 @@ impl ProviderKind for Oidc {
         Ok(Arc::new(OpenIdConnector::new(engine.clone(), client(engine, config, secrets)?)))
     }
 
-    /// Whether the provider binds tokens to keys, where they are to be bound.
-    async fn verify(
+    fn binds_at(
         &self,
         engine: &Engine,
         config: &Map<String, Value>,
         secrets: &ProviderSecrets,
-    ) -> Result<(), ConnectorError> {
-        let client = client(engine, config, secrets);
-        let client = client.map_err(|error| misconfigured(&error.to_string()))?;
-        if !client.dpop {
-            return Ok(());
-        }
-        engine.fresh_metadata(&client.issuer).await?.check_dpop()
+    ) -> Result<Option<Issuer>, InvalidConfig> {
+        let client = client(engine, config, secrets)?;
+        Ok(client.dpop.then_some(client.issuer))
     }
 }
 

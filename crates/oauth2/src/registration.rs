@@ -68,9 +68,10 @@ pub(crate) fn method_of(authentication: Authentication) -> &'static str {
     match authentication {
         Authentication::Post => "client_secret_post",
         Authentication::None => "none",
-        Authentication::Basic | Authentication::Either | Authentication::Bearer => {
-            "client_secret_basic"
-        }
+        Authentication::Basic
+        | Authentication::Either
+        | Authentication::Bearer
+        | Authentication::Secret => "client_secret_basic",
     }
 }
 

@@ -15,6 +15,7 @@ use crate::{
     config::invalid,
     engine::Engine,
     http::HttpClient,
+    metadata::{Issuer, misconfigured},
     oidc::Oidc,
 };
 
@@ -36,6 +37,22 @@ pub trait ProviderKind: Send + Sync {
         secrets: &ProviderSecrets,
     ) -> Result<Arc<dyn Connector>, InvalidConfig>;
 
+    /// Who is to be asked whether it binds tokens to keys of ours, where this configuration has
+    /// them bound and an OpenID provider can tell.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`] names the first key that does not fit.
+    fn binds_at(
+        &self,
+        engine: &Engine,
+        config: &Map<String, Value>,
+        secrets: &ProviderSecrets,
+    ) -> Result<Option<Issuer>, InvalidConfig> {
+        let _ = (engine, config, secrets);
+        Ok(None)
+    }
+
     /// Asks the provider whether it can do what a configuration asks of it; see
     /// [`Connectors::verify`].
     async fn verify(
@@ -44,8 +61,11 @@ pub trait ProviderKind: Send + Sync {
         config: &Map<String, Value>,
         secrets: &ProviderSecrets,
     ) -> Result<(), ConnectorError> {
-        let _ = (engine, config, secrets);
-        Ok(())
+        match self.binds_at(engine, config, secrets) {
+            Ok(Some(issuer)) => engine.fresh_metadata(&issuer).await?.check_dpop(),
+            Ok(None) => Ok(()),
+            Err(error) => Err(misconfigured(&error.to_string())),
+        }
     }
 
     /// Asks the provider of a new instance for what the type finds out by itself; see

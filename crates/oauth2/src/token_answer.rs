@@ -39,13 +39,13 @@ use url::form_urlencoded;
 
 use crate::{
     catalog::{
-        entry::{Answer, Unit},
-        template::{Pointer, is_secret},
+        entry::{Answer, ExpiresFrom, Pointers, Unit},
+        template::is_secret,
     },
     dpop::USE_DPOP_NONCE,
     error_rules::{ErrorRules, Seen},
     http::BodyError,
-    json,
+    json, jws,
 };
 
 /// Ten years. Whoever says more means that the token does not expire, more or less.
@@ -93,7 +93,9 @@ pub(crate) struct TokenResponse {
     pub(crate) refresh_token: Option<Secret>,
     /// How long the refresh token is good for; `None` when that is not said or it does not end.
     /// No standard names it: [GitHub](https://docs.github.com/en/apps/creating-github-apps/authenticating-with-a-github-app/refreshing-user-access-tokens)
-    /// sends `refresh_token_expires_in`, Keycloak `refresh_expires_in`.
+    /// sends `refresh_token_expires_in`, Keycloak `refresh_expires_in`,
+    /// [Square](https://developer.squareup.com/reference/square/o-auth/obtain-token)
+    /// `refresh_token_expires_at`.
     pub(crate) refresh_expires_in: Option<Duration>,
     pub(crate) id_token: Option<Secret>,
     /// What was granted; `None` when that is not said: all that was asked for.
@@ -125,7 +127,8 @@ pub(crate) struct TokenAnswer<'a> {
 pub(crate) struct Layout {
     pub(crate) answer: Answer,
     pub(crate) unit: Unit,
-    pub(crate) expires_at: Option<Pointer>,
+    pub(crate) expires_at: Pointers,
+    pub(crate) expires_from: Option<ExpiresFrom>,
     /// How long an access token lives where the answer does not say.
     pub(crate) lifetime: Option<Duration>,
     /// Token types that are used like Bearer tokens.
@@ -133,6 +136,18 @@ pub(crate) struct Layout {
     /// What parts the granted scopes; white space unless said, and commas too where `loose`.
     pub(crate) separator: Option<String>,
     pub(crate) loose: bool,
+    pub(crate) id_token: IdToken,
+}
+
+/// What the ID token is in an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum IdToken {
+    /// The provider issues none. Whatever it calls so is none.
+    None,
+    /// A token of its own.
+    Own,
+    /// The access token.
+    AccessToken,
 }
 
 impl Layout {
@@ -141,26 +156,29 @@ impl Layout {
         static STANDARD: LazyLock<Layout> = LazyLock::new(|| Layout {
             answer: Answer::default(),
             unit: Unit::Seconds,
-            expires_at: None,
+            expires_at: Pointers::default(),
+            expires_from: None,
             lifetime: None,
             token_types: Vec::new(),
             separator: None,
             loose: false,
+            id_token: IdToken::Own,
         });
         &STANDARD
     }
 
     fn access_token<'a>(&self, object: &'a Value) -> Option<&'a Value> {
-        at(object, self.answer.access_token.as_ref(), &["access_token"])
+        at(object, &self.answer.access_token, &["access_token"])
     }
 }
 
-/// What is at the pointer, or under the first of these names that is there; never null.
-fn at<'a>(object: &'a Value, pointer: Option<&Pointer>, names: &[&str]) -> Option<&'a Value> {
-    match pointer {
-        Some(pointer) => pointer.find(object),
-        None => names.iter().find_map(|it| object.get(it).filter(|it| !it.is_null())),
+/// What is where the provider has it, otherwise under the first of these names that is there;
+/// never null.
+fn at<'a>(object: &'a Value, own: &Pointers, names: &[&str]) -> Option<&'a Value> {
+    if own.0.is_empty() {
+        return names.iter().find_map(|it| object.get(it).filter(|it| !it.is_null()));
     }
+    own.0.iter().find_map(|it| it.find(object))
 }
 
 impl TokenAnswer<'_> {
@@ -344,7 +362,7 @@ impl TokenAnswer<'_> {
             own.eq_ignore_ascii_case("bearer")
                 || others.into_iter().any(|it| it.eq_ignore_ascii_case(own))
         };
-        let token_type = match at(object, answer.token_type.as_ref(), &["token_type"]) {
+        let token_type = match at(object, &answer.token_type, &["token_type"]) {
             // Required, yet some providers leave it out; then it is Bearer in practice.
             None => None,
             Some(Value::String(own)) if bearer(own) => Some(own.clone()),
@@ -356,20 +374,19 @@ impl TokenAnswer<'_> {
             }
             Some(_) => return Err(Unusable::TokenType),
         };
-        let refresh_token = at(object, answer.refresh_token.as_ref(), &["refresh_token"]);
-        let id_token = at(object, answer.id_token.as_ref(), &["id_token"]);
-        let scope = at(object, answer.scope.as_ref(), &["scope"]);
-        let refresh_life = at(
-            object,
-            answer.refresh_expires_in.as_ref(),
-            &["refresh_token_expires_in", "refresh_expires_in"],
-        );
+        let refresh_token = at(object, &answer.refresh_token, &["refresh_token"]);
+        let id_token = match self.layout.id_token {
+            IdToken::None => None,
+            IdToken::Own => at(object, &answer.id_token, &["id_token"]),
+            IdToken::AccessToken => self.layout.access_token(object),
+        };
+        let scope = at(object, &answer.scope, &["scope"]);
         Ok(TokenResponse {
             access_token,
             token_type,
             expires_in: self.life(object),
             refresh_token: secret(refresh_token, "its refresh_token is not a token")?,
-            refresh_expires_in: refresh_life.and_then(expires_in),
+            refresh_expires_in: self.refresh_life(object),
             id_token: secret(id_token, "its id_token is not a token")?,
             scopes: scope.and_then(|it| self.scopes(it)),
             rest: scrubbed(object),
@@ -378,17 +395,37 @@ impl TokenAnswer<'_> {
 
     /// How long the access token lives.
     fn life(&self, object: &Value) -> Option<Duration> {
-        let Layout { answer, unit, expires_at, lifetime, .. } = self.layout;
-        let said = at(object, answer.expires_in.as_ref(), &["expires_in"]).and_then(expires_in);
+        let Layout { answer, unit, expires_at, expires_from, lifetime, .. } = self.layout;
+        let said = at(object, &answer.expires_in, &["expires_in"]).and_then(expires_in);
         let said = said.map(|it| match unit {
             Unit::Seconds => it,
             Unit::Milliseconds => Duration::from_secs((it.as_secs() / 1000).max(1)),
         });
-        let until = || {
-            let end = instant(expires_at.as_ref()?.find(object)?)?;
-            (end - self.now).to_std().ok().filter(|it| *it > Duration::ZERO)
+        let until = || self.left(instant(at(object, expires_at, &[])?)?);
+        let of_itself = || match expires_from {
+            Some(ExpiresFrom::Jwt) => {
+                let token = self.layout.access_token(object)?.as_str()?;
+                self.left(instant(&jws::unverified_end(token)?)?)
+            }
+            None => None,
         };
-        said.or_else(until).or(*lifetime)
+        said.or_else(until).or_else(of_itself).or(*lifetime)
+    }
+
+    /// How long the refresh token lives.
+    fn refresh_life(&self, object: &Value) -> Option<Duration> {
+        let Answer { refresh_token_expires_in, refresh_token_expires_at, .. } = &self.layout.answer;
+        let names = ["refresh_token_expires_in", "refresh_expires_in"];
+        let said = at(object, refresh_token_expires_in, &names).and_then(expires_in);
+        let names = ["refresh_token_expires_at", "refresh_expires_at"];
+        let until = || self.left(instant(at(object, refresh_token_expires_at, &names)?)?);
+        said.or_else(until)
+    }
+
+    /// How long it is until then; `None` when it is past. More than ten years count as ten.
+    fn left(&self, end: DateTime<Utc>) -> Option<Duration> {
+        let left = (end - self.now).to_std().ok().filter(|it| *it > Duration::ZERO)?;
+        Some(left.min(Duration::from_secs(LONGEST_LIFE)))
     }
 
     /// Scopes parted by spaces, or, as some providers have it, as an array.
@@ -418,7 +455,8 @@ impl TokenAnswer<'_> {
 fn instant(value: &Value) -> Option<DateTime<Utc>> {
     const FIRST_MILLISECONDS: i64 = 100_000_000_000;
     let number = match value {
-        Value::Number(number) => number.as_i64(),
+        #[expect(clippy::cast_possible_truncation, reason = "a cast from float saturates")]
+        Value::Number(number) => number.as_i64().or_else(|| number.as_f64().map(|it| it as i64)),
         Value::String(text) => match text.parse() {
             Ok(number) => Some(number),
             Err(_) => return DateTime::parse_from_rfc3339(text).ok().map(|it| it.to_utc()),
@@ -677,6 +715,113 @@ mod tests {
         ] {
             assert_eq!(expires_in(&value), expected, "{value}");
         }
+    }
+
+    /// A layout of the catalog.
+    fn layout(answer: Value) -> Layout {
+        let answer = serde_json::from_value(answer).unwrap();
+        Layout { answer, ..Layout::standard().clone() }
+    }
+
+    fn read_by(layout: &Layout, body: &Value) -> Result<TokenResponse, ConnectorError> {
+        let body = body.to_string();
+        TokenAnswer { layout, ..answer(200, body.as_bytes()) }.read(&[])
+    }
+
+    #[test]
+    fn of_several_places_the_first_where_something_is_counts() {
+        let layout = layout(json!({
+            "access_token": ["/access_token", "/data/0/access_token"],
+            "expires_in": ["/data/0/lives", "/lives"],
+            "scope": ["/data/0/scope", "/scope"],
+        }));
+        let nested = json!({"data": [{"access_token": "a", "lives": 7, "scope": "x"}], "lives": 9});
+        let flat = json!({"access_token": "a", "lives": 9, "scope": "y", "expires_in": 1});
+        for (body, life, scope) in [(nested, 7, "x"), (flat, 9, "y")] {
+            let tokens = read_by(&layout, &body).unwrap();
+            assert_eq!(tokens.access_token, Secret::new("a"));
+            assert_eq!(tokens.expires_in, Some(Duration::from_secs(life)));
+            assert_eq!(tokens.scopes, Some(vec![scope.to_owned()]));
+        }
+        let null_first = json!({"access_token": null, "data": [{"access_token": "a"}]});
+        assert!(read_by(&layout, &null_first).is_ok());
+        assert_eq!(class(&read_by(&layout, &json!({"data": []}))), "unavailable Unknown");
+    }
+
+    #[test]
+    fn the_end_of_a_refresh_token_is_found_under_any_of_its_names() {
+        let named = layout(json!({"refresh_token_expires_in": "/x_refresh_token_expires_in"}));
+        let dated = layout(json!({"refresh_token_expires_at": ["/a/until", "/until"]}));
+        let day = 24 * 60 * 60;
+        for (layout, body, expected) in [
+            (Layout::standard(), json!({"refresh_token_expires_in": day}), Some(day)),
+            (Layout::standard(), json!({"refresh_expires_in": day.to_string()}), Some(day)),
+            (Layout::standard(), json!({"refresh_token_expires_at": day}), Some(day)),
+            (Layout::standard(), json!({"refresh_expires_at": "1970-01-02T00:00:00Z"}), Some(day)),
+            (Layout::standard(), json!({"refresh_expires_in": 0, "refresh_expires_at": 0}), None),
+            (Layout::standard(), json!({"x_refresh_token_expires_in": day}), None),
+            (&named, json!({"x_refresh_token_expires_in": day}), Some(day)),
+            (&named, json!({"refresh_token_expires_in": day}), None),
+            (&dated, json!({"until": day * 2_000_000}), Some(day * 2_000)),
+            (&dated, json!({"until": "9999-01-01T00:00:00Z"}), Some(LONGEST_LIFE)),
+            (&dated, json!({"until": "soon"}), None),
+        ] {
+            let mut body = body;
+            body["access_token"] = "a".into();
+            let life = read_by(layout, &body).unwrap().refresh_expires_in;
+            assert_eq!(life, expected.map(Duration::from_secs), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_token_that_tells_its_own_end_is_believed_where_nothing_else_does() {
+        use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+        let jwt = |claims: &str| {
+            let part = |it: &str| URL_SAFE_NO_PAD.encode(it);
+            format!("{}.{}.{}", part(r#"{"alg":"none"}"#), part(claims), part("unsigned"))
+        };
+        let asked = Layout {
+            expires_from: Some(ExpiresFrom::Jwt),
+            lifetime: Some(Duration::from_mins(1)),
+            ..Layout::standard().clone()
+        };
+        let life = |layout: &Layout, body: Value| {
+            read_by(layout, &body).unwrap().expires_in.map(|it| it.as_secs())
+        };
+        let of = |token: &str| json!({ "access_token": token });
+        assert_eq!(life(&asked, of(&jwt(r#"{"exp":3600}"#))), Some(3600));
+        assert_eq!(life(&asked, of(&jwt(r#"{"exp":3600.5}"#))), Some(3600));
+        assert_eq!(life(&asked, of(&jwt(r#"{"exp":99999999999}"#))), Some(LONGEST_LIFE));
+        let said = json!({"access_token": jwt(r#"{"exp":3600}"#), "expires_in": 9});
+        assert_eq!(life(&asked, said), Some(9), "the answer goes before the token");
+        for other in [
+            "opaque".to_owned(),
+            "a.b".to_owned(),
+            jwt(r#"{"exp":-5}"#),
+            jwt(r#"{"exp":"later"}"#),
+            jwt(r#"{"exp":1,"exp":3600}"#),
+            jwt("{}"),
+            jwt("[]"),
+            format!("{}.x", jwt(r#"{"exp":3600}"#)),
+            format!("{}{}", jwt(r#"{"exp":3600}"#), "a".repeat(40_000)),
+        ] {
+            assert_eq!(life(&asked, of(&other)), Some(60), "{other}");
+        }
+        assert_eq!(life(Layout::standard(), of(&jwt(r#"{"exp":3600}"#))), None, "nobody asked");
+    }
+
+    #[test]
+    fn what_another_than_an_openid_provider_calls_an_id_token_is_none() {
+        let plain = Layout { id_token: IdToken::None, ..Layout::standard().clone() };
+        for id_token in [json!(false), json!(7), json!({"a": 1}), json!([]), json!("a.b.c")] {
+            let body = json!({"access_token": "a", "id_token": id_token});
+            assert_eq!(read_by(&plain, &body).unwrap().id_token, None);
+        }
+        let access = Layout { id_token: IdToken::AccessToken, ..Layout::standard().clone() };
+        let body = json!({"access_token": "a.b.c", "id_token": false});
+        assert_eq!(read_by(&access, &body).unwrap().id_token, Some(Secret::new("a.b.c")));
+        let body = json!({"access_token": "a", "id_token": false});
+        assert_eq!(class(&read_by(Layout::standard(), &body)), "unavailable Unknown");
     }
 
     #[test]

@@ -116,6 +116,8 @@ pub struct Answer {
     pub headers: BTreeMap<String, String>,
     /// The body, in which `{{…}}` stand for what is made at run time.
     pub body: String,
+    /// Whether it is compressed, whatever the request accepts.
+    pub gzip: bool,
 }
 
 impl Default for Answer {
@@ -125,6 +127,7 @@ impl Default for Answer {
             content_type: "application/json".into(),
             headers: BTreeMap::new(),
             body: String::new(),
+            gzip: false,
         }
     }
 }
@@ -157,6 +160,11 @@ pub struct Outcome {
     pub email_verified: bool,
     /// In how many seconds the access token ends; absent when nobody knows.
     pub expires_in: Option<u64>,
+    /// In how many seconds the refresh token ends unless it is used; absent when it is not looked
+    /// at.
+    pub refresh_expires_in: Option<u64>,
+    /// In how many seconds the grant ends in any case; absent when it is not looked at.
+    pub refresh_ends_in: Option<u64>,
     /// What was granted, in any order; absent when it is not looked at.
     pub scopes: Option<Vec<String>>,
     /// What is kept with the account.
@@ -202,9 +210,10 @@ impl Shape {
         for answer in answers.flat_map(|it| it.dead.iter().chain([&it.answer])) {
             for gap in answer.body.split("{{").skip(1) {
                 let name = gap.split("}}").next().unwrap_or_default().trim();
-                let moment = name
-                    .strip_prefix("now")
-                    .is_some_and(|it| it.is_empty() || it.parse::<i64>().is_ok());
+                let moment = ["now", "jwt"].into_iter().any(|it| {
+                    name.strip_prefix(it)
+                        .is_some_and(|it| it.is_empty() || it.parse::<i64>().is_ok())
+                });
                 if !moment && !matches!(name, "id_token" | "nonce" | "code") {
                     return Err(format!("{{{{{name}}}}} stands for nothing"));
                 }

@@ -46,6 +46,8 @@ pub struct CodeExchange {
     pub code_verifier: Secret,
     /// Must be in the ID token.
     pub nonce: Secret,
+    /// What came back as it was sent, for providers that want to see it again.
+    pub state: Secret,
     /// Scopes that were asked for; what was granted when the answer names none.
     pub scopes: Vec<String>,
     /// What else the provider sent through the browser, which proves nothing: which company was

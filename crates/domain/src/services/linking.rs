@@ -340,7 +340,8 @@ impl Linking {
         response: AuthorizationResponse,
         browser: Option<Secret>,
     ) -> Result<Url, BrowserError> {
-        let state = response.state.ok_or(BrowserError::Malformed)?.hash();
+        let sent = response.state.ok_or(BrowserError::Malformed)?;
+        let state = sent.hash();
         if response.code.is_some() == response.error.is_some() {
             return Err(BrowserError::Malformed);
         }
@@ -381,6 +382,7 @@ impl Linking {
                 redirect_uri: self.settings.redirect_uri(provider.id),
                 code_verifier: proof.code_verifier,
                 nonce: proof.nonce,
+                state: sent,
                 scopes: session.scopes.clone(),
                 parameters: response.parameters,
                 dpop_key: proof.dpop_key,

@@ -532,6 +532,7 @@ pub fn code_exchange() -> CodeExchange {
         redirect_uri: redirect_uri(),
         code_verifier,
         nonce,
+        state: Secret::new("state-1"),
         scopes: vec!["openid".into(), "email".into()],
         parameters: BTreeMap::new(),
         dpop_key,

@@ -1,14 +1,14 @@
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use aws_lc_rs::digest;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use chrono::TimeDelta;
 use serde_json::{Map, Value, json};
 use symbolon_domain::{
     account::ExternalAccount,
     credentials::Credentials,
     identity_provider::Capabilities,
-    ids::ExternalId,
     ports::{
         AuthorizationRequest, CodeExchange, Connector, ConnectorError, DeviceAuthorization,
         DevicePoll, Grant, Logout, RefreshRequest, Revocation, Sent,
@@ -19,33 +19,28 @@ use url::Url;
 
 use super::{
     entry::{
-        Authentication, Authorization, CodeGrant, Entry, LongLivedGrant, OpenId, Pkce, Refresh,
-        RefreshWith, ResponseMode, Revoke, RevokedToken, SelfRefreshGrant,
+        Authorization, CodeGrant, Entry, LongLivedGrant, Pkce, Refresh, RefreshWith, ResponseMode,
+        SelfRefreshGrant,
     },
     is_host,
-    template::Template,
+    template::{Template, Values},
     values::Parameters,
 };
 use crate::{
     client::Encoding,
-    connector::{
-        Destination, LOGOUT_TOKEN, OpenIdConnector, Unproven, device_endpoint, logout, to_domain,
-    },
+    config::MOST_SECONDS,
+    connector::{Destination, LOGOUT_TOKEN, OpenIdConnector, device_endpoint, logout, to_domain},
     device::{DEVICE_GRANT, Polled},
     dpop::{self, DpopKey},
-    http::{HttpRequest, HttpResponse},
-    id_token::Expected,
-    json,
-    jws::Jws,
+    http::HttpRequest,
     metadata::{Metadata, another_issuer, misconfigured},
-    profile, registration,
+    registration,
     token_answer::{Layout, TokenResponse},
     untrusted,
 };
 
 const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 const TOKEN_ENDPOINT: &str = "the token endpoint";
-const REVOCATION_ENDPOINT: &str = "the revocation endpoint";
 
 /// Speaks to an instance of a type of the catalog: the protocol is the engine's, and the entry
 /// says where its provider departs from it.
@@ -145,7 +140,7 @@ impl CatalogConnector {
             if asked.is_empty() { configured.unwrap_or(&authorization.scopes) } else { asked };
         let mut scopes: Vec<String> = Vec::new();
         let openid = ["openid".to_owned()];
-        let openid = if self.entry.openid.is_some() { &openid[..] } else { &[] };
+        let openid = if self.entry.has_id_tokens() { &openid[..] } else { &[] };
         for scope in openid.iter().chain(chosen).chain(&authorization.always) {
             if !scopes.contains(scope) {
                 scopes.push(scope.clone());
@@ -272,6 +267,8 @@ impl CatalogConnector {
                 return Err(untrusted("the token answer", "it has no ID token"));
             };
             claims = self.check_id_token(openid, id_token, metadata, &tokens, trade).await?;
+            // It is kept already.
+            tokens.id_token = tokens.id_token.filter(|_| !openid.is_in_access_token());
         }
         let nothing = BTreeMap::new();
         let callback = self.callback(trade.map_or(&nothing, |it| &it.parameters));
@@ -279,7 +276,7 @@ impl CatalogConnector {
             ("token".to_owned(), tokens.rest.clone()),
             ("callback".to_owned(), callback),
         ]);
-        Ok(Grant { credentials: self.credentials(tokens, scopes, dpop), claims, facts })
+        Ok(Grant { credentials: self.credentials(tokens, None, scopes, dpop), claims, facts })
     }
 
     /// What a device asks for, where it can.
@@ -290,204 +287,45 @@ impl CatalogConnector {
         self.authorization()
     }
 
-    /// What is kept of the tokens. Where an access token renews itself, it is the refresh token.
+    /// What is kept of the tokens, for which this refresh token was used, if one was. Where an
+    /// access token renews itself, it is the refresh token.
     fn credentials(
         &self,
         tokens: TokenResponse,
+        used: Option<&Secret>,
         scopes: Vec<String>,
         dpop: Option<&DpopKey>,
     ) -> Credentials {
-        let renews_itself =
-            self.entry.refresh.as_ref().is_some_and(|it| it.with == RefreshWith::AccessToken);
+        let is_told = tokens.refresh_expires_in.is_some();
         let mut credentials = self.base.credentials(tokens, scopes, dpop);
-        if renews_itself {
-            credentials.refresh_token.clone_from(&credentials.access_token);
-            credentials.refresh_expires_at = credentials.expires_at;
-        }
-        if self.entry.refresh.is_none() {
+        let Some(refresh) = &self.entry.refresh else {
             // Nothing could be done with it, and what is not kept is not lost.
             credentials.refresh_token = None;
             credentials.refresh_expires_at = None;
+            return credentials;
+        };
+        if refresh.with == RefreshWith::AccessToken {
+            credentials.refresh_token.clone_from(&credentials.access_token);
+            credentials.refresh_expires_at = credentials.expires_at;
+            return credentials;
+        }
+        let Some(life) = refresh.lifetime_seconds else { return credentials };
+        let life = TimeDelta::from_std(Duration::from_secs(life.min(MOST_SECONDS))).ok();
+        let end = life.and_then(|it| self.base.engine.clock.now().checked_add_signed(it));
+        if refresh.idle_seconds.is_some() {
+            // Beside the time that a token may lie idle, it is that of the grant.
+            credentials.refresh_ends_at = end.filter(|_| used.is_none());
+        } else if !is_told && self.base.client.refresh_token_idle.is_none() {
+            let is_new = credentials.refresh_token.as_ref().is_some_and(|it| Some(it) != used);
+            credentials.refresh_expires_at = end.filter(|_| is_new);
         }
         credentials
-    }
-
-    /// The names that `iss` of a token with these claims may have. Some hold a claim of the very
-    /// token, the tenant; the signature covers both. Where discovery says which of them it is, it is
-    /// no other, and the claim fits it.
-    fn issuers(
-        &self,
-        openid: &OpenId,
-        metadata: &Metadata,
-        claims: &Map<String, Value>,
-    ) -> Vec<String> {
-        let facts = json!({ "claims": claims });
-        let claimed = openid.issuers.iter();
-        let claimed = claimed.filter_map(|it| it.fill(&self.parameters.and(&facts)));
-        let values = self.parameters.alone();
-        let is_one_of = |it: &&String| openid.issuers.iter().any(|open| open.could_be(it, &values));
-        let own = self.base.client.token_issuers.iter();
-        let own = own.filter(|it| !(openid.issuer_from_discovery && is_one_of(it))).cloned();
-        let all = own.chain(claimed).filter(|it| !self.refuses(openid, it));
-        all.filter(|it| !openid.issuer_from_discovery || self.names(openid, metadata, it)).collect()
-    }
-
-    /// Whether an authorization response may name this issuer. Which tenant it is, the ID token
-    /// says later.
-    fn could_be_issuer(&self, openid: &OpenId, metadata: &Metadata, issuer: &str) -> bool {
-        let values = self.parameters.alone();
-        let own = self.base.client.token_issuers.iter().any(|it| it == issuer);
-        (own || openid.issuers.iter().any(|it| it.could_be(issuer, &values)))
-            && !self.refuses(openid, issuer)
-            && (!openid.issuer_from_discovery || self.names(openid, metadata, issuer))
-    }
-
-    /// Whether the discovery document names this issuer: as it is, or, with a gap in the place of
-    /// a claim, among others of its kind.
-    fn names(&self, openid: &OpenId, metadata: &Metadata, issuer: &str) -> bool {
-        let values = self.parameters.alone();
-        metadata.issuer == issuer
-            || metadata.issuer.contains('{')
-                && openid.issuers.iter().any(|it| {
-                    it.could_be(&metadata.issuer, &values) && it.could_be(issuer, &values)
-                })
-    }
-
-    fn refuses(&self, openid: &OpenId, issuer: &str) -> bool {
-        let plain = &self.parameters.plain;
-        openid.refuse.iter().any(|it| {
-            it.issuer == issuer
-                && it.when.iter().all(|(name, value)| plain.get(name) == Some(value))
-        })
-    }
-
-    /// Checks an ID token: that of a trade, or that of a refresh.
-    async fn check_id_token(
-        &self,
-        openid: &OpenId,
-        id_token: &Secret,
-        metadata: &Metadata,
-        tokens: &TokenResponse,
-        trade: Option<&CodeExchange>,
-    ) -> Result<Map<String, Value>, Unproven> {
-        let mut claims = Map::new();
-        if openid.issuers.iter().any(|it| it.pointers().next().is_some()) {
-            // What cannot be read is refused below.
-            let jws = Jws::parse(id_token.expose(), &self.base.client.signing_algs);
-            claims = jws.ok().and_then(|it| it.unverified_claims()).unwrap_or_default();
-        }
-        let issuers = self.issuers(openid, metadata, &claims);
-        let expected = Expected {
-            issuers: &issuers,
-            nonce: trade.map(|it| &it.nonce),
-            code: trade.map(|it| &it.code),
-            ..self.base.expected(tokens)
-        };
-        self.base.check_id_token(id_token, metadata, &expected).await
-    }
-
-    /// The account that a logout token names. Only what is the id of every account whose ID token
-    /// has it counts: with another way to make it, the same account would have another id.
-    fn account_of_logout(&self, claims: &Map<String, Value>) -> Result<ExternalId, ConnectorError> {
-        let Some(template) = self.entry.account.id.0.first() else {
-            return Ok(profile::account(claims, &Map::new())?.external_id);
-        };
-        let facts = json!({ "claims": claims, "config": self.config });
-        let id = template.fill(&self.parameters.and(&facts));
-        id.and_then(|it| ExternalId::new(it).ok()).ok_or_else(|| {
-            untrusted(LOGOUT_TOKEN, "it does not say which account of this provider type it means")
-        })
-    }
-
-    async fn revoke_token(
-        &self,
-        revoke: &Revoke,
-        to: &Destination<'_>,
-        token: &Secret,
-        hint: &str,
-    ) -> Result<Revocation, ConnectorError> {
-        let filled = filled(&revoke.parameters, &self.parameters);
-        let mut fields: Vec<(&str, &str)> =
-            filled.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let authentication = revoke.authentication.unwrap_or(self.entry.token.authentication);
-        let by_itself = authentication == Authentication::Bearer;
-        let parameter = match &revoke.token_parameter {
-            Some(named) => named,
-            None if by_itself => "",
-            None => "token",
-        };
-        if !parameter.is_empty() {
-            fields.push((parameter, token.expose()));
-        }
-        if revoke.hint {
-            fields.push(("token_type_hint", hint));
-        }
-        let read = |answer: &HttpResponse| self.read_revocation(revoke, answer, token);
-        match authentication {
-            Authentication::Bearer => {
-                let request = to.encoding.request(to.url.clone(), &fields).bearer(token);
-                read(&self.base.engine.http.send(request).await.map_err(to_domain)?)
-            }
-            Authentication::None => {
-                let request = to.encoding.request(to.url.clone(), &fields);
-                read(&self.base.engine.http.send(request).await.map_err(to_domain)?)
-            }
-            _ => {
-                let metadata = self.metadata().await?;
-                let base = match authentication {
-                    Authentication::Basic | Authentication::Post => {
-                        self.base.authenticated_by(authentication)
-                    }
-                    _ => None,
-                };
-                let base = base.as_ref().unwrap_or(&self.base);
-                base.send_authenticated(&metadata, to, &fields, read).await
-            }
-        }
-    }
-
-    fn read_revocation(
-        &self,
-        revoke: &Revoke,
-        answer: &HttpResponse,
-        token: &Secret,
-    ) -> Result<Revocation, ConnectorError> {
-        if revoke.gone.contains(&answer.status) {
-            return Ok(Revocation::Revoked);
-        }
-        if (200..=299).contains(&answer.status) {
-            let Some(ok) = &revoke.ok else { return Ok(Revocation::Revoked) };
-            let body = answer.body.as_deref().ok().and_then(|it| json::value(it).ok());
-            if body.is_some_and(|it| ok.find(&it) == Some(&Value::Bool(true))) {
-                return Ok(Revocation::Revoked);
-            }
-        }
-        match self.base.read_answer(REVOCATION_ENDPOINT, answer, &self.layout, &[token]) {
-            // It does not know the token any more.
-            Err(ConnectorError::GrantRejected { .. }) => Ok(Revocation::Revoked),
-            Err(ConnectorError::ClientRejected { code }) if code == "invalid_token" => {
-                Ok(Revocation::Revoked)
-            }
-            Err(error) => Err(error),
-            Ok(_) => Ok(Revocation::Unsupported),
-        }
     }
 
     fn refreshing(&self) -> Result<&Refresh, ConnectorError> {
         self.entry.refresh.as_ref().ok_or_else(|| {
             misconfigured("this provider has no refresh tokens; the user must link again")
         })
-    }
-
-    /// The account's id where the claims alone make it; then an ID token of a refresh can be
-    /// compared with it.
-    fn id_of_claims(&self, claims: &Map<String, Value>) -> Option<String> {
-        let ids = &self.entry.account.id.0;
-        if ids.iter().flat_map(Template::pointers).any(|it| it.root() != "claims") {
-            return None;
-        }
-        let facts = json!({ "claims": claims });
-        ids.iter().find_map(|it| it.fill(&self.parameters.and(&facts)))
     }
 }
 
@@ -519,7 +357,7 @@ impl Connector for CatalogConnector {
         {
             let mut query = url.query_pairs_mut();
             query
-                .append_pair("response_type", "code")
+                .append_pair("response_type", &authorization.response_type)
                 .append_pair(&authorization.client_id_parameter, &self.parameters.client_id)
                 .append_pair("redirect_uri", request.redirect_uri.as_str())
                 .append_pair("state", request.state.expose());
@@ -527,7 +365,7 @@ impl Connector for CatalogConnector {
                 let scopes = scopes.join(&authorization.scope_separator);
                 query.append_pair(&authorization.scope_parameter, &scopes);
             }
-            if self.entry.openid.is_some() {
+            if self.entry.has_id_tokens() {
                 query.append_pair("nonce", request.nonce.expose());
             }
             if authorization.pkce == Pkce::S256 {
@@ -554,7 +392,7 @@ impl Connector for CatalogConnector {
             {
                 query.append_pair(&authorization.login_hint, hint);
             }
-            query.extend_pairs(filled(&authorization.parameters, &self.parameters));
+            query.extend_pairs(filled(&authorization.parameters, &self.parameters.alone()));
         }
         Ok(url)
     }
@@ -593,7 +431,8 @@ impl Connector for CatalogConnector {
         let authorization = self.authorization()?;
         let metadata = self.metadata().await?;
         let own = &self.entry.token;
-        let further = filled(&own.parameters, &self.parameters);
+        let facts = json!({ "callback": self.callback(&exchange.parameters) });
+        let further = filled(&own.parameters, &self.parameters.and(&facts));
         let code = exchange.code.expose();
         let mut fields = match own.grant {
             CodeGrant::Code => vec![("grant_type", "authorization_code"), ("code", code)],
@@ -605,8 +444,11 @@ impl Connector for CatalogConnector {
         if authorization.pkce == Pkce::S256 {
             fields.push(("code_verifier", exchange.code_verifier.expose()));
         }
+        if own.send_state {
+            fields.push(("state", exchange.state.expose()));
+        }
         fields.extend(further.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-        let secrets = [&exchange.code, &exchange.code_verifier, &exchange.nonce];
+        let secrets = [&exchange.code, &exchange.code_verifier, &exchange.nonce, &exchange.state];
         let dynamic = self.token_url(&exchange.parameters)?;
         let url = dynamic.as_ref().unwrap_or(&metadata.token_endpoint);
         let key = self.base.dpop_key(exchange.dpop_key.as_ref())?;
@@ -666,7 +508,7 @@ impl Connector for CatalogConnector {
     async fn refresh(&self, request: &RefreshRequest) -> Result<Credentials, ConnectorError> {
         let refresh = self.refreshing()?;
         let metadata = self.metadata().await?;
-        let further = filled(&refresh.parameters, &self.parameters);
+        let further = filled(&refresh.parameters, &self.parameters.alone());
         let token = request.refresh_token.expose();
         let url = self.endpoints.refresh.as_ref().unwrap_or(&metadata.token_endpoint);
         let key = self.base.dpop_key(request.dpop_key.as_ref())?;
@@ -723,8 +565,9 @@ impl Connector for CatalogConnector {
                 }
                 None => tokens.id_token = None,
             }
+            tokens.id_token = tokens.id_token.filter(|_| !openid.is_in_access_token());
         }
-        Ok(self.credentials(tokens, Vec::new(), key.as_ref()))
+        Ok(self.credentials(tokens, Some(&request.refresh_token), Vec::new(), key.as_ref()))
     }
 
     async fn reachable(&self) -> Result<(), ConnectorError> {
@@ -766,49 +609,17 @@ impl Connector for CatalogConnector {
     }
 
     async fn revoke(&self, credentials: &Credentials) -> Result<Revocation, ConnectorError> {
-        let (Some(revoke), Some(encoding), Some(url)) =
-            (&self.entry.revoke, &self.revoke, &self.endpoints.revocation)
-        else {
-            let has_tokens =
-                credentials.refresh_token.is_some() || credentials.access_token.is_some();
-            if has_tokens && self.entry.revokes_by_discovery() {
-                return self.base.end_grant(&*self.metadata().await?, credentials).await;
-            }
-            return Ok(Revocation::Unsupported);
-        };
-        let to = Destination { url, encoding, dpop: None };
-        let renews_itself = credentials.refresh_token == credentials.access_token;
-        let refresh = credentials.refresh_token.as_ref().filter(|_| !renews_itself);
-        let access = credentials.access_token.as_ref();
-        let (refresh, access) = match revoke.token {
-            RevokedToken::Both => (refresh, access),
-            RevokedToken::Access => (None, access),
-            // Where there never was a refresh token, the access token is the grant.
-            RevokedToken::Refresh => (refresh, access.filter(|_| refresh.is_none())),
-        };
-        let mut outcome = None;
-        if let Some(token) = refresh {
-            outcome = Some(self.revoke_token(revoke, &to, token, "refresh_token").await?);
-        }
-        if let Some(token) = access {
-            let access = self.revoke_token(revoke, &to, token, "access_token").await;
-            match outcome {
-                // The grant is ended; what is left of the access token runs out by itself.
-                Some(Revocation::Revoked) => {}
-                _ => outcome = Some(access?),
-            }
-        }
-        Ok(outcome.unwrap_or(Revocation::Unsupported))
+        self.end_grant(credentials).await
     }
 }
 
-/// Templates of parameters, filled; one that uses a parameter without a value is left out.
+/// Templates, filled; one with a part that has no value is left out.
 pub(super) fn filled(
     templates: &BTreeMap<String, Template>,
-    parameters: &Parameters,
+    values: &impl Values,
 ) -> Vec<(String, String)> {
     let filled = templates.iter();
-    filled.filter_map(|(name, it)| Some((name.clone(), it.fill(&parameters.alone())?))).collect()
+    filled.filter_map(|(name, it)| Some((name.clone(), it.fill(values)?))).collect()
 }
 
 /// One object over the other.

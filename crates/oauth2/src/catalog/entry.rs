@@ -1,14 +1,14 @@
 //! The form of an entry, as `docs/catalog.md` has it. What may stand where is checked by
 //! [`rules`](super::rules).
 
-use std::{collections::BTreeMap, fmt, sync::OnceLock};
+use std::collections::BTreeMap;
 
-use regex::Regex;
 use serde::Deserialize;
 
 use super::{
     error_rule::ErrorRule,
-    template::{Pointer, Template},
+    parameter::Parameter,
+    template::{Pointer, TOKEN, Template},
 };
 
 /// One provider type that is only data.
@@ -108,88 +108,15 @@ pub(crate) struct DynamicRegistration {
     pub(crate) grant_types: Vec<String>,
 }
 
-/// One key of the configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Parameter {
-    /// What it is.
-    pub(crate) description: String,
-    /// A value that fits.
-    pub(crate) example: String,
-    /// A regular expression for the whole value.
-    pub(crate) pattern: Option<Pattern>,
-    /// The values that there are.
-    #[serde(default)]
-    pub(crate) one_of: Vec<String>,
-    /// What it is when nothing is said; without it the key is required.
-    pub(crate) default: Option<String>,
-    /// Whether it is sealed.
-    #[serde(default)]
-    pub(crate) secret: bool,
-    /// Whether it decides whose accounts the ids are.
-    #[serde(default)]
-    pub(crate) authority: bool,
-    /// What kind of value it is.
-    #[serde(default)]
-    pub(crate) kind: ParameterKind,
-}
-
-/// A regular expression for the whole of a value.
-///
-/// It is compiled when it is needed first and then kept: connectors are made for each call.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(from = "String")]
-pub(crate) struct Pattern {
-    text: String,
-    compiled: OnceLock<Option<Regex>>,
-}
-
-impl Pattern {
-    /// The expression; `None` when the text is none.
-    pub(crate) fn regex(&self) -> Option<&Regex> {
-        let compile = || Regex::new(&format!("^(?:{})$", self.text)).ok();
-        self.compiled.get_or_init(compile).as_ref()
-    }
-}
-
-impl fmt::Display for Pattern {
-    /// As it is written.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
-}
-
-impl From<String> for Pattern {
-    fn from(text: String) -> Self {
-        Self { text, compiled: OnceLock::new() }
-    }
-}
-
-impl PartialEq for Pattern {
-    fn eq(&self, other: &Self) -> bool {
-        self.text == other.text
-    }
-}
-
-impl Eq for Pattern {}
-
-/// Kinds of values.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum ParameterKind {
-    /// A text.
-    #[default]
-    Text,
-    /// `https://host[:port][/path]`, without a slash at its end.
-    Origin,
-}
-
 /// The authorization request.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Authorization {
     /// Where; absent where discovery says it.
     pub(crate) url: Option<Template>,
+    /// What the provider calls the code flow.
+    #[serde(default = "code")]
+    pub(crate) response_type: String,
     /// Asked for when nobody says otherwise.
     #[serde(default)]
     pub(crate) scopes: Vec<String>,
@@ -267,6 +194,8 @@ pub(crate) struct Token {
     pub(crate) grant: CodeGrant,
     /// Whether the redirect URI is sent.
     pub(crate) send_redirect_uri: bool,
+    /// Whether the state of the authorization request is sent once more.
+    pub(crate) send_state: bool,
     /// The field that holds the client id.
     pub(crate) client_id_parameter: String,
     /// The field that holds the secret.
@@ -276,7 +205,9 @@ pub(crate) struct Token {
     /// The unit of `expires_in`.
     pub(crate) expires_in_unit: Unit,
     /// Where the answer says when the token ends.
-    pub(crate) expires_at: Option<Pointer>,
+    pub(crate) expires_at: Pointers,
+    /// What else says so.
+    pub(crate) expires_from: Option<ExpiresFrom>,
     /// How long a token lives where the answer does not say, in seconds.
     pub(crate) lifetime_seconds: Option<u64>,
     /// Whether it lives until it is revoked.
@@ -306,11 +237,13 @@ impl Default for Token {
             parameters: BTreeMap::new(),
             grant: CodeGrant::Code,
             send_redirect_uri: true,
+            send_state: false,
             client_id_parameter: client_id(),
             client_secret_parameter: "client_secret".into(),
             answer: Answer::default(),
             expires_in_unit: Unit::Seconds,
-            expires_at: None,
+            expires_at: Pointers::default(),
+            expires_from: None,
             lifetime_seconds: None,
             never_expires: false,
             accepted_types: Vec::new(),
@@ -349,6 +282,9 @@ pub(crate) enum Authentication {
     Either,
     /// With the token itself; only to revoke.
     Bearer,
+    /// With the secret alone, in the `Authorization` header, after a scheme of the provider's own;
+    /// only to revoke.
+    Secret,
 }
 
 /// Whether something is needed.
@@ -403,24 +339,26 @@ pub(crate) enum CodeGrant {
     Assertion,
 }
 
-/// Where things are in a token answer.
+/// Where things are in a token answer: of several places the first where something is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub(crate) struct Answer {
     /// The access token.
-    pub(crate) access_token: Option<Pointer>,
+    pub(crate) access_token: Pointers,
     /// The refresh token.
-    pub(crate) refresh_token: Option<Pointer>,
+    pub(crate) refresh_token: Pointers,
     /// How long the access token lives.
-    pub(crate) expires_in: Option<Pointer>,
+    pub(crate) expires_in: Pointers,
     /// How long the refresh token lives.
-    pub(crate) refresh_expires_in: Option<Pointer>,
+    pub(crate) refresh_token_expires_in: Pointers,
+    /// When it ends.
+    pub(crate) refresh_token_expires_at: Pointers,
     /// What was granted.
-    pub(crate) scope: Option<Pointer>,
+    pub(crate) scope: Pointers,
     /// The ID token.
-    pub(crate) id_token: Option<Pointer>,
+    pub(crate) id_token: Pointers,
     /// How the access token is presented.
-    pub(crate) token_type: Option<Pointer>,
+    pub(crate) token_type: Pointers,
 }
 
 /// The unit of a length of time.
@@ -431,6 +369,14 @@ pub(crate) enum Unit {
     Seconds,
     /// Thousandths.
     Milliseconds,
+}
+
+/// What says when an access token ends where the answer does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ExpiresFrom {
+    /// The token itself, by its claim `exp`. Nobody has verified it, so nothing else is read there.
+    Jwt,
 }
 
 /// A second trade right after the first.
@@ -568,9 +514,30 @@ pub(crate) struct OpenId {
     /// Whether its userinfo endpoint is asked.
     #[serde(default = "yes")]
     pub(crate) userinfo: bool,
+    /// Which token the ID token is.
+    #[serde(default)]
+    pub(crate) id_token: IdTokenIs,
     /// How ID tokens may be signed.
     #[serde(default)]
     pub(crate) algorithms: Vec<String>,
+}
+
+/// Which token tells who the user is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum IdTokenIs {
+    /// One of its own.
+    #[default]
+    Own,
+    /// The access token, which knows of no nonce and no scope `openid`.
+    AccessToken,
+}
+
+impl OpenId {
+    /// Whether the access token is the ID token.
+    pub(crate) fn is_in_access_token(&self) -> bool {
+        self.id_token == IdTokenIs::AccessToken
+    }
 }
 
 /// A name that `iss` must not have.
@@ -601,8 +568,12 @@ pub(crate) struct Call {
     /// What stands before the token in the `Authorization` header.
     #[serde(default = "bearer")]
     pub(crate) scheme: String,
-    /// The parameter of the query that holds the token instead.
+    /// The parameter that holds the token instead: of the form where there is one, else of the
+    /// query.
     pub(crate) token_parameter: Option<String>,
+    /// Whether the answer is compressed, whatever is asked for.
+    #[serde(default)]
+    pub(crate) gzip: bool,
     /// A GraphQL query.
     pub(crate) graphql: Option<String>,
     /// A JSON text to be posted.
@@ -615,8 +586,28 @@ pub(crate) struct Call {
     /// Whether a 4xx leaves it out.
     #[serde(default)]
     pub(crate) optional: bool,
-    /// What must be true in the answer.
-    pub(crate) ok: Option<Pointer>,
+    /// What must hold of the answer.
+    pub(crate) ok: Option<Confirmation>,
+}
+
+/// What tells an answer that counts from an error, where the status does not.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Confirmation {
+    /// This is `true`.
+    True(Pointer),
+    /// This is that text.
+    Is(Said),
+}
+
+/// A value, and the text that it must be.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Said {
+    /// Which value.
+    pub(crate) at: Pointer,
+    /// The text; numbers and booleans are compared as theirs.
+    pub(crate) is: String,
 }
 
 /// Where the account is.
@@ -642,17 +633,17 @@ pub(crate) struct Account {
     pub(crate) tenant: Alternatives,
     /// Facts that are kept with the account.
     #[serde(default)]
-    pub(crate) keep: BTreeMap<String, Pointer>,
+    pub(crate) keep: BTreeMap<String, Pointers>,
 }
 
 /// Templates of which the first that has a value counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(from = "OneOrMany<Template>")]
+#[serde(try_from = "OneOrMany<Template>")]
 pub(crate) struct Alternatives(pub(crate) Vec<Template>);
 
-/// Several pointers.
+/// Pointers of which the first that names something counts, unless said.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(from = "OneOrMany<Pointer>")]
+#[serde(try_from = "OneOrMany<Pointer>")]
 pub(crate) struct Pointers(pub(crate) Vec<Pointer>);
 
 #[derive(Deserialize)]
@@ -663,23 +654,28 @@ enum OneOrMany<T> {
 }
 
 impl<T> OneOrMany<T> {
-    fn into_vec(self) -> Vec<T> {
+    fn into_vec(self) -> Result<Vec<T>, &'static str> {
         match self {
-            Self::One(one) => vec![one],
-            Self::Many(many) => many,
+            Self::One(one) => Ok(vec![one]),
+            Self::Many(many) if many.is_empty() => Err("a list of alternatives must not be empty"),
+            Self::Many(many) => Ok(many),
         }
     }
 }
 
-impl From<OneOrMany<Template>> for Alternatives {
-    fn from(it: OneOrMany<Template>) -> Self {
-        Self(it.into_vec())
+impl TryFrom<OneOrMany<Template>> for Alternatives {
+    type Error = &'static str;
+
+    fn try_from(it: OneOrMany<Template>) -> Result<Self, Self::Error> {
+        it.into_vec().map(Self)
     }
 }
 
-impl From<OneOrMany<Pointer>> for Pointers {
-    fn from(it: OneOrMany<Pointer>) -> Self {
-        Self(it.into_vec())
+impl TryFrom<OneOrMany<Pointer>> for Pointers {
+    type Error = &'static str;
+
+    fn try_from(it: OneOrMany<Pointer>) -> Result<Self, Self::Error> {
+        it.into_vec().map(Self)
     }
 }
 
@@ -694,6 +690,8 @@ pub(crate) struct Revoke {
     pub(crate) method: Method,
     /// As to the token endpoint unless said.
     pub(crate) authentication: Option<Authentication>,
+    /// What stands before the secret where that alone authenticates.
+    pub(crate) scheme: Option<String>,
     /// How fields are written.
     #[serde(default)]
     pub(crate) body: Body,
@@ -715,8 +713,15 @@ pub(crate) struct Revoke {
     /// Statuses that say that it was gone already.
     #[serde(default)]
     pub(crate) gone: Vec<u16>,
-    /// What must be true in the answer.
-    pub(crate) ok: Option<Pointer>,
+    /// What must hold of the answer.
+    pub(crate) ok: Option<Confirmation>,
+}
+
+impl Revoke {
+    /// Whether the token stands in the address.
+    pub(crate) fn has_token_in_address(&self) -> bool {
+        self.url.parameters().any(|it| it == TOKEN)
+    }
 }
 
 /// Which tokens are revoked.
@@ -753,6 +758,10 @@ fn basic() -> Authentication {
 
 fn get() -> Method {
     Method::Get
+}
+
+fn code() -> String {
+    "code".into()
 }
 
 fn space() -> String {

@@ -13,10 +13,10 @@ use url::Url;
 use super::{
     connector::{CatalogConnector, Endpoints},
     entry::{
-        Authentication, Body, CodeGrant, Entry, Evidence, Method, Need, Parameter, ParameterKind,
-        Refresh, RefreshRotation, Register, Requires, Revoke, Token,
+        Authentication, Body, CodeGrant, Entry, Evidence, Method, Need, Refresh, RefreshRotation,
+        Register, Requires, Revoke, Token,
     },
-    template::Template,
+    template::{Template, Values},
     values::Parameters,
 };
 use crate::{
@@ -33,7 +33,7 @@ use crate::{
     registration::{self, CLIENT_NAME, NewClient, REGISTRATION_ACCESS_TOKEN},
     registry::ProviderKind,
     signing_alg::SigningAlg,
-    token_answer::Layout,
+    token_answer::{IdToken, Layout},
 };
 
 /// A type that is an entry of the catalog.
@@ -67,6 +67,11 @@ impl Entry {
     /// Whether its provider is asked where things are.
     pub(crate) fn is_discovered(&self) -> bool {
         self.openid.as_ref().is_some_and(|it| it.jwks_uri.is_none())
+    }
+
+    /// Whether its provider issues ID tokens that are nothing else.
+    pub(crate) fn has_id_tokens(&self) -> bool {
+        self.openid.as_ref().is_some_and(|it| !it.is_in_access_token())
     }
 
     /// Whether instances have a client of ours at the provider.
@@ -134,7 +139,7 @@ impl Entry {
         let register = self.register.as_ref();
         for (name, parameter) in &self.parameters {
             properties.insert(name.clone(), parameter.schema());
-            if parameter.default.is_none() {
+            if parameter.default.is_none() && !parameter.optional {
                 required.push(name);
             }
         }
@@ -214,33 +219,6 @@ impl From<Register> for Registration {
     }
 }
 
-impl Parameter {
-    fn schema(&self) -> Value {
-        let mut schema = json!({
-            "type": "string", "minLength": 1, "maxLength": 2048,
-            "description": self.description, "examples": [self.example],
-        });
-        if let Some(object) = schema.as_object_mut() {
-            if let Some(pattern) = &self.pattern {
-                object.insert("pattern".into(), format!("^(?:{pattern})$").into());
-            }
-            if !self.one_of.is_empty() {
-                object.insert("enum".into(), self.one_of.clone().into());
-            }
-            if self.kind == ParameterKind::Origin {
-                object.insert("format".into(), "uri".into());
-            }
-            if let Some(default) = &self.default {
-                object.insert("default".into(), default.as_str().into());
-            }
-            if self.secret {
-                object.insert("writeOnly".into(), true.into());
-            }
-        }
-        schema
-    }
-}
-
 #[async_trait]
 impl ProviderKind for CatalogKind {
     fn provider_type(&self) -> ProviderType {
@@ -307,8 +285,8 @@ impl ProviderKind for CatalogKind {
         };
         Ok(Arc::new(CatalogConnector {
             base: OpenIdConnector::new(engine.clone(), client),
-            layout: layout(&entry.token, None),
-            refresh_layout: layout(&entry.token, entry.refresh.as_ref()),
+            layout: layout(entry, None),
+            refresh_layout: layout(entry, entry.refresh.as_ref()),
             token: encoding(&entry.token, &parameters),
             refresh: refresh_encoding(entry, &parameters),
             revoke: entry.revoke.as_ref().map(|it| revoke_encoding(it, &entry.token, &parameters)),
@@ -371,17 +349,18 @@ impl ProviderKind for CatalogKind {
         registration::deregister(engine, &provider.config, secrets).await
     }
 
-    async fn verify(
+    fn binds_at(
         &self,
         engine: &Engine,
         config: &Map<String, Value>,
         secrets: &ProviderSecrets,
-    ) -> Result<(), ConnectorError> {
-        match self.to_be_asked(engine, config, secrets) {
-            Ok(Some(issuer)) => engine.fresh_metadata(&issuer).await?.check_dpop(),
-            Ok(None) => Ok(()),
-            Err(error) => Err(misconfigured(&error.to_string())),
+    ) -> Result<Option<Issuer>, InvalidConfig> {
+        let fields = self.fields(config, secrets)?;
+        if !self.entry.is_discovered() || !self.entry.binds(&fields)? {
+            return Ok(None);
         }
+        let parameters = self.parameters(&fields)?;
+        Addresses { engine, parameters: &parameters }.issuer(&self.entry).map(Some)
     }
 }
 
@@ -396,21 +375,6 @@ impl CatalogKind {
         Fields::new(config, secrets, &self.entry.config_names(), &names)
     }
 
-    /// Who must be asked whether it binds tokens to keys, where they are to be bound.
-    fn to_be_asked(
-        &self,
-        engine: &Engine,
-        config: &Map<String, Value>,
-        secrets: &ProviderSecrets,
-    ) -> Result<Option<Issuer>, InvalidConfig> {
-        let fields = self.fields(config, secrets)?;
-        if !self.entry.is_discovered() || !self.entry.binds(&fields)? {
-            return Ok(None);
-        }
-        let parameters = self.parameters(&fields)?;
-        Addresses { engine, parameters: &parameters }.issuer(&self.entry).map(Some)
-    }
-
     /// The entry's own rules first, then those that were written down for its type.
     fn error_rules(&self) -> ErrorRules {
         ErrorRules::built_in(&self.name).after(self.entry.errors.clone())
@@ -423,13 +387,18 @@ impl CatalogKind {
                 if self.entry.token.signed_secret.as_ref().is_some_and(|it| it.key == *name) {
                     continue;
                 }
-                let value = fields.secret(name)?;
-                secret.insert(name.clone(), value.ok_or_else(|| invalid(name, "is missing"))?);
+                match fields.secret(name)? {
+                    Some(value) => drop(secret.insert(name.clone(), value)),
+                    None if parameter.optional => {}
+                    None => return Err(invalid(name, "is missing")),
+                }
                 continue;
             }
-            let value = match fields.optional(name)? {
-                Some(value) => value,
-                None => parameter.default.as_deref().ok_or_else(|| invalid(name, "is missing"))?,
+            let Some(value) = fields.optional(name)?.or(parameter.default.as_deref()) else {
+                if parameter.optional {
+                    continue;
+                }
+                return Err(invalid(name, "is missing"));
             };
             if !parameter.admits(value) {
                 return Err(invalid(name, parameter.expected()));
@@ -447,22 +416,6 @@ impl CatalogKind {
     }
 }
 
-impl Parameter {
-    fn expected(&self) -> String {
-        if !self.one_of.is_empty() {
-            return format!("must be one of {}", self.one_of.join(", "));
-        }
-        let example = &self.example;
-        match (self.kind, &self.pattern) {
-            (ParameterKind::Origin, _) => {
-                format!("must be an address without a slash at its end, for example {example}")
-            }
-            (_, Some(pattern)) => format!("must match {pattern}, for example {example}"),
-            (_, None) => format!("must be 1 to 2048 characters, for example {example}"),
-        }
-    }
-}
-
 /// Fills addresses, and has the client look at them.
 struct Addresses<'a> {
     engine: &'a Engine,
@@ -471,11 +424,13 @@ struct Addresses<'a> {
 
 impl Addresses<'_> {
     fn url(&self, template: &Template) -> Result<Url, InvalidConfig> {
+        self.filled(template, &self.parameters.alone())
+    }
+
+    fn filled(&self, template: &Template, values: &impl Values) -> Result<Url, InvalidConfig> {
         // What could be at fault is what was configured.
         let field = template.parameters().next().unwrap_or("type");
-        let text = template
-            .fill_url(&self.parameters.alone())
-            .ok_or_else(|| invalid(field, "makes no address"))?;
+        let text = template.fill_url(values).ok_or_else(|| invalid(field, "makes no address"))?;
         let url = Url::parse(&text).map_err(|_| invalid(field, "makes no address"))?;
         self.engine.http().check(&url).map_err(|error| invalid(field, error.to_string()))?;
         Ok(url)
@@ -483,6 +438,20 @@ impl Addresses<'_> {
 
     fn optional(&self, template: Option<&Template>) -> Result<Option<Url>, InvalidConfig> {
         template.map(|it| self.url(it)).transpose()
+    }
+
+    /// Where tokens are revoked. Each has an address of its own where it stands in it: then one as
+    /// good as any is looked at.
+    fn revocation(&self, revoke: &Revoke) -> Result<Url, InvalidConfig> {
+        if !revoke.has_token_in_address() {
+            return self.url(&revoke.url);
+        }
+        let url = self.filled(&revoke.url, &self.parameters.with_token("x"))?;
+        if url.scheme() != "https" {
+            let field = revoke.url.origin().unwrap_or("type");
+            return Err(invalid(field, "must be https, as the tokens to revoke are in addresses"));
+        }
+        Ok(url)
     }
 
     /// The issuer; of a provider that is none, the origin of its token endpoint or of its first
@@ -548,7 +517,7 @@ impl Addresses<'_> {
             refresh: self.optional(refresh)?,
             device: self.optional(entry.device.as_ref().and_then(|it| it.url.as_ref()))?,
             long_lived: self.optional(entry.long_lived.as_ref().map(|it| &it.url))?,
-            revocation: self.optional(entry.revoke.as_ref().map(|it| &it.url))?,
+            revocation: entry.revoke.as_ref().map(|it| self.revocation(it)).transpose()?,
             known: known.map(Arc::new),
         })
     }
@@ -584,7 +553,9 @@ fn authentication(
         (_, Authentication::Basic) => ClientAuthentication::Basic(secret),
         (_, Authentication::Post) => ClientAuthentication::Post(secret),
         (_, Authentication::Either) => ClientAuthentication::Either(secret),
-        (_, Authentication::None | Authentication::Bearer) => ClientAuthentication::None,
+        (_, Authentication::None | Authentication::Bearer | Authentication::Secret) => {
+            ClientAuthentication::None
+        }
     })
 }
 
@@ -609,9 +580,8 @@ fn signed_secret(
 
 fn idle(entry: &Entry, fields: &Fields<'_>) -> Result<Option<Duration>, InvalidConfig> {
     let Some(refresh) = &entry.refresh else { return Ok(None) };
-    let known = refresh.idle_seconds.into_iter().chain(refresh.lifetime_seconds).min();
-    let own = fields.seconds("refresh_token_idle_seconds")?;
-    Ok(own.or(known.map(|it| Duration::from_secs(it.min(MOST_SECONDS)))))
+    let known = refresh.idle_seconds.map(|it| Duration::from_secs(it.min(MOST_SECONDS)));
+    Ok(fields.seconds("refresh_token_idle_seconds")?.or(known))
 }
 
 fn algorithms(entry: &Entry) -> Vec<SigningAlg> {
@@ -620,16 +590,23 @@ fn algorithms(entry: &Entry) -> Vec<SigningAlg> {
     if named.is_empty() { SigningAlg::DEFAULT.to_vec() } else { named }
 }
 
-fn layout(token: &Token, refresh: Option<&Refresh>) -> Layout {
+fn layout(entry: &Entry, refresh: Option<&Refresh>) -> Layout {
+    let token = &entry.token;
     let own = refresh.and_then(|it| it.answer.as_ref());
     Layout {
         answer: own.unwrap_or(&token.answer).clone(),
         unit: token.expires_in_unit,
         expires_at: token.expires_at.clone(),
+        expires_from: token.expires_from,
         lifetime: token.lifetime_seconds.map(Duration::from_secs),
         token_types: token.accepted_types.clone(),
         separator: token.granted_scope_separator.clone(),
         loose: true,
+        id_token: match &entry.openid {
+            None => IdToken::None,
+            Some(openid) if openid.is_in_access_token() => IdToken::AccessToken,
+            Some(_) => IdToken::Own,
+        },
     }
 }
 

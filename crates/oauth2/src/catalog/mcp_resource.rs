@@ -177,7 +177,7 @@ impl McpResource<'_> {
     }
 
     fn headers(&self, request: HttpRequest, session: Option<&Session>) -> HttpRequest {
-        let own = filled(&self.call.headers, &self.connector.parameters);
+        let own = filled(&self.call.headers, &self.connector.parameters.alone());
         let mut request = own.iter().fold(request, |it, (name, value)| it.with_header(name, value));
         if let Some(session) = session {
             request = request.with_header(PROTOCOL_VERSION, session.version);

@@ -10,7 +10,7 @@ use url::Url;
 
 use super::{
     connector::{CatalogConnector, filled},
-    entry::{Alternatives, Call, Method},
+    entry::{Alternatives, Call, Confirmation, Method, Pointers},
     mcp_resource::McpResource,
     template::{Pointer, text},
 };
@@ -113,7 +113,7 @@ impl CatalogConnector {
             Err(Unanswered::Refused(error) | Unanswered::Failed(error)) => return Err(error),
         };
         if let Some(ok) = &call.ok
-            && ok.find(&value) != Some(&Value::Bool(true))
+            && !ok.holds(&value)
         {
             if call.optional {
                 return Ok(None);
@@ -178,18 +178,20 @@ impl CatalogConnector {
 
     fn request(&self, call: &Call, mut url: Url, access: &Presented<'_>) -> HttpRequest {
         let token = access.token.expose();
-        if let Some(name) = &call.token_parameter {
-            url.query_pairs_mut().append_pair(name, token);
+        let form = filled(&call.form, &self.parameters.alone());
+        let mut form: Vec<(&str, &str)> =
+            form.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        match &call.token_parameter {
+            Some(name) if form.is_empty() => {
+                url.query_pairs_mut().append_pair(name, token);
+            }
+            Some(name) => form.push((name, token)),
+            None => {}
         }
-        let form = filled(&call.form, &self.parameters);
         let body = call.graphql.as_ref().map(|it| json!({ "query": it }).to_string());
         let request = match (body.or_else(|| call.json.clone()), form.is_empty()) {
             (Some(body), _) => HttpRequest::post(url, "application/json", body.into_bytes()),
-            (None, false) => {
-                let form: Vec<(&str, &str)> =
-                    form.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-                HttpRequest::post_form(url, &form)
-            }
+            (None, false) => HttpRequest::post_form(url, &form),
             (None, true) => match call.method.unwrap_or(Method::Get) {
                 Method::Post => HttpRequest::without_body(reqwest::Method::POST, url),
                 // What changes something was refused before.
@@ -197,11 +199,12 @@ impl CatalogConnector {
             },
         };
         let request = request.accept("application/json");
+        let request = if call.gzip { request.accept_gzip() } else { request };
         let request = match &call.token_parameter {
             Some(_) => request,
             None => request.authorization(access.scheme(&call.scheme), token),
         };
-        let headers = filled(&call.headers, &self.parameters);
+        let headers = filled(&call.headers, &self.parameters.alone());
         headers.iter().fold(request, |it, (name, value)| it.with_header(name, value))
     }
 
@@ -255,13 +258,26 @@ impl CatalogConnector {
         if let Some(tenant) = find(&own.tenant) {
             account.claims.insert("tenant".into(), tenant.into());
         }
-        for (name, pointer) in &own.keep {
-            let value = pointer.find(facts).and_then(text).map(std::borrow::Cow::into_owned);
+        for (name, Pointers(alternatives)) in &own.keep {
+            let value = alternatives.iter().find_map(|it| it.find(facts).and_then(text));
+            let value = value.map(std::borrow::Cow::into_owned);
             if let Some(value) = value.filter(is_fit) {
                 account.claims.insert(name.clone(), value.into());
             }
         }
         Ok(account)
+    }
+}
+
+impl Confirmation {
+    /// Whether it holds of this answer.
+    pub(super) fn holds(&self, answer: &Value) -> bool {
+        match self {
+            Self::True(pointer) => pointer.find(answer) == Some(&Value::Bool(true)),
+            Self::Is(said) => {
+                said.at.find(answer).and_then(text).is_some_and(|it| it == said.is.as_str())
+            }
+        }
     }
 }
 

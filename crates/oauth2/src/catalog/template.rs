@@ -5,6 +5,9 @@ use std::{borrow::Cow, fmt::Write as _};
 use serde::Deserialize;
 use serde_json::Value;
 
+/// What stands for the token in the address at which it is revoked.
+pub(crate) const TOKEN: &str = "token";
+
 /// Names a value of the facts: a JSON pointer
 /// ([RFC 6901](https://www.rfc-editor.org/rfc/rfc6901)) in which `[key=value]` takes the first
 /// element of a list whose member `key` is `value`.

@@ -3,7 +3,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 use serde_json::Value;
 use symbolon_domain::secret::Secret;
 
-use super::template::Values;
+use super::template::{TOKEN, Values};
 
 /// What an instance's templates are filled with: the parameters of its configuration.
 #[derive(Clone, Debug)]
@@ -19,10 +19,21 @@ pub(crate) struct Filling<'a> {
     pub(crate) facts: &'a Value,
 }
 
+/// Parameters, and a token in the place of `{token}`.
+pub(crate) struct WithToken<'a> {
+    filling: Filling<'a>,
+    token: &'a str,
+}
+
 impl Parameters {
     /// With these facts.
     pub(crate) fn and<'a>(&'a self, facts: &'a Value) -> Filling<'a> {
         Filling { parameters: self, facts }
+    }
+
+    /// With a token, for the one address that may hold it.
+    pub(crate) fn with_token<'a>(&'a self, token: &'a str) -> WithToken<'a> {
+        WithToken { filling: self.alone(), token }
     }
 
     /// Before there are any facts.
@@ -43,5 +54,15 @@ impl Values for Filling<'_> {
 
     fn facts(&self) -> &Value {
         self.facts
+    }
+}
+
+impl Values for WithToken<'_> {
+    fn parameter(&self, name: &str) -> Option<Cow<'_, str>> {
+        if name == TOKEN { Some(Cow::Borrowed(self.token)) } else { self.filling.parameter(name) }
+    }
+
+    fn facts(&self) -> &Value {
+        self.filling.facts()
     }
 }

@@ -9,6 +9,25 @@ use symbolon_domain::secret::Secret;
 use url::{Url, form_urlencoded};
 use zeroize::Zeroizing;
 
+/// How the body of an answer is written ([RFC 9110 §8.4.1](https://www.rfc-editor.org/rfc/rfc9110#section-8.4.1)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Coding {
+    /// As it is.
+    Identity,
+    /// Compressed, or as it is.
+    Gzip,
+}
+
+impl Coding {
+    /// What it is called.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Identity => "identity",
+            Self::Gzip => "gzip",
+        }
+    }
+}
+
 /// One request to the outside.
 ///
 /// `Debug` shows the method and the host, nothing that could be a secret.
@@ -20,6 +39,8 @@ pub struct HttpRequest {
     pub(super) own_connection: bool,
     /// Whether it proves that we hold a key.
     pub(super) proven: bool,
+    /// How its answer may be written.
+    pub(super) coding: Coding,
     /// Waited for no longer than this.
     pub(super) within: Option<Duration>,
     /// A header that cannot be sent was given; told when sending.
@@ -35,6 +56,7 @@ impl HttpRequest {
             body: None,
             own_connection: false,
             proven: false,
+            coding: Coding::Identity,
             within: None,
             malformed: false,
         }
@@ -92,6 +114,12 @@ impl HttpRequest {
     #[must_use]
     pub fn accept(self, media_type: &'static str) -> Self {
         self.header(ACCEPT, HeaderValue::from_str(media_type).ok())
+    }
+
+    /// Takes an answer that is compressed with gzip, which some send whatever is asked for. What it
+    /// holds is bounded like any other answer.
+    pub(crate) fn accept_gzip(self) -> Self {
+        Self { coding: Coding::Gzip, ..self }
     }
 
     /// Sends one more header, over one of the same name. A name or value that HTTP cannot carry

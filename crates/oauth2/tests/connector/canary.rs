@@ -13,7 +13,10 @@ use symbolon_domain::{
 };
 use wiremock::ResponseTemplate;
 
-use crate::provider::{DISCOVERY, Provider, authorization_request, code_exchange, ok};
+use crate::{
+    provider::{DISCOVERY, Provider, authorization_request, code_exchange, ok},
+    stand_in::StandIn,
+};
 
 const CANARY: &str = "canary-5f1c7d";
 
@@ -189,6 +192,17 @@ async fn no_log_line_shows_a_secret_even_at_the_finest_level() {
     connector.revoke(&grant.credentials).await.unwrap();
     provider.answer("/token", ResponseTemplate::new(500).set_body_string(CANARY));
     connector.refresh(&request).await.unwrap_err();
+    // A token that stands in an address.
+    let trello = StandIn::start().await;
+    let config = json!({"key": "0471642aefef5fa1fa76530ce1ba4c85"});
+    let connector = trello.connect("trello", &config).unwrap();
+    for answer in [ResponseTemplate::new(200), ResponseTemplate::new(500)] {
+        trello.answer(&format!("api.trello.com/1/tokens/{CANARY}"), answer);
+        if let Err(error) = connector.revoke(&grant.credentials).await {
+            assert_silent(&error);
+        }
+    }
+    assert_eq!(trello.count().await, 2);
 
     let logged = String::from_utf8(LOGGED.lock().unwrap().clone()).unwrap();
     // Our own lines and those of the HTTP library are among them.

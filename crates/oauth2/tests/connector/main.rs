@@ -4,6 +4,7 @@
 
 mod authorization;
 mod canary;
+mod catalog_words;
 mod client_keys;
 mod client_secrets;
 mod datadog;

@@ -36,7 +36,7 @@ pub(crate) const NONCE: &str = "the-nonce";
 pub(crate) const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
 
 /// What an entry of the catalog begins with whose provider is at `{origin}`.
-const EXAMPLE: &str = r#"
+pub(crate) const EXAMPLE: &str = r#"
     title = "Example"
     description = "An example."
     documentation = ["https://docs.example/oauth"]
@@ -288,6 +288,7 @@ pub(crate) fn code_exchange() -> CodeExchange {
         redirect_uri: Url::parse("https://app.example/callback/1").unwrap(),
         code_verifier: Secret::new(VERIFIER),
         nonce: Secret::new(NONCE),
+        state: Secret::new("the-state"),
         scopes: Vec::new(),
         parameters: BTreeMap::new(),
         dpop_key: None,

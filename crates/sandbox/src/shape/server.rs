@@ -2,7 +2,7 @@ mod mcp;
 
 use std::{
     collections::BTreeMap,
-    io,
+    io::{self, Write as _},
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -16,6 +16,7 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri},
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use flate2::{Compression, write::GzEncoder};
 use futures_util::stream;
 use serde_json::{Map, Value, json};
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -358,11 +359,21 @@ impl Worn {
                 "id_token" => self.id_token(nonce),
                 "nonce" => nonce.unwrap_or_default().to_owned(),
                 "code" => self.run().code.clone(),
-                gap => moment(gap),
+                gap => match gap.strip_prefix("jwt") {
+                    Some(shift) => jwt_until(&moment(&format!("now{shift}"))),
+                    None => moment(gap),
+                },
             };
             body = format!("{before}{value}{after}");
         }
         let mut response = written(answer.status, &answer.content_type, &body);
+        if answer.gzip {
+            let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+            // Writing to a vector does not fail.
+            let gzip = gzip.write_all(body.as_bytes()).and_then(|()| gzip.finish());
+            *response.body_mut() = Body::from(gzip.unwrap_or_default());
+            response.headers_mut().insert("content-encoding", HeaderValue::from_static("gzip"));
+        }
         for (name, value) in &answer.headers {
             if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), value.parse()) {
                 response.headers_mut().insert(name, value);
@@ -436,6 +447,13 @@ fn moment(gap: &str) -> String {
     let Some(shift) = gap.strip_prefix("now") else { return String::new() };
     let shift: i64 = if shift.is_empty() { 0 } else { shift.parse().unwrap_or(0) };
     now().saturating_add_signed(shift).to_string()
+}
+
+/// An access token that says by itself when it ends. Nobody but its issuer could verify it.
+fn jwt_until(end: &str) -> String {
+    let encode = |it: &str| URL_SAFE_NO_PAD.encode(it);
+    let claims = format!(r#"{{"exp":{end},"jti":"{}"}}"#, random::text());
+    format!("{}.{}.{}", encode(r#"{"alg":"HS256","typ":"JWT"}"#), encode(&claims), encode("none"))
 }
 
 fn json_type() -> HeaderValue {

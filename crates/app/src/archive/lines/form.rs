@@ -139,6 +139,8 @@ pub(super) struct CredentialsLine {
     obtained_at: Option<DateTime<Utc>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     refresh_expires_at: Option<DateTime<Utc>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    refresh_ends_at: Option<DateTime<Utc>>,
     scopes: Vec<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     others: BTreeMap<String, Zeroizing<String>>,
@@ -532,6 +534,7 @@ impl From<&Credentials> for CredentialsLine {
             expires_at: it.expires_at,
             obtained_at: it.obtained_at,
             refresh_expires_at: it.refresh_expires_at,
+            refresh_ends_at: it.refresh_ends_at,
             scopes: it.scopes.clone(),
             others: exposed_all(&it.others),
             dpop_key: it.dpop_key.as_ref().map(exposed),
@@ -550,6 +553,7 @@ impl From<CredentialsLine> for Credentials {
             expires_at: it.expires_at,
             obtained_at: it.obtained_at,
             refresh_expires_at: it.refresh_expires_at,
+            refresh_ends_at: it.refresh_ends_at,
             scopes: it.scopes,
             others: hidden_all(it.others),
             dpop_key: it.dpop_key.as_ref().map(hidden),

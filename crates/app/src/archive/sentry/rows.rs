@@ -237,6 +237,7 @@ fn credentials(
         expires_at,
         obtained_at: None,
         refresh_expires_at: None,
+        refresh_ends_at: None,
         scopes: scopes.to_vec(),
         others,
         dpop_key: None,

@@ -57,6 +57,7 @@ fn identity_record(id: i64, idp: i64, user: &str, account: &str) -> IdentityReco
     let at = now();
     let credentials = crate::credentials::Credentials {
         expires_at: Some(at),
+        refresh_ends_at: Some(at),
         others: [("client_secret".to_owned(), Secret::new("another"))].into(),
         dpop_key: Some(Secret::new("k1")),
         ..fixtures::credentials()

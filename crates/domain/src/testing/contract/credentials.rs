@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    LONG, PATIENCE, Store, credentials_of, identity, lease, lease_for, link, linked, provider,
+    LONG, PATIENCE, Store, credentials_of, identity, lease, lease_for, link, linked, now, provider,
 };
 use crate::{
     credentials::Credentials,
@@ -29,6 +29,7 @@ pub async fn credentials_come_back_as_they_went_in(store: &Arc<dyn Store>) {
         id_token: Some(Secret::new("")),
         token_type: Some("bearer".into()),
         scopes: vec!["a:b/c".into(), "ü".into()],
+        refresh_ends_at: Some(now()),
         dpop_key: Some(Secret::new("k1")),
         refresh_dpop_key: Some(Secret::new("k0")),
         ..fixtures::credentials()

@@ -278,7 +278,8 @@ pub async fn organizations_take_turns(store: &Arc<dyn Store>) {
     assert_eq!(two[1].identity_id, first_due[7], "the other organization's only one");
 }
 
-/// When the refresh token ends is kept beside the credentials, and a refresh is due before that.
+/// When the refresh token ends is kept beside the credentials, and a refresh is due before that; an
+/// end that no refresh puts off is when they die.
 pub async fn the_end_of_a_refresh_token_is_kept_and_planned_for(store: &Arc<dyn Store>) {
     let provider = provider(store, "p").await;
     let lapses = Credentials {
@@ -299,6 +300,7 @@ pub async fn the_end_of_a_refresh_token_is_kept_and_planned_for(store: &Arc<dyn 
     let later = Credentials {
         obtained_at: Some(now()),
         refresh_expires_at: Some(now() + TimeDelta::days(31)),
+        refresh_ends_at: Some(now() + TimeDelta::days(35)),
         ..lapses
     };
     let held = lease(store, id).await;
@@ -308,7 +310,7 @@ pub async fn the_end_of_a_refresh_token_is_kept_and_planned_for(store: &Arc<dyn 
     assert_eq!(store.refresh_schedule().backlog(provider, 10).await.unwrap(), 0);
     let told = deaths(store, now() + TimeDelta::days(40)).await;
     let [death] = told.as_slice() else { panic!("{told:?}") };
-    assert_eq!(Some(death.dies_at), later.refresh_expires_at);
+    assert_eq!(Some(death.dies_at), later.refresh_ends_at);
     assert_eq!((death.identity_id, death.reason), (id, DeathReason::RefreshTokenLapses));
 }
 
