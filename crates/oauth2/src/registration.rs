@@ -186,8 +186,8 @@ impl NewClient<'_> {
             "response_types": ["code"],
             "token_endpoint_auth_method": method,
         });
-        // OpenID Connect Back-Channel Logout 1.0 §2.2. That a `sid` is there is not asked for: it
-        // is of no use without the `sub`.
+        // OpenID Connect Back-Channel Logout 1.0 §2.2. That a `sid` is there is not asked for: where
+        // it is not, there is the `sub`, which is enough.
         if self.tells_of_logouts {
             body["backchannel_logout_uri"] = self.addresses.backchannel_logout_uri.as_str().into();
         }

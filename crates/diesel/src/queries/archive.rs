@@ -963,6 +963,8 @@ async fn take_revocations(
     let queued = || records.iter().map(|it| &it.queued);
     let identities = queued().filter_map(|it| it.owner.identity()).map(|it| it.0);
     batch.raise(conn, "identities", identities).await?;
+    let device_links = queued().filter_map(|it| it.owner.device_link()).map(|it| it.0);
+    batch.raise(conn, "device_links", device_links).await?;
     batch.raise(conn, "identity_providers", queued().map(|it| it.provider_id.0)).await?;
     insert_all!(conn, table::table, new)?;
     Ok(outcomes)

@@ -19,9 +19,9 @@ use symbolon_domain::{
     identity::{Identity, IdentityStatus, Invalid, InvalidReason},
     identity_provider::{IdentityProvider, ProviderOptions},
     ids::{
-        ApiKeyId, AuthIdentityId, AuthProviderId, EventId, ExternalId, IdentityId, InvalidId,
-        OrganizationId, OrganizationIdentityId, ProviderId, RevocationId, TransferId, UserId,
-        WebhookEndpointId,
+        ApiKeyId, AuthIdentityId, AuthProviderId, DeviceLinkId, EventId, ExternalId, IdentityId,
+        InvalidId, OrganizationId, OrganizationIdentityId, ProviderId, RevocationId, TransferId,
+        UserId, WebhookEndpointId,
     },
     organization_identity::OrganizationIdentity,
     ports::{BackOff, FailureClass},
@@ -272,11 +272,13 @@ struct TransferItemLine {
 #[serde(deny_unknown_fields)]
 pub(super) struct RevocationLine {
     id: i64,
-    /// What had the grant: an identity, or else an account for single sign-on.
+    /// What had the grant: an identity, an account for single sign-on, or a device link that was over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     identity_id: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     auth_identity_id: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    device_link_id: Option<i64>,
     provider_id: i64,
     user_id: String,
     external_id: String,
@@ -858,6 +860,7 @@ impl From<&RevocationRecord> for RevocationLine {
             id: it.id.0,
             identity_id: it.owner.identity().map(|it| it.0),
             auth_identity_id: it.owner.auth_identity().map(|it| it.0),
+            device_link_id: it.owner.device_link().map(|it| it.0),
             provider_id: it.provider_id.0,
             user_id: it.user_id.as_str().to_owned(),
             external_id: it.external_id.as_str().to_owned(),
@@ -879,10 +882,15 @@ impl TryFrom<RevocationLine> for RevocationRecord {
     type Error = Reason;
 
     fn try_from(it: RevocationLine) -> Result<Self, Reason> {
-        let owner = match (it.identity_id, it.auth_identity_id) {
-            (Some(id), None) => GrantOwner::Identity(IdentityId(id)),
-            (None, Some(id)) => GrantOwner::AuthIdentity(AuthIdentityId(id)),
-            _ => return Err(Reason::malformed("identity_id: or auth_identity_id must be there")),
+        let owner = match (it.identity_id, it.auth_identity_id, it.device_link_id) {
+            (Some(id), None, None) => GrantOwner::Identity(IdentityId(id)),
+            (None, Some(id), None) => GrantOwner::AuthIdentity(AuthIdentityId(id)),
+            (None, None, Some(id)) => GrantOwner::DeviceLink(DeviceLinkId(id)),
+            _ => {
+                return Err(Reason::malformed(
+                    "identity_id: that, auth_identity_id or device_link_id must be there alone",
+                ));
+            }
         };
         let queued = QueuedRevocation {
             id: RevocationId(it.id),
