@@ -67,7 +67,9 @@ pub(crate) async fn decide(started: &Value, yes: bool) {
 }
 
 pub(crate) async fn start(replica: &Replica, provider: i64) -> Value {
-    let body = json!({"user_id": "the-user", "provider_id": provider});
+    let body = json!({
+        "user_id": "the-user", "provider_id": provider, "organization_id": "the-organization",
+    });
     replica.post("/v1/device-links", body).await.good()
 }
 
@@ -114,6 +116,9 @@ async fn the_whole_way(kind: Kind) {
     let identity = linked["identity_id"].as_i64().unwrap();
     let shown = replica.get(&format!("/v1/identities/{identity}")).await.good();
     assert_eq!((&shown["user_id"], &shown["external_id"]), (&json!("the-user"), &json!("alice")));
+    // The organization on whose behalf it was asked for uses it.
+    let of = "/v1/organizations/the-organization/users/the-user/identities?provider_type=oidc";
+    assert_eq!(replica.get(of).await.good()["items"][0]["id"], identity);
     let token = replica.token(identity).await.good();
     let token = token["access_token"].as_str().unwrap();
     assert_eq!(provider.userinfo(token).await, StatusCode::OK);

@@ -6,62 +6,35 @@ use reqwest::{Method, StatusCode, Url, header::LOCATION};
 use serde_json::{Value, json};
 
 use crate::{
-    browser::{Browser, query},
+    browser::Browser,
     device::fields,
     oidc_provider::{HELD_SECRET, OidcProvider, Options},
-    service::{Installation, Kind, RETURN_URL, Replica},
+    service::{Installation, Kind},
+    world::World,
 };
 
 /// Longer than the pause before credentials are looked at that may have ended, on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-struct World {
-    provider: OidcProvider,
-    _installation: Installation,
-    replica: Replica,
-    id: i64,
-}
-
-impl World {
-    /// `always` is whether there are refresh tokens without `offline_access`, and then it is not
-    /// asked for.
-    async fn new(kind: Kind, always: bool) -> Self {
-        let installation = Installation::new(kind).await;
-        let provider = OidcProvider::start(&Options {
+/// The provider as this client of it. `always` is whether there are refresh tokens without
+/// `offline_access`, and then it is not asked for.
+async fn world(kind: Kind, client: &str, always: bool) -> World {
+    let provider = |installation: &Installation| {
+        OidcProvider::start(&Options {
             redirect_uris: vec![format!("http://{}/callback/1", installation.public)],
             access_token_ttl: Duration::from_hours(1),
             always_refresh_tokens: always,
             dpop_nonces: false,
-        });
-        let replica = installation.start().await;
-        let mut config = json!({
-            "issuer": provider.issuer, "client_id": "told-of-logouts",
-            "client_secret": HELD_SECRET,
-        });
-        if always {
-            config["scopes"] = json!(["openid", "email"]);
-        }
-        let id = replica.register(config).await;
-        Self { provider, _installation: installation, replica, id }
+        })
+    };
+    let mut config = json!({ "client_id": client, "client_secret": HELD_SECRET });
+    if always {
+        config["scopes"] = json!(["openid", "email"]);
     }
+    World::of(kind, provider, config).await
+}
 
-    /// Links a user, and gives the identity and the browser that is signed in at the provider.
-    async fn link(&self, user: &str) -> (i64, Browser) {
-        let body = json!({
-            "user_id": user, "provider_id": self.id, "return_url": RETURN_URL, "purpose": "link",
-            "login_hint": user,
-        });
-        let session = self.replica.post("/v1/link-sessions", body).await.good();
-        let url = session["url"].as_str().unwrap().parse().unwrap();
-        let mut browser = Browser::new();
-        let back = browser.follow(url, RETURN_URL).await;
-        let code = query(&back, "completion_code").unwrap();
-        let body = json!({"completion_code": code, "user_id": user});
-        let path = format!("/v1/link-sessions/{}/complete", session["id"]);
-        let linked = self.replica.post(&path, body).await.good();
-        (linked["identity_id"].as_i64().unwrap(), browser)
-    }
-
+impl World {
     /// Signs out at the provider, as a browser does there, having nothing to do with us.
     async fn sign_out(&self, browser: &mut Browser) {
         let url: Url = format!("{}/session/end", self.provider.issuer).parse().unwrap();
@@ -74,18 +47,13 @@ impl World {
         assert!(done.headers()[LOCATION].to_str().unwrap().contains("/session/end/success"));
     }
 
-    async fn events(&self, kind: &str) -> Vec<Value> {
-        let path = format!("/v1/events?type={kind}");
-        self.replica.get(&path).await.good()["items"].as_array().unwrap().clone()
-    }
-
     async fn status(&self, identity: i64) -> Value {
-        self.replica.get(&format!("/v1/identities/{identity}")).await.good()["status"].clone()
+        self.identity(identity).await["status"].clone()
     }
 }
 
 async fn the_product_is_told(kind: Kind) {
-    let world = World::new(kind, false).await;
+    let world = world(kind, "told-of-logouts", false).await;
     let (ada, mut browser) = world.link("ada").await;
     let (_, mut other) = world.link("grace").await;
 
@@ -107,9 +75,8 @@ async fn the_product_is_told(kind: Kind) {
     // What was granted for the user's absence works on.
     assert_eq!(world.status(ada).await, "valid");
     world.replica.post(&format!("/v1/identities/{ada}/refresh"), json!({})).await.good();
-    let token = world.replica.token(ada).await.good();
-    let token = token["access_token"].as_str().unwrap();
-    assert_eq!(world.provider.userinfo(token).await, StatusCode::OK);
+    let token = world.token(ada).await;
+    assert_eq!(world.provider.userinfo(&token).await, StatusCode::OK);
 
     // Nobody else was signed out, until that one does it too.
     world.sign_out(&mut other).await;
@@ -145,9 +112,45 @@ async fn who_signs_out_at_the_provider_is_told_of_to_the_product_on_postgresql()
     the_product_is_told(Kind::Postgres).await;
 }
 
+async fn the_session_alone_is_enough(kind: Kind) {
+    let world = world(kind, "told-of-sessions", false).await;
+    let (ada, mut browser) = world.link("ada").await;
+    let (grace, mut other) = world.link("grace").await;
+
+    // The token names no account: the one is found that was linked in the session.
+    world.sign_out(&mut browser).await;
+    let told = world.events("identity.logged_out").await;
+    let [event] = told.as_slice() else { panic!("{told:?}") };
+    assert_eq!((&event["identity_id"], &event["user_id"]), (&json!(ada), &json!("ada")));
+    let linked = world.events("identity.linked").await;
+    let sid = |of: usize| linked[of]["detail"]["evidence"]["id_token"]["sid"].clone();
+    assert!(sid(0).is_string() && sid(0) != sid(1), "{linked:?}");
+    assert_eq!(event["detail"]["session_id"], sid(0));
+    assert_eq!(world.status(ada).await, "valid");
+
+    world.sign_out(&mut other).await;
+    let told = world.events("identity.logged_out").await;
+    let last = told.last().unwrap();
+    assert_eq!((told.len(), &last["identity_id"]), (2, &json!(grace)));
+    assert_eq!(last["detail"]["session_id"], sid(1));
+    let records = world.provider.records().await;
+    assert_eq!(records["logouts"], json!({"taken": 2, "refused": 0}));
+    world.replica.stop().await;
+}
+
+#[tokio::test]
+async fn who_signs_out_is_found_by_the_session_alone_on_sqlite() {
+    the_session_alone_is_enough(Kind::Sqlite).await;
+}
+
+#[tokio::test]
+async fn who_signs_out_is_found_by_the_session_alone_on_postgresql() {
+    the_session_alone_is_enough(Kind::Postgres).await;
+}
+
 #[tokio::test]
 async fn a_grant_that_ended_with_the_session_is_found_out_with_nobody_asking() {
-    let world = World::new(Kind::Sqlite, true).await;
+    let world = world(Kind::Sqlite, "told-of-logouts", true).await;
     let (ada, mut browser) = world.link("ada").await;
     let (grace, _) = world.link("grace").await;
     // The refresh is planned by then, which is not due for most of an hour.

@@ -22,3 +22,4 @@ mod side_by_side;
 mod tls;
 mod unlink;
 mod webhooks;
+mod world;

@@ -104,6 +104,30 @@ async fn the_address_of_an_mcp_server_is_enough_to_have_its_users_tokens() {
 }
 
 #[tokio::test]
+async fn tokens_for_an_mcp_server_are_bound_to_a_key_where_that_is_asked_for() {
+    let (provider, _installation, replica, url) = world().await;
+    let body = json!({"type": "mcp", "config": {"url": url, "dpop": true}});
+    let made = replica.post("/v1/providers", body).await.good();
+    let identity = replica.link(made["id"].as_i64().unwrap(), "ada").await;
+    let path = format!("/v1/identities/{identity}");
+    for _ in 0..2 {
+        let answer = replica.token(identity).await.good();
+        assert_eq!(answer["token_type"], "DPoP");
+        let token = answer["access_token"].as_str().unwrap();
+        assert!(provider.is_active(token).await);
+        assert_eq!(provider.audience(token).await, url);
+        let asked = json!({"method": "POST", "url": url});
+        let proof = replica.post(&format!("{path}/dpop-proof"), asked).await.good();
+        assert_eq!(proof["proof"].as_str().unwrap().split('.').count(), 3);
+        // The provider refreshes a bound grant for its key alone.
+        replica.post(&format!("{path}/refresh"), json!({})).await.good();
+    }
+    let records = provider.records().await;
+    assert_eq!(records["token_successes"]["refresh_token"], 2);
+    replica.stop().await;
+}
+
+#[tokio::test]
 async fn a_server_that_tells_nothing_leaves_no_provider_behind() {
     let (provider, _installation, replica, url) = world().await;
     let elsewhere = url.replace("/mcp", "/another");

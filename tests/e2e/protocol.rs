@@ -6,52 +6,39 @@ use reqwest::{Method, StatusCode, Url, header::LOCATION};
 use serde_json::{Value, json};
 
 use crate::{
-    browser::{Browser, query},
-    device::fields,
-    main_way::{config, provider_for},
-    oidc_provider::{HELD_SECRET, OidcProvider},
-    service::{Installation, Kind, RETURN_URL, Replica},
+    browser::query,
+    device::{self, fields},
+    main_way::provider_for,
+    oidc_provider::{CONFIDENTIAL, HELD_SECRET, OidcProvider, Options},
+    service::{Installation, Kind, RETURN_URL},
+    world::World,
 };
 
 /// Longer than any of these tests.
 const TOKEN_TTL: u64 = 3600;
 
-/// A provider, and the service that knows it as this client.
-struct World {
-    provider: OidcProvider,
-    _installation: Installation,
-    replica: Replica,
-    id: i64,
+/// `config` is what the configuration has besides the issuer.
+async fn world(config: Value) -> World {
+    let provider = |installation: &Installation| provider_for(installation, TOKEN_TTL);
+    World::of(Kind::Sqlite, provider, config).await
+}
+
+/// The same, as a client that is held to one way and has a secret.
+async fn held(client_id: &str, more: Value) -> World {
+    let mut config = json!({ "client_id": client_id, "client_secret": HELD_SECRET });
+    config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    world(config).await
+}
+
+/// The same, as the client that is held to none.
+async fn confidential(more: Value) -> World {
+    let (client_id, client_secret) = CONFIDENTIAL;
+    let mut config = json!({ "client_id": client_id, "client_secret": client_secret });
+    config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    world(config).await
 }
 
 impl World {
-    /// `more` is what the configuration has besides the issuer.
-    async fn new(more: Value) -> Self {
-        let installation = Installation::new(Kind::Sqlite).await;
-        let provider = provider_for(&installation, TOKEN_TTL);
-        let replica = installation.start().await;
-        let mut config = json!({ "issuer": provider.issuer });
-        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        let id = replica.register(config).await;
-        Self { provider, _installation: installation, replica, id }
-    }
-
-    /// The same, as a client that is held to one way and has a secret.
-    async fn held(client_id: &str, more: Value) -> Self {
-        let mut config = json!({ "client_id": client_id, "client_secret": HELD_SECRET });
-        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        Self::new(config).await
-    }
-
-    async fn records(&self, name: &str) -> Value {
-        self.provider.records().await[name].clone()
-    }
-
-    async fn token(&self, identity: i64) -> String {
-        let answer = self.replica.token(identity).await.good();
-        answer["access_token"].as_str().unwrap().to_owned()
-    }
-
     /// Another token than the one there was, by way of the provider.
     async fn refreshed(&self, identity: i64) -> String {
         let before = self.token(identity).await;
@@ -65,7 +52,7 @@ impl World {
 
     /// Links `user`, and refreshes what came of it.
     async fn link_and_refresh(&self, user: &str) -> i64 {
-        let identity = self.replica.link(self.id, user).await;
+        let (identity, _) = self.link(user).await;
         self.refreshed(identity).await;
         identity
     }
@@ -75,17 +62,6 @@ impl World {
         let (mut browser, url, _) = self.start(user).await;
         let back = browser.follow(url, RETURN_URL).await;
         query(&back, "error").unwrap()
-    }
-
-    /// A session, the browser that opens its address, and that address.
-    async fn start(&self, user: &str) -> (Browser, Url, Value) {
-        let body = json!({
-            "user_id": user, "provider_id": self.id, "return_url": RETURN_URL, "purpose": "link",
-            "login_hint": user,
-        });
-        let session = self.replica.post("/v1/link-sessions", body).await.good();
-        let url = session["url"].as_str().unwrap().parse().unwrap();
-        (Browser::new(), url, session)
     }
 
     /// Where the provider sends answers to.
@@ -110,7 +86,7 @@ impl World {
 
 #[tokio::test]
 async fn requests_are_pushed_where_the_client_must_push_them() {
-    let world = World::held("pushing", json!({"pushed_authorization_requests": true})).await;
+    let world = held("pushing", json!({"pushed_authorization_requests": true})).await;
     world.link_and_refresh("ada").await;
     assert_eq!(world.records("pushed_requests").await, 1);
 
@@ -125,7 +101,7 @@ async fn requests_are_pushed_where_the_client_must_push_them() {
 #[tokio::test]
 async fn a_client_signs_with_its_secret() {
     let config = json!({"token_endpoint_auth_method": "client_secret_jwt"});
-    let world = World::held("secret-signing", config).await;
+    let world = held("secret-signing", config).await;
     world.link_and_refresh("ada").await;
     assert_eq!(world.records("assertions").await, json!({"secret-signing HS256": 2}));
 
@@ -140,7 +116,7 @@ async fn a_client_signs_with_its_key_and_the_next_one_takes_over_unnoticed() {
     let key = || KeyPair::generate().unwrap().serialize_pem();
     let (first, second) = (key(), key());
     let config = json!({"client_id": "key-signing", "client_private_key": first});
-    let world = World::new(config).await;
+    let world = world(config).await;
     let [old] = world.published().await.try_into().unwrap();
     let identity = world.link_and_refresh("ada").await;
     let signed = |by: &str| format!("key-signing ES256 {by}");
@@ -173,14 +149,14 @@ async fn a_client_signs_with_its_key_and_the_next_one_takes_over_unnoticed() {
     let refresh = format!("/v1/identities/{identity}/refresh");
     let refused = world.replica.post(&refresh, json!({})).await;
     assert_eq!(refused.code(), "provider_misconfigured", "{refused:?}");
-    let shown = world.replica.get(&format!("/v1/identities/{identity}")).await.good();
+    let shown = world.identity(identity).await;
     assert_eq!(shown["status"], "valid");
     world.replica.stop().await;
 }
 
 #[tokio::test]
 async fn a_response_comes_back_as_a_posted_form() {
-    let world = World::held("posted-to", json!({"response_mode": "form_post"})).await;
+    let world = held("posted-to", json!({"response_mode": "form_post"})).await;
     let (mut browser, mut url, session) = world.start("ada").await;
     // The provider's page, which a browser would post by itself.
     let page = loop {
@@ -199,10 +175,7 @@ async fn a_response_comes_back_as_a_posted_form() {
     assert_eq!(answer.status(), StatusCode::SEE_OTHER);
     let to = callback.join(answer.headers()[LOCATION].to_str().unwrap()).unwrap();
     let back = browser.follow(to, RETURN_URL).await;
-    let body =
-        json!({"completion_code": query(&back, "completion_code").unwrap(), "user_id": "ada"});
-    let path = format!("/v1/link-sessions/{}/complete", session["id"]);
-    let completed = world.replica.post(&path, body).await.good();
+    let completed = world.complete(&session, &back, "ada").await;
     assert_eq!(completed["status"], "linked");
     world.refreshed(completed["identity_id"].as_i64().unwrap()).await;
     assert_eq!(world.records("response_modes").await, json!({"form_post": 1}));
@@ -222,14 +195,10 @@ async fn a_response_comes_back_as_a_posted_form() {
 #[tokio::test]
 async fn tokens_are_for_the_resource_that_is_configured_and_stay_so() {
     let resource = "https://api.example.test/v2";
-    let (client_id, client_secret) = crate::oidc_provider::CONFIDENTIAL;
-    let config = json!({
-        "client_id": client_id, "client_secret": client_secret, "resource": [resource],
-    });
-    let world = World::new(config).await;
+    let world = confidential(json!({"resource": [resource]})).await;
     // The provider's userinfo endpoint refuses such tokens: who it is stands in the ID token.
-    let identity = world.replica.link(world.id, "ada").await;
-    let shown = world.replica.get(&format!("/v1/identities/{identity}")).await.good();
+    let (identity, _) = world.link("ada").await;
+    let shown = world.identity(identity).await;
     assert_eq!(shown["external_id"], "ada");
     let first = world.token(identity).await;
     assert_eq!(world.provider.audience(&first).await, resource);
@@ -241,9 +210,9 @@ async fn tokens_are_for_the_resource_that_is_configured_and_stay_so() {
 
 #[tokio::test]
 async fn a_signed_userinfo_answer_is_verified_and_read() {
-    let world = World::held("signed-userinfo", json!({})).await;
+    let world = held("signed-userinfo", json!({})).await;
     let identity = world.link_and_refresh("ada").await;
-    let shown = world.replica.get(&format!("/v1/identities/{identity}")).await.good();
+    let shown = world.identity(identity).await;
     // The ID token has no e-mail address: it came with the signed answer.
     assert_eq!(shown["data"]["email"], "ada@example.test", "{shown}");
     assert_eq!(world.records("userinfo").await, json!({"application/jwt": 1}));
@@ -251,12 +220,51 @@ async fn a_signed_userinfo_answer_is_verified_and_read() {
 }
 
 #[tokio::test]
+async fn a_provider_by_its_issuer_alone_is_linked_on_this_device_and_on_another() {
+    let provider = |installation: &Installation| {
+        OidcProvider::start(&Options {
+            redirect_uris: vec![format!("http://{}/callback/1", installation.public)],
+            always_refresh_tokens: true,
+            ..Options::default()
+        })
+    };
+    let (client_id, client_secret) = CONFIDENTIAL;
+    let config = json!({
+        "client_id": client_id, "client_secret": client_secret, "account_id": "/sub",
+        "account_name": "/name", "scopes": ["openid", "profile"],
+    });
+    let world = World::of_type("oauth2", Kind::Sqlite, provider, config).await;
+    // It is asked as an authorization server (RFC 8414), and named itself in the response.
+    let identity = world.link_and_refresh("ada").await;
+    let requests = world.records("requests").await;
+    assert!(requests["/.well-known/oauth-authorization-server"].is_u64(), "{requests}");
+    assert!(requests["/.well-known/openid-configuration"].is_null(), "{requests}");
+    let shown = world.identity(identity).await;
+    assert_eq!(
+        (&shown["external_id"], &shown["data"]["name"]),
+        (&json!("ada"), &json!("Test user ada"))
+    );
+    let why = world.replica.get(&format!("/v1/identities/{identity}/explain")).await.good();
+    assert!(why.to_string().contains("\"response_issuer\""), "{why}");
+
+    let (mut browser, url, _) = world.start("grace").await;
+    let mut back = browser.follow(url, &world.callback()).await;
+    let query_of = back.query().unwrap().replace("iss=", "not_iss=");
+    back.set_query(Some(&query_of));
+    let end = browser.follow(back, RETURN_URL).await;
+    assert_eq!(query(&end, "error").unwrap(), "untrusted_response");
+
+    let started = device::start(&world.replica, world.id).await;
+    device::decide(&started, true).await;
+    let linked = device::ended(&world.replica, &started).await;
+    assert_eq!(linked["status"], "linked", "{linked}");
+    world.refreshed(linked["identity_id"].as_i64().unwrap()).await;
+    world.replica.stop().await;
+}
+
+#[tokio::test]
 async fn a_response_that_names_another_issuer_or_none_links_nothing() {
-    let installation = Installation::new(Kind::Sqlite).await;
-    let provider = provider_for(&installation, TOKEN_TTL);
-    let replica = installation.start().await;
-    let id = replica.register(config(&provider)).await;
-    let world = World { provider, _installation: installation, replica, id };
+    let world = confidential(json!({})).await;
     let identity = world.link_and_refresh("ada").await;
     let why = world.replica.get(&format!("/v1/identities/{identity}/explain")).await.good();
     assert!(why.to_string().contains("\"response_issuer\""), "{why}");

@@ -73,12 +73,12 @@ const held = [
   { ...secret, client_id: 'secret-signing', token_endpoint_auth_method: 'client_secret_jwt' },
   { ...secret, client_id: 'posted-to', response_modes: ['form_post'] },
   { ...secret, client_id: 'signed-userinfo', userinfo_signed_response_alg: 'ES256' },
-  {
+  ...['told-of-logouts', 'told-of-sessions'].map((client_id) => ({
     ...secret,
-    client_id: 'told-of-logouts',
+    client_id,
     backchannel_logout_uri: new URL('/backchannel-logout/1', serviceUrl).href,
     backchannel_logout_session_required: true,
-  },
+  })),
 ];
 
 const records = {
@@ -226,6 +226,12 @@ const provider = new Provider(issuer, {
 });
 
 provider.Client.prototype.redirectUriAllowed = (uri) => redirectUris.has(uri);
+// One client is told which session ended, and not whose it was, as some providers do it.
+const { backchannelLogout } = provider.Client.prototype;
+provider.Client.prototype.backchannelLogout = function tell(sub, sid) {
+  const named = this.clientId === 'told-of-sessions' ? undefined : sub;
+  return backchannelLogout.call(this, named, sid);
+};
 store.onReuse = () => { records.refresh_reuses += 1; records.grant_revocations += 1; };
 provider.on('authorization.success', (ctx) => {
   records.authorizations += 1;

@@ -18,8 +18,8 @@ pub(crate) struct Sweeper {
 }
 
 impl Sweeper {
-    /// Marks link sessions and device links that have run out as expired, and forgets logout tokens,
-    /// about once a minute. What has run out is refused anyway; this drops what it held.
+    /// Marks link sessions and device links that have run out as expired, and forgets logout tokens
+    /// and sessions at providers, about once a minute. What has run out is refused anyway; this drops what it held.
     pub(crate) async fn sweep(self, shutdown: Shutdown) {
         loop {
             tokio::select! {
@@ -29,6 +29,7 @@ impl Sweeper {
             tell("link sessions", self.sessions.expire().await);
             tell("device links", self.device_links.expire().await);
             tell("logout tokens", self.logouts.forget_tokens().await);
+            tell("sessions at providers", self.logouts.forget_sessions().await);
         }
     }
 }

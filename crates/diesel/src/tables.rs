@@ -103,6 +103,7 @@ macro_rules! tables {
                 next_poll_at -> $time,
                 polls -> BigInt,
                 device_code -> Nullable<Binary>,
+                organization_id -> Nullable<Text>,
             }
         }
 
@@ -110,6 +111,15 @@ macro_rules! tables {
             logout_tokens (provider_id, token_hash) {
                 provider_id -> BigInt,
                 token_hash -> Binary,
+                forget_at -> $time,
+            }
+        }
+
+        diesel::table! {
+            provider_sessions (provider_id, session_hash, external_id) {
+                provider_id -> BigInt,
+                session_hash -> Binary,
+                external_id -> Text,
                 forget_at -> $time,
             }
         }
@@ -248,6 +258,7 @@ macro_rules! tables {
                 last_error -> Nullable<Text>,
                 sealed -> Nullable<Binary>,
                 generation -> BigInt,
+                device_link_id -> Nullable<BigInt>,
             }
         }
 

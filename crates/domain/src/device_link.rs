@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use crate::{
     event::Actor,
     identity::text_form,
-    ids::{DeviceLinkId, IdentityId, ProviderId, UserId},
+    ids::{DeviceLinkId, IdentityId, OrganizationId, ProviderId, UserId},
     link_session::LinkFailure,
     secret::Secret,
 };
@@ -25,6 +25,8 @@ pub struct DeviceLink {
     pub user_id: UserId,
     /// Where.
     pub provider_id: ProviderId,
+    /// On whose behalf: what is linked is used by this organization from then on.
+    pub organization_id: Option<OrganizationId>,
     /// Scopes that were asked for, instead of the provider's configured ones; empty for those.
     pub scopes: Vec<String>,
     /// How far it got.
@@ -68,6 +70,8 @@ pub struct NewDeviceLink {
     pub user_id: UserId,
     /// Where.
     pub provider_id: ProviderId,
+    /// On whose behalf.
+    pub organization_id: Option<OrganizationId>,
     /// Scopes that were asked for; empty for the configured ones.
     pub scopes: Vec<String>,
     /// Who asks for it.

@@ -184,6 +184,12 @@ impl LinkEvidence {
         true
     }
 
+    /// The session at the provider that it began with, where that names it.
+    #[must_use]
+    pub fn session_id(&self) -> Option<&str> {
+        self.id_token.as_ref()?.sid.as_deref().filter(|it| !it.is_empty())
+    }
+
     /// As it is told in the detail of a link's event, under `evidence`.
     #[must_use]
     pub fn told(&self) -> Value {

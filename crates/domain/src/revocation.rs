@@ -13,7 +13,7 @@ use crate::{
     event::{Actor, EventKind, NewEvent},
     identity::{Identity, text_form},
     identity_provider::{IdentityProvider, ProviderOptions, ProviderSecrets},
-    ids::{AuthIdentityId, ExternalId, IdentityId, ProviderId, RevocationId, UserId},
+    ids::{AuthIdentityId, DeviceLinkId, ExternalId, IdentityId, ProviderId, RevocationId, UserId},
     ports::{Link, SsoSignIn},
     secret::Secret,
 };
@@ -54,6 +54,8 @@ pub enum GrantOwner {
     Identity(IdentityId),
     /// A user's account for an organization's single sign-on.
     AuthIdentity(AuthIdentityId),
+    /// None of these: a device link that was over when the grant came.
+    DeviceLink(DeviceLinkId),
 }
 
 impl GrantOwner {
@@ -62,7 +64,7 @@ impl GrantOwner {
     pub fn identity(self) -> Option<IdentityId> {
         match self {
             Self::Identity(id) => Some(id),
-            Self::AuthIdentity(_) => None,
+            Self::AuthIdentity(_) | Self::DeviceLink(_) => None,
         }
     }
 
@@ -70,8 +72,17 @@ impl GrantOwner {
     #[must_use]
     pub fn auth_identity(self) -> Option<AuthIdentityId> {
         match self {
-            Self::Identity(_) => None,
             Self::AuthIdentity(id) => Some(id),
+            Self::Identity(_) | Self::DeviceLink(_) => None,
+        }
+    }
+
+    /// The device link, if it was one.
+    #[must_use]
+    pub fn device_link(self) -> Option<DeviceLinkId> {
+        match self {
+            Self::DeviceLink(id) => Some(id),
+            Self::Identity(_) | Self::AuthIdentity(_) => None,
         }
     }
 }
@@ -83,6 +94,9 @@ impl QueuedRevocation {
         detail.insert("revocation_id".to_owned(), self.id.0.into());
         if let Some(id) = self.owner.auth_identity() {
             detail.insert("auth_identity_id".to_owned(), id.0.into());
+        }
+        if let Some(id) = self.owner.device_link() {
+            detail.insert("device_link_id".to_owned(), id.0.into());
         }
         NewEvent {
             identity_id: self.owner.identity(),

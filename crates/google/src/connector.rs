@@ -6,9 +6,10 @@ use symbolon_domain::{
     identity_provider::Capabilities,
     ids::ExternalId,
     ports::{
-        AuthorizationRequest, CodeExchange, Connector, ConnectorError, Grant, RefreshRequest,
-        Revocation,
+        AuthorizationRequest, CodeExchange, Connector, ConnectorError, DeviceAuthorization,
+        DevicePoll, Grant, RefreshRequest, Revocation,
     },
+    secret::Secret,
 };
 use symbolon_oauth2::{OpenIdConnector, untrusted};
 use url::Url;
@@ -20,6 +21,27 @@ pub(crate) struct GoogleConnector {
     pub(crate) hosted_domain: Option<String>,
 }
 
+impl GoogleConnector {
+    /// Refuses an account that is not of the configured domain.
+    fn check_domain(&self, grant: &Grant) -> Result<(), ConnectorError> {
+        if let Some(domain) = &self.hosted_domain
+            && !hosted_domain(&grant.claims).is_some_and(|it| it.eq_ignore_ascii_case(domain))
+        {
+            return Err(untrusted("the account", "it is not of the configured hosted domain"));
+        }
+        Ok(())
+    }
+}
+
+/// Refuses the way that Google does not have for a client of this type.
+fn check_way(is_there: bool, other: &str) -> Result<(), ConnectorError> {
+    if is_there {
+        return Ok(());
+    }
+    let detail = format!("the client is of another type at Google (client_type): {other}");
+    Err(ConnectorError::Misconfigured { detail })
+}
+
 #[async_trait]
 impl Connector for GoogleConnector {
     fn capabilities(&self) -> Capabilities {
@@ -27,6 +49,7 @@ impl Connector for GoogleConnector {
     }
 
     async fn authorize(&self, request: &AuthorizationRequest) -> Result<Url, ConnectorError> {
+        check_way(self.capabilities().browser, "start a device link instead")?;
         self.openid.authorize(request).await
     }
 
@@ -40,12 +63,28 @@ impl Connector for GoogleConnector {
 
     async fn exchange(&self, exchange: &CodeExchange) -> Result<Grant, ConnectorError> {
         let grant = self.openid.exchange(exchange).await?;
-        if let Some(domain) = &self.hosted_domain
-            && !hosted_domain(&grant.claims).is_some_and(|it| it.eq_ignore_ascii_case(domain))
-        {
-            return Err(untrusted("the account", "it is not of the configured hosted domain"));
-        }
+        self.check_domain(&grant)?;
         Ok(grant)
+    }
+
+    async fn device_authorize(
+        &self,
+        scopes: &[String],
+    ) -> Result<DeviceAuthorization, ConnectorError> {
+        check_way(self.capabilities().device, "start a link session instead")?;
+        self.openid.device_authorize_unproven(scopes).await
+    }
+
+    async fn device_poll(
+        &self,
+        device_code: &Secret,
+        scopes: &[String],
+    ) -> Result<DevicePoll, ConnectorError> {
+        let polled = self.openid.device_poll(device_code, scopes).await?;
+        if let DevicePoll::Granted(grant) = &polled {
+            self.check_domain(grant)?;
+        }
+        Ok(polled)
     }
 
     async fn build_identity(&self, grant: &Grant) -> Result<ExternalAccount, ConnectorError> {

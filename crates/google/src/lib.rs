@@ -17,6 +17,12 @@
 //! - Refresh tokens are good again and again: of the cases in which one stops working, being used
 //!   is none ([expiration](https://developers.google.com/identity/protocols/oauth2#expiration)).
 //!
+//! - Devices have a client of their own type, *TVs and Limited Input devices*, which no browser is
+//!   sent with, and only some scopes
+//!   ([limited-input devices](https://developers.google.com/identity/protocols/oauth2/limited-input-device)).
+//!   The secret goes along with the polls and not before. A refresh token is the client's that got
+//!   it, so an instance has one client and one of the two ways: `client_type`.
+//!
 //! `include_granted_scopes` is not sent: a token would then carry whatever the user granted to
 //! this client at any time, more than was asked for now.
 
@@ -47,12 +53,40 @@ const REFRESH_TOKEN_IDLE: Duration = Duration::from_hours(180 * 24);
 
 const CAPABILITIES: Capabilities = Capabilities {
     browser: true,
-    device: false,
+    device: true,
     refresh: true,
     revoke: true,
     sign_in: true,
     rotation: Rotation::Reusable,
 };
+
+/// The type of our client at Google, which decides by which way users come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ClientType {
+    /// *Web application*: by a browser.
+    Web,
+    /// *TVs and Limited Input devices*: by another device.
+    LimitedInput,
+}
+
+impl ClientType {
+    fn read(fields: &Fields<'_>) -> Result<Self, InvalidConfig> {
+        match fields.optional(CLIENT_TYPE)? {
+            None | Some("web") => Ok(Self::Web),
+            Some("limited_input") => Ok(Self::LimitedInput),
+            Some(_) => Err(invalid(CLIENT_TYPE, "must be web or limited_input")),
+        }
+    }
+
+    /// What an instance with such a client can do.
+    fn capabilities(self) -> Capabilities {
+        let browser = self == Self::Web;
+        Capabilities { browser, device: !browser, sign_in: browser, ..CAPABILITIES }
+    }
+}
+
+/// The key that says it.
+const CLIENT_TYPE: &str = "client_type";
 
 /// The type `google`.
 #[derive(Clone, Debug)]
@@ -80,12 +114,19 @@ impl ProviderKind for Google {
             title: "Google".into(),
             description: "Google accounts, of everybody or of one Google Workspace domain. Create \
                           an OAuth client of the type web application in the Google Cloud \
-                          console, with the redirect URI that the created provider shows."
+                          console, with the redirect URI that the created provider shows; for \
+                          device links, one of the type TVs and Limited Input devices, for a \
+                          provider of its own with client_type = limited_input."
                 .into(),
             documentation: "https://developers.google.com/identity/openid-connect/openid-connect"
                 .into(),
             registration: Registration::default(),
-            notes: Vec::new(),
+            notes: vec![
+                "Google gives devices only some scopes: openid, email and profile, and those of its \
+                 list for limited-input devices (drive.appdata, drive.file, youtube, \
+                 youtube.readonly). It refuses any other with invalid_scope."
+                    .into(),
+            ],
             config_schema: schema(),
             secret_names: CLIENT_SECRETS.map(str::to_owned).to_vec(),
             authority_keys: Vec::new(),
@@ -101,11 +142,14 @@ impl ProviderKind for Google {
         config: &Map<String, Value>,
         secrets: &ProviderSecrets,
     ) -> Result<Arc<dyn Connector>, InvalidConfig> {
-        let known = ["client_id", "hosted_domain", "scopes"];
+        let known = ["client_id", CLIENT_TYPE, "hosted_domain", "scopes"];
         let fields = Fields::new(config, secrets, &known, &CLIENT_SECRETS)?;
         let issuer = Issuer::new(self.issuer.as_str(), engine.http())
             .map_err(|error| invalid("issuer", error.to_string()))?;
         let hosted_domain = hosted_domain(&fields)?;
+        let client_type = ClientType::read(&fields)?;
+        let secret =
+            fields.client_secret()?.ok_or_else(|| invalid("client_secret", "is missing"))?;
         let mut parameters = vec![
             ("access_type".to_owned(), "offline".to_owned()),
             ("prompt".to_owned(), "consent".to_owned()),
@@ -116,9 +160,11 @@ impl ProviderKind for Google {
             token_issuers: vec![self.issuer.clone(), bare.to_owned()],
             issuer,
             client_id: fields.client_id()?.to_owned(),
-            authentication: ClientAuthentication::Either(
-                fields.client_secret()?.ok_or_else(|| invalid("client_secret", "is missing"))?,
-            ),
+            authentication: match client_type {
+                ClientType::Web => ClientAuthentication::Either(secret),
+                // So the page for devices has it.
+                ClientType::LimitedInput => ClientAuthentication::Post(secret),
+            },
             next_secret: fields.next_client_secret()?,
             scopes: fields.scopes()?,
             offline_access: false,
@@ -129,7 +175,7 @@ impl ProviderKind for Google {
             dpop: false,
             published_keys: Vec::new(),
             authorization_parameters: parameters,
-            capabilities: CAPABILITIES,
+            capabilities: client_type.capabilities(),
             error_rules: ErrorRules::built_in("google"),
         };
         let openid = OpenIdConnector::new(engine.clone(), client);
@@ -165,6 +211,13 @@ fn schema() -> Value {
             "client_id": client_id_schema(),
             "client_secret": client_secret_schema(),
             "client_secret_next": next_client_secret_schema(),
+            CLIENT_TYPE: {
+                "type": "string", "enum": ["web", "limited_input"], "default": "web",
+                "description": "The application type of the client at Google: web for a Web \
+                                application, whose users come by a browser; limited_input for TVs \
+                                and Limited Input devices, whose users link on another device \
+                                (device links) and cannot sign in."
+            },
             "hosted_domain": {
                 "type": "string", "maxLength": 253,
                 "pattern": "^[a-z0-9-]+(\\.[a-z0-9-]+)+$",

@@ -19,7 +19,7 @@ use symbolon_domain::{
     ids::{ExternalId, ProviderId},
     ports::{
         AuthorizationRequest, Clock, CodeExchange, Connector, ConnectorError, Connectors as _,
-        RefreshRequest, Revocation,
+        DevicePoll, RefreshRequest, Revocation,
     },
     secret::Secret,
 };
@@ -85,6 +85,9 @@ impl StandIn {
                     "userinfo_endpoint": at("/v1/userinfo"),
                     "revocation_endpoint": at("/revoke"),
                     "jwks_uri": at("/oauth2/v3/certs"),
+                    "device_authorization_endpoint": at("/device/code"),
+                    "token_endpoint_auth_methods_supported":
+                        ["client_secret_post", "client_secret_basic"],
                     "scopes_supported": ["openid", "email", "profile"],
                     "code_challenge_methods_supported": ["plain", "S256"],
                 }),
@@ -100,6 +103,16 @@ impl StandIn {
             ),
             ("GET", "/v1/userinfo", json!({"sub": all["sub"], "name": "Alice"})),
             ("POST", "/revoke", json!({})),
+            // As the page for limited-input devices has it, but for where the user goes.
+            (
+                "POST",
+                "/device/code",
+                json!({
+                    "device_code": "4/4-GMMhmHCXhWEzkobqIHGG_EnNYYsAkukHspeYUk9E8",
+                    "user_code": "GQVQ-JKEC", "verification_url": "https://www.google.com/device",
+                    "expires_in": 1800, "interval": 5,
+                }),
+            ),
         ] {
             let answer = ResponseTemplate::new(200).set_body_json(body);
             Mock::given(method(verb)).and(path(to)).respond_with(answer).mount(&server).await;
@@ -123,6 +136,25 @@ impl StandIn {
             config["hosted_domain"] = json!(domain);
         }
         self.registry().connect(&instance(&config), &secrets()).unwrap()
+    }
+
+    /// With a client for devices.
+    fn device_connector(&self, changes: &Value) -> Arc<dyn Connector> {
+        let mut config = json!({"client_id": "client", "client_type": "limited_input"});
+        config.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        self.registry().connect(&instance(&config), &secrets()).unwrap()
+    }
+
+    async fn forms(&self, path: &str) -> Vec<BTreeMap<String, String>> {
+        let requests = self.server.received_requests().await.unwrap();
+        let form = |it: &wiremock::Request| {
+            assert!(
+                !it.headers.contains_key("authorization"),
+                "the secret is in the body or nowhere"
+            );
+            url::form_urlencoded::parse(&it.body).into_owned().collect()
+        };
+        requests.iter().filter(|it| it.url.path() == path).map(form).collect()
     }
 
     async fn account(
@@ -272,6 +304,69 @@ async fn an_address_is_an_older_name_only_where_google_is_the_authority_for_it()
 }
 
 #[tokio::test]
+async fn a_device_asks_without_the_secret_and_polls_with_it() {
+    let google = StandIn::start(json!({"nonce": null})).await;
+    let connector = google.device_connector(&json!({}));
+    let capabilities = connector.capabilities();
+    assert!(capabilities.device && !capabilities.browser && !capabilities.sign_in);
+    let asked = connector.device_authorize(&[]).await.unwrap();
+    assert_eq!(asked.user_code, "GQVQ-JKEC");
+    assert_eq!(asked.verification_uri.as_str(), "https://www.google.com/device");
+    let sent = google.forms("/device/code").await;
+    let expected = [("client_id", "client"), ("scope", "openid profile email")];
+    assert_eq!(sent, [expected.map(|(name, value)| (name.to_owned(), value.to_owned())).into()]);
+
+    for (status, error, expected) in [
+        (428, "authorization_pending", DevicePoll::Pending),
+        (403, "slow_down", DevicePoll::SlowDown),
+    ] {
+        let answer = ResponseTemplate::new(status).set_body_json(json!({"error": error}));
+        let undecided = Mock::given(path("/token")).respond_with(answer).with_priority(1);
+        undecided.up_to_n_times(1).mount(&google.server).await;
+        assert_eq!(connector.device_poll(&asked.device_code, &[]).await, Ok(expected), "{status}");
+    }
+    let polled = connector.device_poll(&asked.device_code, &[]).await.unwrap();
+    let DevicePoll::Granted(grant) = polled else { panic!("a grant") };
+    let account = connector.build_identity(&grant).await.unwrap();
+    assert_eq!(account.external_id.as_str(), "110169484474386276334");
+    let sent = &google.forms("/token").await[2];
+    assert_eq!(sent["grant_type"], "urn:ietf:params:oauth:grant-type:device_code");
+    assert_eq!((sent["client_id"].as_str(), sent["client_secret"].as_str()), ("client", "secret"));
+}
+
+#[tokio::test]
+async fn a_client_goes_the_way_of_its_type_and_no_other() {
+    let google = StandIn::start(json!({"nonce": null})).await;
+    let web = google.connector(None);
+    assert!(web.capabilities().browser && !web.capabilities().device);
+    let refused = web.device_authorize(&[]).await;
+    assert!(matches!(refused, Err(ConnectorError::Misconfigured { .. })), "{refused:?}");
+    let device = google.device_connector(&json!({}));
+    let request = AuthorizationRequest {
+        redirect_uri: Url::parse("https://app.example/callback/1").unwrap(),
+        state: Secret::new("s"),
+        nonce: Secret::new("n"),
+        code_verifier: Secret::new("verifier"),
+        scopes: Vec::new(),
+        login_hint: None,
+        dpop_key: None,
+    };
+    let refused = device.authorize(&request).await;
+    assert!(matches!(refused, Err(ConnectorError::Misconfigured { .. })), "{refused:?}");
+    assert!(google.server.received_requests().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_hosted_domain_is_checked_on_a_device_too() {
+    for (claim, accepted) in [("example.com", true), ("other.example", false)] {
+        let google = StandIn::start(json!({"nonce": null, "hd": claim})).await;
+        let connector = google.device_connector(&json!({"hosted_domain": "example.com"}));
+        let polled = connector.device_poll(&Secret::new("code"), &[]).await;
+        assert_eq!(polled.is_ok(), accepted, "{polled:?}");
+    }
+}
+
+#[tokio::test]
 async fn credentials_are_refreshed_and_revoked() {
     let google = StandIn::start(json!({})).await;
     let connector = google.connector(None);
@@ -344,6 +439,7 @@ async fn a_configuration_that_does_not_fit_is_refused_by_its_field() {
         (json!({"client_id": "c", "hosted_domain": "a..b"}), "hosted_domain"),
         (json!({"client_id": "c", "issuer": "https://attacker.example"}), "issuer"),
         (json!({"client_id": "c", "scopes": "openid"}), "scopes"),
+        (json!({"client_id": "c", "client_type": "desktop"}), "client_type"),
     ] {
         assert_eq!(check(config.clone(), &secrets()).unwrap_err().field, field, "{config}");
     }

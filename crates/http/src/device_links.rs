@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use symbolon_domain::{
     Error,
     device_link::DeviceLink,
-    ids::{DeviceLinkId, ProviderId, UserId},
+    ids::{DeviceLinkId, OrganizationId, ProviderId, UserId},
     link_session::LinkFailure,
     services::{DeviceLinking, StartDeviceLink},
 };
@@ -49,6 +49,8 @@ struct NewDeviceLinkBody {
     /// Where: an instance of a type that has a device flow.
     #[schema(example = 1)]
     provider_id: i64,
+    /// On whose behalf: what is linked is used by the organization from then on.
+    organization_id: Option<ProductId>,
     /// Scopes to ask for instead of the provider's configured ones.
     #[serde(default)]
     scopes: Vec<String>,
@@ -100,11 +102,15 @@ async fn start_device_link(
     let start = StartDeviceLink {
         user_id: new.user_id.check("user_id", UserId::new)?,
         provider_id: ProviderId(new.provider_id),
+        organization_id: new
+            .organization_id
+            .map(|it| it.check("organization_id", OrganizationId::new))
+            .transpose()?,
         scopes: new.scopes,
         actor: caller.actor(),
     };
     let asked = Asked {
-        organization: None,
+        organization: start.organization_id.as_ref(),
         user: Some(&start.user_id),
         provider: Some(start.provider_id),
         scopes: &start.scopes,
@@ -173,6 +179,11 @@ async fn get_device_link(
     let noun = "device link";
     let link = routes.device_linking.links.find(DeviceLinkId(id)).await?;
     let link = link.ok_or(Error::NotFound(noun))?;
+    if let Some(organization) = &link.organization_id
+        && !caller.limits().allow_organization(organization)
+    {
+        return Err(Error::OtherOrganization.into());
+    }
     routes.sight.check_provider(caller.limits(), link.provider_id, noun).await?;
     if !caller.limits().allow_user(&link.user_id) {
         return Err(Error::NotFound(noun).into());

@@ -31,7 +31,7 @@ use crate::{
     json,
     jws::{Jws, NotVerified},
     logout_token::{self, Said},
-    metadata::{Metadata, misconfigured},
+    metadata::{Issuer, Metadata, misconfigured},
     profile,
     token_answer::{Layout, TokenAnswer, TokenResponse},
     untrusted,
@@ -308,6 +308,21 @@ impl OpenIdConnector {
             }
         };
         self.send_authenticated(metadata, to, fields, read).await
+    }
+
+    /// Asks for a device code as a client that says who it is and does not prove it, for a provider
+    /// that wants the proof only of whoever asks for the tokens.
+    ///
+    /// # Errors
+    ///
+    /// As [`Connector::device_authorize`].
+    pub async fn device_authorize_unproven(
+        &self,
+        scopes: &[String],
+    ) -> Result<DeviceAuthorization, ConnectorError> {
+        let authentication = ClientAuthentication::None;
+        let client = Client { authentication, ..self.client.clone() };
+        Self::new(self.engine.clone(), client).device_authorize(scopes).await
     }
 
     /// Asks the token endpoint what became of a device code.
@@ -717,17 +732,9 @@ impl Connector for OpenIdConnector {
         issuer: Option<&'a str>,
         required: bool,
     ) -> Result<(), ConnectorError> {
-        let what = "the authorization response";
-        match issuer {
-            Some(issuer) if issuer == self.client.issuer.as_str() => Ok(()),
-            Some(_) => Err(untrusted(what, "its iss is another issuer")),
-            None if required
-                || self.metadata().await?.authorization_response_iss_parameter_supported =>
-            {
-                Err(untrusted(what, "its iss is missing"))
-            }
-            None => Ok(()),
-        }
+        let says_so =
+            async { Ok(self.metadata().await?.authorization_response_iss_parameter_supported) };
+        check_response_issuer(issuer, &self.client.issuer, required, says_so).await
     }
 
     async fn exchange(&self, exchange: &CodeExchange) -> Result<Grant, ConnectorError> {
@@ -849,6 +856,24 @@ impl Connector for OpenIdConnector {
         }
         let metadata = self.metadata().await?;
         self.end_grant(&metadata, credentials).await
+    }
+}
+
+/// Checks the `iss` of an authorization response of this issuer
+/// ([RFC 9207 §2.4](https://www.rfc-editor.org/rfc/rfc9207#section-2.4)); `says_so` is asked whether
+/// its metadata say that it will be there, only where that counts.
+pub(crate) async fn check_response_issuer(
+    named: Option<&str>,
+    issuer: &Issuer,
+    required: bool,
+    says_so: impl Future<Output = Result<bool, ConnectorError>>,
+) -> Result<(), ConnectorError> {
+    let what = "the authorization response";
+    match named {
+        Some(named) if named == issuer.as_str() => Ok(()),
+        Some(_) => Err(untrusted(what, "its iss is another issuer")),
+        None if required || says_so.await? => Err(untrusted(what, "its iss is missing")),
+        None => Ok(()),
     }
 }
 

@@ -172,11 +172,6 @@ impl<'a> Presented<'a> {
         Ok(Some(Self { token, key }))
     }
 
-    /// A token that its bearer presents.
-    pub(crate) fn bearer(token: &'a Secret) -> Self {
-        Self { token, key: None }
-    }
-
     /// What stands before it in the `Authorization` header, where the provider calls it `scheme`
     /// otherwise.
     pub(crate) fn scheme<'b>(&self, scheme: &'b str) -> &'b str {

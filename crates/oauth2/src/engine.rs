@@ -225,6 +225,17 @@ impl Engine {
         metadata.keep(fetched, self.clock.now())
     }
 
+    /// The same as they are now.
+    pub(crate) async fn fresh_server_metadata(
+        &self,
+        issuer: &Issuer,
+    ) -> Result<Arc<Metadata>, ConnectorError> {
+        let documents = self.documents(issuer).await;
+        let mut metadata = documents.server_metadata.lock().await;
+        let fetched = Metadata::fetch_server(&self.http, issuer).await;
+        metadata.keep(fetched, self.clock.now())
+    }
+
     /// The keys of an issuer, which are at `jwks_uri`.
     pub(crate) async fn keys(
         &self,

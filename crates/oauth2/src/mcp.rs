@@ -28,11 +28,11 @@ use url::Url;
 use crate::{
     client::Client,
     config::{
-        Fields, client_id_schema, client_secret_schema, invalid, next_client_secret_schema,
-        scopes_schema,
+        DPOP, Fields, client_id_schema, client_secret_schema, dpop_schema, invalid,
+        next_client_secret_schema, scopes_schema,
     },
-    connector::{Destination, OpenIdConnector, logout_of_subject},
-    dpop::Presented,
+    connector::{Destination, OpenIdConnector, check_response_issuer, logout_of_subject},
+    dpop::{self, Presented},
     engine::Engine,
     error_rules::ErrorRules,
     http::HttpResponse,
@@ -62,7 +62,7 @@ const CAPABILITIES: Capabilities = Capabilities {
 /// What is found out when an instance is made, beside what comes from a registration.
 const FOUND: [&str; 3] = ["authorization_server", "resource", "scopes"];
 
-const CONFIG: [&str; 3] = ["url", "client_name", "authorization_server"];
+const CONFIG: [&str; 4] = ["url", "client_name", "authorization_server", DPOP];
 
 /// Where nobody says whose a grant is, its account's id begins so; no provider's own id may.
 const OF_GRANT: &str = "grant-";
@@ -83,6 +83,8 @@ struct Config<'a> {
     url: Url,
     authorization_server: Option<Issuer>,
     client_name: &'a str,
+    /// Whether grants are to be bound to keys.
+    dpop: bool,
 }
 
 impl<'a> Config<'a> {
@@ -103,7 +105,8 @@ impl<'a> Config<'a> {
             address(engine, "resource", resource)?;
         }
         let authorization_server = authorization_server.transpose()?;
-        Ok(Self { fields, url, authorization_server, client_name })
+        let dpop = fields.is_on(DPOP, false)?;
+        Ok(Self { fields, url, authorization_server, client_name, dpop })
     }
 }
 
@@ -139,7 +142,7 @@ impl ProviderKind for Mcp {
             registered_keys: owned(
                 &FOUND.into_iter().chain(registration::registered_keys()).collect::<Vec<_>>(),
             ),
-            asked_keys: Vec::new(),
+            asked_keys: owned(&[DPOP]),
             capabilities: CAPABILITIES,
         }
     }
@@ -178,7 +181,7 @@ impl ProviderKind for Mcp {
             signing_algs: SigningAlg::ALL.to_vec(),
             resource: vec![resource.to_owned()],
             pushes: false,
-            dpop: false,
+            dpop: config.dpop,
             published_keys: Vec::new(),
             authorization_parameters: Vec::new(),
             refresh_token_idle: None,
@@ -186,6 +189,24 @@ impl ProviderKind for Mcp {
         };
         let server = Some(Server { base: OpenIdConnector::new(engine.clone(), client) });
         Ok(Arc::new(McpConnector { engine: engine.clone(), url: config.url, server }))
+    }
+
+    /// Whether the authorization server binds tokens to keys, where they are to be bound. Before it
+    /// is known, [`register`](Self::register) asks it.
+    async fn verify(
+        &self,
+        engine: &Engine,
+        config: &Map<String, Value>,
+        secrets: &ProviderSecrets,
+    ) -> Result<(), ConnectorError> {
+        let config = Config::read(engine, config, secrets)
+            .map_err(|error| misconfigured(&error.to_string()))?;
+        match config.authorization_server {
+            Some(issuer) if config.dpop => {
+                engine.fresh_server_metadata(&issuer).await?.check_dpop()
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn register(
@@ -201,6 +222,9 @@ impl ProviderKind for Mcp {
         let issuer = authorization_server(engine, &server, config.authorization_server)?;
         let metadata = engine.server_metadata(&issuer).await?;
         check_pkce(&metadata)?;
+        if config.dpop {
+            metadata.check_dpop()?;
+        }
         let mut registered =
             match (provider.config.get("client_id"), &metadata.registration_endpoint) {
                 (Some(_), _) => Registered::default(),
@@ -214,6 +238,7 @@ impl ProviderKind for Mcp {
                         methods,
                         tells_of_logouts: metadata.backchannel_logout_supported,
                         grant_types: &registration::GRANT_TYPES,
+                        dpop: config.dpop,
                     };
                     client.register(engine).await?
                 }
@@ -327,10 +352,10 @@ impl Server {
     async fn userinfo(
         &self,
         metadata: &Metadata,
-        access_token: &Secret,
+        access: &Presented<'_>,
     ) -> Result<Option<Map<String, Value>>, ConnectorError> {
         let Some(endpoint) = &metadata.userinfo_endpoint else { return Ok(None) };
-        let answer = self.base.ask_userinfo(endpoint, &Presented::bearer(access_token)).await?;
+        let answer = self.base.ask_userinfo(endpoint, access).await?;
         if is_refusal(&answer) {
             return Ok(None);
         }
@@ -443,10 +468,18 @@ impl Connector for McpConnector {
         CAPABILITIES
     }
 
+    fn new_dpop_key(&self) -> Option<Secret> {
+        self.server.as_ref()?.base.new_dpop_key()
+    }
+
     async fn authorize(&self, request: &AuthorizationRequest) -> Result<Url, ConnectorError> {
         let server = self.server()?;
         let metadata = server.metadata().await?;
         check_pkce(&metadata)?;
+        let key = request.dpop_key.as_ref().map(dpop::read).transpose()?;
+        if key.is_some() {
+            metadata.check_dpop()?;
+        }
         let scopes = server.scopes(&request.scopes);
         let challenge = digest::digest(&SHA256, request.code_verifier.expose().as_bytes());
         let (scopes_text, challenge) = (scopes.join(" "), URL_SAFE_NO_PAD.encode(challenge));
@@ -474,8 +507,11 @@ impl Connector for McpConnector {
         if let Some(hint) = &request.login_hint {
             parameters.push(("login_hint", hint));
         }
+        if let Some(key) = &key {
+            parameters.push(("dpop_jkt", key.thumbprint()));
+        }
         let mut url = metadata.authorization_endpoint.clone();
-        match base.push(&metadata, &parameters, None).await? {
+        match base.push(&metadata, &parameters, key.as_ref()).await? {
             Some(request_uri) => {
                 let client_id = base.client.client_id.as_str();
                 let pushed = [("client_id", client_id), ("request_uri", request_uri.expose())];
@@ -492,17 +528,9 @@ impl Connector for McpConnector {
         required: bool,
     ) -> Result<(), ConnectorError> {
         let server = self.server()?;
-        let what = "the authorization response";
-        match issuer {
-            Some(issuer) if issuer == server.base.client.issuer.as_str() => Ok(()),
-            Some(_) => Err(untrusted(what, "its iss is another issuer")),
-            None if required
-                || server.metadata().await?.authorization_response_iss_parameter_supported =>
-            {
-                Err(untrusted(what, "its iss is missing"))
-            }
-            None => Ok(()),
-        }
+        let says_so =
+            async { Ok(server.metadata().await?.authorization_response_iss_parameter_supported) };
+        check_response_issuer(issuer, &server.base.client.issuer, required, says_so).await
     }
 
     async fn exchange(&self, exchange: &CodeExchange) -> Result<Grant, ConnectorError> {
@@ -517,7 +545,10 @@ impl Connector for McpConnector {
         ];
         fields.extend(base.resource());
         let secrets = [&exchange.code, &exchange.code_verifier, &exchange.nonce];
-        let mut tokens = base.ask_for_tokens(&metadata, &fields, &secrets, None).await?;
+        let key = base.dpop_key(exchange.dpop_key.as_ref())?;
+        let key = key.as_ref();
+        let mut tokens = base.ask_for_tokens(&metadata, &fields, &secrets, key).await?;
+        OpenIdConnector::check_bound(key, &tokens)?;
         let mut claims = Map::new();
         if metadata.jwks_uri.is_none() {
             // No OpenID provider, so it is nothing that could be verified.
@@ -533,7 +564,7 @@ impl Connector for McpConnector {
         }
         let scopes = server.scopes(&exchange.scopes);
         let facts = Map::from_iter([(GRANT_ID.to_owned(), server.grant_id().into())]);
-        Ok(Grant { credentials: base.credentials(tokens, scopes, None), claims, facts })
+        Ok(Grant { credentials: base.credentials(tokens, scopes, key), claims, facts })
     }
 
     /// In this order: the ID token, the userinfo endpoint, a signed access token, introspection;
@@ -542,10 +573,11 @@ impl Connector for McpConnector {
     async fn build_identity(&self, grant: &Grant) -> Result<ExternalAccount, ConnectorError> {
         let server = self.server()?;
         let metadata = server.metadata().await?;
-        let Some(access_token) = &grant.credentials.access_token else {
+        let Some(access) = Presented::of(&grant.credentials)? else {
             return Err(untrusted("the token answer", "it has no access token"));
         };
-        let userinfo = server.userinfo(&metadata, access_token).await?;
+        let access_token = access.token;
+        let userinfo = server.userinfo(&metadata, &access).await?;
         if !grant.claims.is_empty() {
             let userinfo = userinfo.unwrap_or_default();
             if !userinfo.is_empty() && userinfo.get("sub") != grant.claims.get("sub") {
@@ -635,6 +667,7 @@ fn schema() -> Value {
             "type": "string", "format": "uri", "maxLength": 2048,
             "description": found("What tokens are for (RFC 8707).")
         },
+        DPOP: dpop_schema(),
     });
     if let Value::Object(own) = own {
         properties.extend(own);

@@ -61,6 +61,8 @@ pub(crate) struct NewClient<'a> {
     pub(crate) tells_of_logouts: bool,
     /// What the client is to be allowed.
     pub(crate) grant_types: &'a [&'a str],
+    /// Whether its tokens are to be bound to keys.
+    pub(crate) dpop: bool,
 }
 
 /// What this way of authenticating is called in a registration.
@@ -185,10 +187,14 @@ impl NewClient<'_> {
             "response_types": ["code"],
             "token_endpoint_auth_method": method,
         });
-        // OpenID Connect Back-Channel Logout 1.0 §2.2. That a `sid` is there is not asked for: it
-        // is of no use without the `sub`.
+        // OpenID Connect Back-Channel Logout 1.0 §2.2. That a `sid` is there is not asked for: where
+        // it is not, there is the `sub`, which is enough.
         if self.tells_of_logouts {
             body["backchannel_logout_uri"] = self.addresses.backchannel_logout_uri.as_str().into();
+        }
+        // RFC 9449 §5.2: then the server refuses to issue this client any other token.
+        if self.dpop {
+            body["dpop_bound_access_tokens"] = true.into();
         }
         let body = body.to_string().into_bytes();
         let request = HttpRequest::post(self.endpoint.clone(), "application/json", body);

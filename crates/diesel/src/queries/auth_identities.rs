@@ -24,7 +24,7 @@ use super::{
     Conn, Db, RACES, Store, auth_providers, events,
     identities::login_identities,
     identity_row::{open, seal},
-    in_transaction, link_sessions, locked, revocations,
+    in_transaction, link_sessions, locked, logouts, revocations,
     schema::{auth_identities, auth_providers as providers},
     time,
 };
@@ -422,6 +422,10 @@ async fn sign_in(
         Some(user) => signing_in.link_to(user).await?,
         None => signing_in.sign_in().await?,
     };
+    if let (Some(session), Some(_)) = (&asked.provider_session, outcome.known()) {
+        let account = (signing_in.provider.provider_id, &asked.ident);
+        logouts::remember_session(signing_in.conn, session, account, now).await?;
+    }
     if let Some(claim) = &asked.session {
         let status = match &outcome {
             SsoOutcome::SignedIn(_) => LinkSessionStatus::SignedIn,

@@ -11,7 +11,7 @@ use symbolon_domain::{
         NewDeviceLink,
     },
     event::{EventKind, NewEvent},
-    ids::{DeviceLinkId, IdentityId, ProviderId, UserId},
+    ids::{DeviceLinkId, IdentityId, OrganizationId, ProviderId, UserId},
     link_session::LinkFailure,
     ports::{DeviceLinkRepository, Place, RepositoryError, Sealer},
     secret::Secret,
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     failure::Failure,
-    values::{actor, object, parsed, texts, user},
+    values::{actor, object, organization, parsed, texts, user},
 };
 
 #[derive(Queryable, Selectable)]
@@ -44,6 +44,7 @@ struct Row {
     poll_seconds: i64,
     polls: i64,
     device_code: Option<Vec<u8>>,
+    organization_id: Option<String>,
 }
 
 const PENDING: &str = DeviceLinkStatus::Pending.as_str();
@@ -56,6 +57,7 @@ impl Row {
             id: DeviceLinkId(self.id),
             user_id: user(self.user_id)?,
             provider_id: ProviderId(self.provider_id),
+            organization_id: self.organization_id.map(organization).transpose()?,
             scopes: texts(self.scopes)?,
             status: if expired {
                 DeviceLinkStatus::Expired
@@ -108,11 +110,14 @@ macro_rules! held {
     };
 }
 
-/// Locks the device link of this claim; false when the claim is not its last one, or it has ended.
-pub(crate) async fn is_held(conn: &mut Conn, claim: DeviceLinkClaim) -> QueryResult<bool> {
-    let query = held!(claim).select(device_links::id);
-    let id: Option<i64> = locked!(query).first(conn).await.optional()?;
-    Ok(id.is_some())
+/// Locks the device link of this claim, and answers its organization; `None` when the claim is not
+/// its last one, or it has ended.
+pub(crate) async fn find_held(
+    conn: &mut Conn,
+    claim: DeviceLinkClaim,
+) -> QueryResult<Option<Option<String>>> {
+    let query = held!(claim).select(device_links::organization_id);
+    locked!(query).first(conn).await.optional()
 }
 
 /// Ends a device link by what was linked.
@@ -179,6 +184,8 @@ impl DeviceLinkRepository for Store {
                     device_links::poll_seconds.eq(seconds(new.interval)),
                     device_links::next_poll_at.eq(after(new.interval)),
                     device_links::polls.eq(0),
+                    device_links::organization_id
+                        .eq(new.organization_id.as_ref().map(OrganizationId::as_str)),
                 ))
                 .returning(Row::as_returning())
                 .get_result(conn)
@@ -288,6 +295,7 @@ impl DeviceLinkRepository for Store {
             let event = NewEvent {
                 provider_id: Some(link.provider_id),
                 user_id: Some(link.user_id),
+                organization_id: link.organization_id,
                 detail: object(json!({ "device_link_id": link.id.0, "error": why.as_str() }))?,
                 ..NewEvent::new(EventKind::DeviceLinkFailed, &link.created_by)
             };

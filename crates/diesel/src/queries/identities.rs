@@ -22,7 +22,7 @@ use super::{
     Conn, Db, RACES, Store, device_links, events,
     identity_providers::allows_several,
     identity_row::{Row, Shown},
-    in_transaction, link_sessions, locked, organization_identities as organization_uses,
+    in_transaction, link_sessions, locked, logouts, organization_identities as organization_uses,
     revocations, ring,
     schema::{identities, identity_providers, organization_identities},
     time,
@@ -156,7 +156,7 @@ struct Linking<'a> {
     now: DateTime<Utc>,
     /// Whether a user may have several accounts there.
     several: bool,
-    /// The organization of the session that the link came from.
+    /// The organization of the session or the device link that the link came from.
     organization: Option<OrganizationId>,
 }
 
@@ -318,10 +318,14 @@ async fn link(conn: &mut Conn, sealer: &dyn Sealer, link: &Link) -> Result<LinkO
             Some(of) => organization = of.map(values::organization).transpose()?,
         }
     }
-    if let Some(claim) = link.device_link
-        && !device_links::is_held(conn, claim).await?
-    {
-        return Ok(LinkOutcome::SessionUsed);
+    if let Some(claim) = link.device_link {
+        match device_links::find_held(conn, claim).await? {
+            None => {
+                revocations::queue_late(conn, sealer, link, claim).await?;
+                return Ok(LinkOutcome::SessionUsed);
+            }
+            Some(of) => organization = of.map(values::organization).transpose()?,
+        }
     }
     let now = time(conn).await?;
     let mut linking = Linking { conn, sealer, link, now, several, organization };
@@ -329,6 +333,10 @@ async fn link(conn: &mut Conn, sealer: &dyn Sealer, link: &Link) -> Result<LinkO
         LinkOwner::User(user) => linking.link_to(user).await?,
         LinkOwner::Whoever => linking.sign_in().await?,
     };
+    if let (Some(session), Some(identity)) = (link.evidence.session_id(), outcome.known()) {
+        let account = (link.provider_id, &identity.external_id);
+        logouts::remember_session(linking.conn, session, account, now).await?;
+    }
     if let (Some(organization), Some(identity)) = (&linking.organization, outcome.linked()) {
         organization_uses::attach(linking.conn, organization, identity, &link.actor).await?;
     }

@@ -10,12 +10,13 @@ use symbolon_domain::{
     auth_identity::AuthIdentity,
     auth_provider::AuthProvider,
     credentials::Credentials,
+    device_link::DeviceLinkClaim,
     event::{Actor, EventKind, NewEvent},
     identity_provider::{IdentityProvider, ProviderSecrets},
-    ids::{AuthIdentityId, ExternalId, IdentityId, ProviderId, RevocationId, UserId},
+    ids::{AuthIdentityId, DeviceLinkId, ExternalId, IdentityId, ProviderId, RevocationId, UserId},
     page::{Page, PageRequest},
     ports::{
-        ClaimedRevocation, NewRevocation, Place, RepositoryError, RevocationEnd,
+        ClaimedRevocation, Link, LinkOwner, NewRevocation, Place, RepositoryError, RevocationEnd,
         RevocationRepository, Sealer,
     },
     revocation::{GrantOwner, OrphanedGrant, QueuedRevocation, RevocationStatus},
@@ -52,6 +53,7 @@ pub(crate) struct Row {
     last_error: Option<String>,
     sealed: Option<Vec<u8>>,
     generation: i64,
+    device_link_id: Option<i64>,
 }
 
 impl TryFrom<Row> for QueuedRevocation {
@@ -102,6 +104,7 @@ impl Row {
             last_error: it.last_error.clone(),
             sealed: grant.map(|grant| seal(sealer, &place, grant)).transpose()?,
             generation: record.generation,
+            device_link_id: it.owner.device_link().map(|it| it.0),
         })
     }
 
@@ -122,9 +125,10 @@ impl Row {
     }
 
     fn owner(&self) -> GrantOwner {
-        match self.auth_identity_id {
-            None => GrantOwner::Identity(IdentityId(self.identity_id)),
-            Some(id) => GrantOwner::AuthIdentity(AuthIdentityId(id)),
+        match (self.auth_identity_id, self.device_link_id) {
+            (Some(id), _) => GrantOwner::AuthIdentity(AuthIdentityId(id)),
+            (None, Some(id)) => GrantOwner::DeviceLink(DeviceLinkId(id)),
+            (None, None) => GrantOwner::Identity(IdentityId(self.identity_id)),
         }
     }
 
@@ -192,6 +196,27 @@ pub(crate) async fn queue_account(
     queue_held(conn, sealer, held, actor).await.map(drop)
 }
 
+/// Queues the grant of a link whose device link is over.
+pub(crate) async fn queue_late(
+    conn: &mut Conn,
+    sealer: &dyn Sealer,
+    link: &Link,
+    claim: DeviceLinkClaim,
+) -> Result<(), Failure> {
+    let (Some(credentials), LinkOwner::User(user_id)) = (&link.credentials, &link.owner) else {
+        return Ok(());
+    };
+    let new = NewRevocation {
+        owner: GrantOwner::DeviceLink(claim.id),
+        provider_id: link.provider_id,
+        user_id: user_id.clone(),
+        external_id: link.external_id.clone(),
+        grant: OrphanedGrant::new(credentials.clone()),
+        actor: link.actor.clone(),
+    };
+    queue(conn, sealer, &new).await.map(drop)
+}
+
 /// What a row held.
 struct Held {
     owner: GrantOwner,
@@ -242,6 +267,7 @@ async fn queue(
         .values((
             revocations::identity_id.eq(new.owner.identity().map_or(NO_IDENTITY, |it| it.0)),
             revocations::auth_identity_id.eq(new.owner.auth_identity().map(|it| it.0)),
+            revocations::device_link_id.eq(new.owner.device_link().map(|it| it.0)),
             revocations::provider_id.eq(new.provider_id.0),
             revocations::user_id.eq(new.user_id.as_str()),
             revocations::external_id.eq(new.external_id.as_str()),

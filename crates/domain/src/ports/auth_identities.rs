@@ -29,6 +29,8 @@ pub struct SsoSignIn {
     pub credentials: Option<Credentials>,
     /// Whether an existing link of the account or of the user may be rebound.
     pub reattach: bool,
+    /// The session at the provider that it began with: the `sid` of the ID token.
+    pub provider_session: Option<String>,
     /// Completes this session in the same transaction.
     pub session: Option<CompletionClaim>,
     /// Who does it.
@@ -55,6 +57,17 @@ pub enum SsoOutcome {
     /// The session was completed by somebody else, or the code is not its own. Nothing was
     /// changed.
     SessionUsed,
+}
+
+impl SsoOutcome {
+    /// The account that was proved, as it is now.
+    #[must_use]
+    pub fn known(&self) -> Option<&AuthIdentity> {
+        match self {
+            Self::SignedIn(it) | Self::Linked { identity: it, .. } => Some(it),
+            Self::NobodyLinked | Self::Taken(_) | Self::SessionUsed => None,
+        }
+    }
 }
 
 /// New values for a user's account for single sign-on.
@@ -175,6 +188,9 @@ pub trait AuthIdentityRepository: Send + Sync {
     /// The session must be live, wait for completion, and have the claim's code, or the outcome
     /// is [`SsoOutcome::SessionUsed`]; that is decided first. It becomes `signed_in` or `linked`
     /// and drops what it held; it names no identity.
+    ///
+    /// The session at the provider is remembered with the account, for
+    /// [`log_out`](super::LogoutRepository::log_out).
     ///
     /// # Errors
     ///

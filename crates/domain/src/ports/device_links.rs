@@ -45,7 +45,7 @@ pub trait DeviceLinkRepository: Send + Sync {
     ) -> Result<bool, RepositoryError>;
 
     /// Ends a claimed one and drops its code. One that failed has its event, by whoever created
-    /// it, with `error` and `device_link_id` in its detail.
+    /// it, with `error` and `device_link_id` in its detail and the organization, if it has one.
     ///
     /// False, and nothing is changed, unless it is pending and the claim is the last one.
     async fn end(

@@ -69,7 +69,7 @@ pub enum LinkOutcome {
     /// The account, or the user's place at this provider, is taken. Nothing was changed.
     Taken(Taken),
     /// The session was completed by somebody else, or the code is not its own; or the device link
-    /// has ended, or was claimed by somebody else. Nothing was changed.
+    /// has ended, or was claimed by somebody else. Nothing was linked.
     SessionUsed,
 }
 
@@ -80,6 +80,15 @@ impl LinkOutcome {
         match self {
             Self::Created(it) | Self::Updated(it) | Self::Rebound(it) => Some(it),
             Self::SignedIn(_) | Self::NobodyLinked | Self::Taken(_) | Self::SessionUsed => None,
+        }
+    }
+
+    /// The identity of the account that was proved.
+    #[must_use]
+    pub fn known(&self) -> Option<&Identity> {
+        match self {
+            Self::SignedIn(it) => Some(it),
+            other => other.linked(),
         }
     }
 }
@@ -213,13 +222,17 @@ pub trait IdentityRepository: Send + Sync {
     ///
     /// A device link must be pending, and the claim its last one, or the outcome is
     /// [`LinkOutcome::SessionUsed`] too; it becomes `linked`, names the identity, and drops its
-    /// code. Where the account is taken, it stays as it is.
+    /// code. Where the account is taken, it stays as it is. Credentials that come when it is over,
+    /// or by an older claim, are nobody's: they are queued for revocation, as of the device link.
     ///
-    /// With a session of an organization, the organization uses the linked identity from then on,
-    /// as by [`attach`](super::OrganizationIdentityRepository::attach).
+    /// With a session or a device link of an organization, the organization uses the linked
+    /// identity from then on, as by [`attach`](super::OrganizationIdentityRepository::attach).
     ///
-    /// The event names identity, provider and user, with a session of an organization that
-    /// organization too, and what changed; its detail has the link's `evidence`. When a row is rebound its detail has
+    /// The `sid` in the evidence is remembered with the account, for
+    /// [`log_out`](super::LogoutRepository::log_out).
+    ///
+    /// The event names identity, provider and user, with a session or a device link of an
+    /// organization that organization too, and what changed; its detail has the link's `evidence`. When a row is rebound its detail has
     /// `previous_user_id` and `previous_external_id`. The unique keys of the database decide between callers, so of two links
     /// of one account one is kept.
     ///

@@ -15,8 +15,9 @@ use crate::{
 pub struct ProviderLogout {
     /// Whose word.
     pub provider_id: ProviderId,
-    /// Which account.
-    pub external_id: ExternalId,
+    /// Which account; `None` where the provider names the session alone: then every account is
+    /// meant that is remembered with it.
+    pub external_id: Option<ExternalId>,
     /// Which session, where the provider named it.
     pub session_id: Option<String>,
     /// Recognizes the token that says so.
@@ -56,6 +57,10 @@ impl ProviderLogout {
     }
 }
 
+/// How long it is remembered whose account a session at a provider is, from when it was last heard
+/// of: a link or a sign-in that began with it.
+pub const PROVIDER_SESSION_KEPT: TimeDelta = TimeDelta::days(30);
+
 /// What became of a provider's word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogoutOutcome {
@@ -74,6 +79,11 @@ pub trait LogoutRepository: Send + Sync {
     /// in each organization's single sign-on with the instance. Each detail has the `session_id`
     /// where the provider named one. No version goes up: the links are as they were.
     ///
+    /// Where the session alone is named, they are the links of each account that was linked or
+    /// signed in with it at that instance ([`link`](super::IdentityRepository::link),
+    /// [`sign_in`](super::AuthIdentityRepository::sign_in)) within [`PROVIDER_SESSION_KEPT`]. A
+    /// session that ended is not remembered any more.
+    ///
     /// Whoever takes one token at the same time, one is [told](LogoutOutcome::Told), and the others
     /// are [`Replayed`](LogoutOutcome::Replayed), until the token is
     /// [forgotten](Self::forget_tokens). Tokens of two instances are never the same.
@@ -87,4 +97,7 @@ pub trait LogoutRepository: Send + Sync {
 
     /// Forgets the tokens whose time to be forgotten has come; answers how many.
     async fn forget_tokens(&self) -> Result<u64, RepositoryError>;
+
+    /// Forgets the sessions that were not heard of for [`PROVIDER_SESSION_KEPT`]; answers how many.
+    async fn forget_sessions(&self) -> Result<u64, RepositoryError>;
 }

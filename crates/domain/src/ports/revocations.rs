@@ -57,7 +57,7 @@ pub enum RevocationEnd {
 ///
 /// What takes a grant from its owner puts it here in its own transaction:
 /// [`unlink`](super::IdentityRepository::unlink), [`link`](super::IdentityRepository::link) where
-/// it rebinds, [`delete`](super::IdentityProviderRepository::delete), and what takes accounts for
+/// it rebinds or its device link is over, [`delete`](super::IdentityProviderRepository::delete), and what takes accounts for
 /// single sign-on away: [`unlink`](super::AuthIdentityRepository::unlink),
 /// [`delete_for`](super::AuthIdentityRepository::delete_for),
 /// [`sign_in`](super::AuthIdentityRepository::sign_in) where it rebinds, and

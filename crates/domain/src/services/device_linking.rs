@@ -9,7 +9,7 @@ use crate::{
     account::ExternalAccount,
     device_link::{ClaimedDeviceLink, DeviceLink, DeviceLinkEnd, NewDeviceLink},
     event::Actor,
-    ids::{ProviderId, UserId},
+    ids::{OrganizationId, ProviderId, UserId},
     link_evidence::LinkEvidence,
     link_session::LinkFailure,
     ports::{
@@ -23,7 +23,8 @@ use crate::{
 ///
 /// The product shows the user an address and a code. Meanwhile the replicas ask the provider, each
 /// device link by one of them at a time: who claims it in the store asks, and tells the store what
-/// came of it. The account is linked with the answer, by the same rules as any other link.
+/// came of it. The account is linked with the answer, by the same rules as any other link. A grant that
+/// comes when its device link is over is ended at the provider.
 #[derive(Clone)]
 pub struct DeviceLinking {
     /// Where device links are kept.
@@ -52,6 +53,8 @@ pub struct StartDeviceLink {
     pub user_id: UserId,
     /// Where.
     pub provider_id: ProviderId,
+    /// On whose behalf: what is linked is used by this organization from then on.
+    pub organization_id: Option<OrganizationId>,
     /// Scopes instead of the configured ones; empty for those.
     pub scopes: Vec<String>,
     /// Who asks.
@@ -80,7 +83,7 @@ impl DeviceLinking {
     /// [`Error::InvalidRequest`] naming `provider_id`, which must have a device flow;
     /// [`Error::ProviderMisconfigured`] and [`Error::ProviderUnavailable`] as the provider answers.
     pub async fn start(&self, start: StartDeviceLink) -> Result<StartedDeviceLink, Error> {
-        let StartDeviceLink { user_id, provider_id, scopes, actor } = start;
+        let StartDeviceLink { user_id, provider_id, organization_id, scopes, actor } = start;
         let connector = match self.providers.connect(provider_id).await {
             Ok((_, connector)) => connector,
             Err(Error::NotFound(_)) => {
@@ -99,6 +102,7 @@ impl DeviceLinking {
         let new = NewDeviceLink {
             user_id,
             provider_id,
+            organization_id,
             scopes,
             created_by: actor,
             device_code: asked.device_code,
@@ -254,7 +258,7 @@ impl DeviceLinking {
                     return Next::failed(LinkFailure::IdentityAlreadyLinked);
                 }
                 Ok(LinkOutcome::SessionUsed) => {
-                    tracing::warn!(device_link = %claim.id, "a grant came when its device link was over; it is left to run out");
+                    tracing::warn!(device_link = %claim.id, "a grant came when its device link was over; it is revoked");
                     return Next::Linked;
                 }
                 Ok(_) => return Next::Linked,

@@ -550,6 +550,7 @@ impl Linking {
                 data: pending.account.profile(),
                 credentials: Some(pending.credentials.clone()),
                 reattach: session.reattach,
+                provider_session: pending.evidence.session_id().map(str::to_owned),
                 session: Some(claim),
                 actor: actor.clone(),
             };

@@ -41,7 +41,7 @@ impl Logouts {
     /// # Errors
     ///
     /// [`Error::InvalidRequest`] naming `logout_token` where the token is not one of this provider
-    /// that can be acted on: it does not fit, came before, or names a session alone;
+    /// that can be acted on: it does not fit, or came before;
     /// [`Error::NotFound`] without such a provider; [`Error::ProviderUnavailable`] and
     /// [`Error::ProviderMisconfigured`] where its keys are not to be had.
     pub async fn receive(&self, provider: ProviderId, logout_token: &Secret) -> Result<(), Error> {
@@ -51,14 +51,9 @@ impl Logouts {
             Err(ConnectorError::Untrusted { detail }) => return Err(Error::invalid(FIELD, detail)),
             Err(error) => return Err(error.into()),
         };
-        let Some(external_id) = logout.external_id else {
-            let problem = "names a session and no sub, and sessions are not on record here; turn \
-                           off backchannel_logout_session_required, or have sub sent along";
-            return Err(Error::invalid(FIELD, problem));
-        };
         let word = ProviderLogout {
             provider_id: provider,
-            external_id,
+            external_id: logout.external_id,
             session_id: logout.session_id,
             token: SecretHash::of(&logout.token_id),
             forget_at: logout.refused_from + REMEMBERED_LONGER,

@@ -460,7 +460,8 @@ impl Providers {
         access_token: &Secret,
     ) -> Result<ExternalAccount, Error> {
         let (_, connector) = self.connect(id).await?;
-        if connector.capabilities().browser {
+        let capabilities = connector.capabilities();
+        if capabilities.browser || capabilities.device {
             return Err(Error::invalid(
                 "external_id",
                 "is missing; only types whose users bring a token can do without",

@@ -243,6 +243,7 @@ impl SingleSignOn {
             data,
             credentials,
             reattach: new.reattach,
+            provider_session: None,
             session: None,
             actor,
         };

@@ -517,12 +517,16 @@ macro_rules! contract_tests {
             a_claim_of_a_device_link_that_ran_out_is_anothers
             a_device_link_that_failed_drops_its_code_and_tells_why
             a_link_ends_its_device_link
+            a_device_link_of_an_organization_links_for_it
+            a_grant_that_comes_when_its_device_link_is_over_waits_for_its_revocation
             a_link_of_an_older_claim_links_nothing
             a_device_link_that_ran_out_is_expired_everywhere
             another_authority_ends_the_device_links_of_its_provider
             // logouts
             a_logout_tells_of_every_link_of_the_account_and_of_no_other
             a_logout_of_an_account_that_nobody_linked_is_taken_and_tells_nobody
+            a_logout_of_a_session_alone_tells_of_every_account_that_began_with_it
+            a_session_that_ended_is_not_remembered
             a_logout_token_counts_once_until_it_is_forgotten
             of_racing_logouts_with_one_token_one_is_taken
             a_logout_makes_credentials_due_that_may_have_ended_with_it

@@ -323,6 +323,7 @@ pub fn device_link() -> DeviceLink {
         id: DeviceLinkId(1),
         user_id: user("user-1"),
         provider_id: PROVIDER,
+        organization_id: None,
         scopes: Vec::new(),
         status: DeviceLinkStatus::Pending,
         identity_id: None,
@@ -339,6 +340,7 @@ pub fn new_device_link() -> NewDeviceLink {
     NewDeviceLink {
         user_id: user("user-1"),
         provider_id: PROVIDER,
+        organization_id: None,
         scopes: Vec::new(),
         created_by: ACTOR,
         device_code: Secret::new("device-code-1"),
@@ -483,6 +485,7 @@ pub fn sso_sign_in() -> SsoSignIn {
         data: object(json!({ "name": "Ada" })),
         credentials: Some(credentials()),
         reattach: false,
+        provider_session: None,
         session: None,
         actor: ACTOR,
     }

@@ -45,8 +45,8 @@ use crate::{
     freeze::Freeze,
     identity_provider::{IdentityProvider, ProviderSecrets},
     ids::{
-        AuthIdentityId, AuthProviderId, DeviceLinkId, EventId, FreezeId, IdentityId, LedgerEntryId,
-        LinkSessionId, OrganizationIdentityId, ProviderId, RevocationId, TransferId,
+        AuthIdentityId, AuthProviderId, DeviceLinkId, EventId, ExternalId, FreezeId, IdentityId,
+        LedgerEntryId, LinkSessionId, OrganizationIdentityId, ProviderId, RevocationId, TransferId,
         WebhookDeliveryId, WebhookEndpointId,
     },
     ledger::LedgerEntry,
@@ -131,6 +131,8 @@ struct Rows {
     ledger_salt: Option<Secret>,
     /// Until when which logout token of which provider is remembered.
     logout_tokens: HashMap<(ProviderId, SecretHash), DateTime<Utc>>,
+    /// Until when it is remembered whose account a session at a provider is.
+    provider_sessions: HashMap<(ProviderId, SecretHash, ExternalId), DateTime<Utc>>,
     /// How often an imported account for single sign-on had got credentials.
     auth_generations: BTreeMap<AuthIdentityId, i64>,
 }

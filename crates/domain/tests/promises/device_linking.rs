@@ -1,19 +1,26 @@
 //! A device link is polled by one replica at a time, as often as the provider wants and no more.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use chrono::TimeDelta;
-use serde_json::json;
+use serde_json::{Map, json};
 use symbolon_domain::{
     Error,
+    account::ExternalAccount,
     device_link::{DeviceLink, DeviceLinkStatus},
     event::EventKind,
+    identity::IdentityStatus,
     ids::{DeviceLinkId, ProviderId},
     link_evidence::LinkMethod,
     link_session::LinkFailure,
-    ports::{ConnectorError, DeviceLinkRepository, IdentityProviderRepository, Sent},
-    services::{DeviceLinking, StartDeviceLink, StartedDeviceLink},
-    testing::{DeviceAnswer, fixtures},
+    page::PageRequest,
+    ports::{
+        ConnectorError, Connectors, DeviceLinkRepository, DevicePoll, Grant,
+        IdentityProviderRepository, MockConnector, MockConnectors, RevocationRepository, Sent,
+    },
+    revocation::GrantOwner,
+    services::{DeviceLinking, Providers, StartDeviceLink, StartedDeviceLink},
+    testing::{DeviceAnswer, ScriptedProvider, TestClock, fixtures},
 };
 
 use crate::world::{CALL_TIMEOUT, World};
@@ -32,6 +39,7 @@ fn start(world: &World) -> StartDeviceLink {
     StartDeviceLink {
         user_id: fixtures::user("user-1"),
         provider_id: world.provider_id,
+        organization_id: None,
         scopes: vec!["openid".into()],
         actor: fixtures::ACTOR,
     }
@@ -208,6 +216,104 @@ async fn an_account_that_is_somebody_elses_is_not_linked() {
     assert_eq!(link.status, DeviceLinkStatus::Failed);
     assert_eq!(link.error, Some(LinkFailure::IdentityAlreadyLinked));
     assert_eq!(link.identity_id, None);
+}
+
+#[tokio::test]
+async fn what_is_linked_for_an_organization_is_used_by_it() {
+    let world = World::new().await;
+    let organization_id = Some(fixtures::organization("o"));
+    let asked = StartDeviceLink { organization_id: organization_id.clone(), ..start(&world) };
+    let started = replica(&world).start(asked).await.unwrap();
+    assert_eq!(started.link.organization_id, organization_id);
+    world.provider.answer_device_polls([DeviceAnswer::Granted("account-1".into())]);
+    assert_eq!(polled_at(&world, 5).await, [5]);
+    let [event] = &world.events(EventKind::OrganizationIdentityLinked).await[..] else {
+        panic!("one use")
+    };
+    assert_eq!(event.organization_id, organization_id);
+    assert_eq!(event.identity_id, find(&world, started.link.id).await.identity_id);
+}
+
+/// A provider that answers polls with a grant, when the device link's time has run out meanwhile.
+#[derive(Clone)]
+struct Slow {
+    provider: ScriptedProvider,
+    clock: Arc<TestClock>,
+    takes: TimeDelta,
+}
+
+impl Slow {
+    /// The world's replica, with this between it and the provider.
+    fn replica(&self, world: &World) -> DeviceLinking {
+        let this = self.clone();
+        let mut connectors = MockConnectors::new();
+        connectors.expect_connect().returning(move |provider, secrets| {
+            let Slow { provider: scripted, clock, takes } = this.clone();
+            let inner = Connectors::connect(&scripted, provider, secrets)?;
+            let mut connector = MockConnector::new();
+            let capabilities = inner.capabilities();
+            connector.expect_capabilities().return_const(capabilities);
+            connector.expect_device_poll().returning(move |_, _| {
+                clock.advance(takes);
+                let claims = Map::from_iter([("sub".to_owned(), json!("account-1"))]);
+                let credentials = scripted.grant("account-1");
+                let grant = Grant { credentials, claims, facts: Map::new() };
+                Ok(DevicePoll::Granted(Box::new(grant)))
+            });
+            connector.expect_build_identity().returning(|_| {
+                Ok(ExternalAccount {
+                    external_id: fixtures::external_id("account-1"),
+                    legacy_id: None,
+                    email: None,
+                    email_verified: false,
+                    name: None,
+                    claims: Map::new(),
+                })
+            });
+            Ok(Arc::new(connector))
+        });
+        let providers = Providers {
+            providers: world.store.clone(),
+            connectors: Arc::new(connectors),
+            public_url: None,
+        };
+        DeviceLinking { providers: Arc::new(providers), ..replica(world) }
+    }
+}
+
+#[tokio::test]
+async fn a_grant_that_comes_after_its_device_link_has_expired_is_ended_at_the_provider() {
+    let world = World::new().await;
+    let id = started(&world).await.link.id;
+    let (provider, clock) = (world.provider.clone(), world.clock.clone());
+    let slow = Slow { provider, clock, takes: TimeDelta::minutes(15) };
+    world.clock.advance(TimeDelta::seconds(5));
+    assert_eq!(slow.replica(&world).pass(16).await.unwrap(), 1);
+
+    assert_eq!(find(&world, id).await.status, DeviceLinkStatus::Expired);
+    assert_eq!(world.events(EventKind::IdentityLinked).await, []);
+    let queue = RevocationRepository::list(&*world.store, PageRequest::default()).await.unwrap();
+    let [queued] = &queue.items[..] else { panic!("one grant: {queue:?}") };
+    assert_eq!(queued.owner, GrantOwner::DeviceLink(id));
+    assert_eq!(world.revocations.pass(16).await.unwrap(), 1);
+    let [receipt] = &world.events(EventKind::GrantRevoked).await[..] else { panic!("a receipt") };
+    assert_eq!(receipt.detail["device_link_id"], id.0);
+    assert_eq!(receipt.user_id, Some(fixtures::user("user-1")));
+}
+
+#[tokio::test]
+async fn a_late_grant_of_an_account_that_is_linked_by_then_is_left_alone() {
+    let world = World::new().await;
+    started(&world).await;
+    let identity = world.identity().await;
+    let (provider, clock) = (world.provider.clone(), world.clock.clone());
+    let slow = Slow { provider, clock, takes: TimeDelta::minutes(15) };
+    world.clock.advance(TimeDelta::seconds(5));
+    assert_eq!(slow.replica(&world).pass(16).await.unwrap(), 1);
+    assert_eq!(world.revocations.pass(16).await.unwrap(), 1);
+    assert_eq!(world.events(EventKind::GrantRevoked).await, []);
+    assert_eq!(world.events(EventKind::GrantRevocationFailed).await.len(), 1);
+    assert_eq!(world.find(identity).await.status, IdentityStatus::Valid);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ mod device_linking;
 mod failures;
 mod identities;
 mod linking;
+mod logouts;
 mod providers;
 mod refresh;
 mod registration;

@@ -329,6 +329,7 @@ fn wrong_fields() -> Vec<(Method, &'static str, &'static str, Vec<Value>)> {
         (post(), "/v1/device-links", "user_id", vec![json!(""), json!([]), json!(1.5)]),
         (post(), "/v1/device-links", "provider_id", vec![json!("1"), json!(1.5), json!(null)]),
         (post(), "/v1/device-links", "scopes", not_scopes()),
+        (post(), "/v1/device-links", "organization_id", vec![json!(""), json!([]), json!(1.5)]),
         (post(), "/v1/link-sessions", "purpose", vec![json!(null), json!("both"), json!(1)]),
         (post(), "/v1/link-sessions", "provider_id", vec![json!("1"), json!(1.5), json!([])]),
         (post(), "/v1/link-sessions", "user_id", vec![json!(""), json!([]), json!(1.5)]),

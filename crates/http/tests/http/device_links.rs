@@ -110,6 +110,7 @@ async fn a_device_link_that_makes_no_sense_is_refused_by_field() {
         (json!({"user_id": "u"}), "provider_id"),
         (with("provider_id", json!(4711)), "provider_id"),
         (with("scopes", json!(["a b"])), "scopes[0]"),
+        (with("organization_id", json!("")), "organization_id"),
         (with("return_url", json!("https://product.example/")), "return_url"),
     ] {
         app.post("/v1/device-links", body).await.refuses(field);
@@ -140,6 +141,17 @@ async fn a_limited_key_starts_and_sees_what_is_within_its_limits() {
     let others = KeyLimits { users: user("user-2"), ..KeyLimits::default() };
     let (limited, _, provider) = app(others).await;
     limited.post("/v1/device-links", new_link(provider)).await.problem(403, "forbidden");
+
+    let organizations = Some(vec![fixtures::organization("o")]);
+    let (limited, _, provider) = app(KeyLimits { organizations, ..KeyLimits::default() }).await;
+    let mut of = new_link(provider);
+    of["organization_id"] = json!("another");
+    limited.post("/v1/device-links", of.clone()).await.problem(403, "forbidden");
+    of["organization_id"] = json!("o");
+    let started = limited.post("/v1/device-links", of).await;
+    assert_eq!(started.status.as_u16(), 201, "{started:?}");
+    let path = format!("/v1/device-links/{}", started.json()["id"]);
+    assert_eq!(limited.get(&path).await.status.as_u16(), 200);
 
     let scopes = KeyLimits { token_scopes: Some(vec!["email".into()]), ..KeyLimits::default() };
     let (limited, _, provider) = app(scopes).await;

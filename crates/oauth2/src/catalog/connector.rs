@@ -604,8 +604,12 @@ impl Connector for CatalogConnector {
         if !claims.contains_key("sub") {
             return Ok(logout(None, said));
         }
-        let external_id = self.account_of_logout(&claims)?;
-        Ok(logout(Some(external_id), said))
+        match self.account_of_logout(&claims) {
+            Ok(external_id) => Ok(logout(Some(external_id), said)),
+            // By the session the account is found whatever its id is made of.
+            Err(_) if said.session_id.is_some() => Ok(logout(None, said)),
+            Err(error) => Err(error),
+        }
     }
 
     async fn revoke(&self, credentials: &Credentials) -> Result<Revocation, ConnectorError> {

@@ -250,51 +250,7 @@ impl ProviderKind for CatalogKind {
         config: &Map<String, Value>,
         secrets: &ProviderSecrets,
     ) -> Result<Arc<dyn Connector>, InvalidConfig> {
-        let entry = &self.entry;
-        let fields = self.fields(config, secrets)?;
-        if entry.registration.is_some() {
-            registration::client_name(engine, &fields)?;
-        }
-        let parameters = self.parameters(&fields)?;
-        let at = Addresses { engine, parameters: &parameters };
-        let issuer = at.issuer(entry)?;
-        let endpoints = at.endpoints(entry)?;
-        let client = Client {
-            token_issuers: match &entry.openid {
-                None => Vec::new(),
-                Some(_) => vec![issuer.as_str().to_owned()],
-            },
-            issuer,
-            client_id: parameters.client_id.clone(),
-            authentication: match signed_secret(entry, &parameters, &fields)? {
-                Some(signed) => ClientAuthentication::SignedSecret(signed),
-                None => authentication(entry, &fields)?,
-            },
-            next_secret: if entry.has_secret() { fields.next_client_secret()? } else { None },
-            scopes: if entry.has_client() { fields.scopes()? } else { None },
-            offline_access: false,
-            signing_algs: algorithms(entry),
-            resource: Vec::new(),
-            pushes: false,
-            dpop: entry.binds(&fields)?,
-            published_keys: Vec::new(),
-            authorization_parameters: Vec::new(),
-            refresh_token_idle: idle(entry, &fields)?,
-            capabilities: entry.capabilities(),
-            error_rules: self.error_rules(),
-        };
-        Ok(Arc::new(CatalogConnector {
-            base: OpenIdConnector::new(engine.clone(), client),
-            layout: layout(entry, None),
-            refresh_layout: layout(entry, entry.refresh.as_ref()),
-            token: encoding(&entry.token, &parameters),
-            refresh: refresh_encoding(entry, &parameters),
-            revoke: entry.revoke.as_ref().map(|it| revoke_encoding(it, &entry.token, &parameters)),
-            config: Value::Object(config.clone()),
-            entry: Arc::clone(entry),
-            parameters,
-            endpoints,
-        }))
+        Ok(Arc::new(self.connector(engine, config, secrets)?))
     }
 
     async fn register(
@@ -336,6 +292,7 @@ impl ProviderKind for CatalogKind {
             tells_of_logouts,
             methods: &[registration::method_of(registration.authentication).to_owned()],
             grant_types: &grant_types,
+            dpop: false,
         };
         client.register(engine).await.map(Some)
     }
@@ -365,6 +322,60 @@ impl ProviderKind for CatalogKind {
 }
 
 impl CatalogKind {
+    /// What speaks to an instance; asks nobody.
+    pub(super) fn connector(
+        &self,
+        engine: &Engine,
+        config: &Map<String, Value>,
+        secrets: &ProviderSecrets,
+    ) -> Result<CatalogConnector, InvalidConfig> {
+        let entry = &self.entry;
+        let fields = self.fields(config, secrets)?;
+        if entry.registration.is_some() {
+            registration::client_name(engine, &fields)?;
+        }
+        let parameters = self.parameters(&fields)?;
+        let at = Addresses { engine, parameters: &parameters };
+        let issuer = at.issuer(entry)?;
+        let endpoints = at.endpoints(entry)?;
+        let client = Client {
+            token_issuers: match &entry.openid {
+                None => Vec::new(),
+                Some(_) => vec![issuer.as_str().to_owned()],
+            },
+            issuer,
+            client_id: parameters.client_id.clone(),
+            authentication: match signed_secret(entry, &parameters, &fields)? {
+                Some(signed) => ClientAuthentication::SignedSecret(signed),
+                None => authentication(entry, &fields)?,
+            },
+            next_secret: if entry.has_secret() { fields.next_client_secret()? } else { None },
+            scopes: if entry.has_client() { fields.scopes()? } else { None },
+            offline_access: false,
+            signing_algs: algorithms(entry),
+            resource: Vec::new(),
+            pushes: false,
+            dpop: entry.binds(&fields)?,
+            published_keys: Vec::new(),
+            authorization_parameters: Vec::new(),
+            refresh_token_idle: idle(entry, &fields)?,
+            capabilities: entry.capabilities(),
+            error_rules: self.error_rules(),
+        };
+        Ok(CatalogConnector {
+            base: OpenIdConnector::new(engine.clone(), client),
+            layout: layout(entry, None),
+            refresh_layout: layout(entry, entry.refresh.as_ref()),
+            token: encoding(&entry.token, &parameters),
+            refresh: refresh_encoding(entry, &parameters),
+            revoke: entry.revoke.as_ref().map(|it| revoke_encoding(it, &entry.token, &parameters)),
+            config: Value::Object(config.clone()),
+            entry: Arc::clone(entry),
+            parameters,
+            endpoints,
+        })
+    }
+
     fn fields<'a>(
         &self,
         config: &'a Map<String, Value>,

@@ -726,3 +726,75 @@ async fn a_configuration_that_does_not_fit_is_refused_by_its_field() {
         assert_eq!(error.field, field, "{changes}");
     }
 }
+
+/// An authorization server that binds tokens, and an instance that wants them bound.
+async fn bound() -> (World, Arc<dyn Connector>) {
+    let world = World::new().await;
+    world.publish(&json!({
+        "dpop_signing_alg_values_supported": ["RS256", "ES256"],
+        "userinfo_endpoint": world.at("/as/me"),
+    }));
+    world.answer_tokens(&json!({"token_type": "DPoP"}));
+    let registered = world.register(&json!({"dpop": true})).await.unwrap();
+    let mut config = registered.config;
+    config.insert("dpop".into(), true.into());
+    let instance = world.instance(&Value::Object(config));
+    let connector = world.registry.connect(&instance, &registered.secrets).unwrap();
+    (world, connector)
+}
+
+#[tokio::test]
+async fn a_grant_of_an_mcp_server_is_bound_to_a_key() {
+    let (world, connector) = bound().await;
+    let body: Value = world.requests("/as/register").await[0].body_json().unwrap();
+    assert_eq!(body["dpop_bound_access_tokens"], true);
+    let dpop_key = connector.new_dpop_key();
+    let request = AuthorizationRequest { dpop_key: dpop_key.clone(), ..authorization_request() };
+    assert!(query(&connector.authorize(&request).await.unwrap()).contains_key("dpop_jkt"));
+
+    let exchange = symbolon_domain::ports::CodeExchange { dpop_key, ..code_exchange() };
+    let grant = connector.exchange(&exchange).await.unwrap();
+    assert_eq!(grant.credentials.dpop_key, exchange.dpop_key);
+    world.answer("/as/me", ok(&json!({"sub": "alice"})));
+    let account = connector.build_identity(&grant).await.unwrap();
+    assert_eq!(account.external_id.as_str(), "alice");
+    let asked = &world.requests("/as/me").await[0];
+    assert_eq!(asked.headers["authorization"], "DPoP access-1");
+    assert!(asked.headers.contains_key("dpop"));
+    let refresh = RefreshRequest {
+        refresh_token: Secret::new("refresh-1"),
+        external_id: account.external_id,
+        redirect_uri: None,
+        dpop_key: grant.credentials.key_of_refresh_token().cloned(),
+    };
+    let renewed = connector.refresh(&refresh).await.unwrap();
+    assert_eq!(renewed.dpop_key, exchange.dpop_key);
+    let proven = world.requests("/as/token").await;
+    assert!(proven.len() == 2 && proven.iter().all(|it| it.headers.contains_key("dpop")));
+
+    // A token that is its bearer's is not what was asked for.
+    world.answer_tokens(&json!({}));
+    assert_refused!(connector.exchange(&exchange).await, Misconfigured);
+}
+
+#[tokio::test]
+async fn an_authorization_server_that_binds_nothing_is_no_mcp_server_to_bind_at() {
+    for algs in [json!(null), json!([]), json!(["RS256"])] {
+        let world = World::new().await;
+        world.publish(&json!({"dpop_signing_alg_values_supported": algs}));
+        assert_refused!(world.register(&json!({"dpop": true})).await, Misconfigured);
+        assert!(world.requests("/as/register").await.is_empty(), "{algs}");
+        // Turned on later, it is asked too; while nothing is found out yet, there is nobody to ask.
+        let later = json!({"dpop": true, "authorization_server": world.at("/as")});
+        for (config, refused) in [(later, true), (json!({"dpop": true}), false)] {
+            let config = world.instance(&config).config;
+            let verified = world.registry.verify("mcp", &config, &ProviderSecrets::new()).await;
+            assert_eq!(verified.is_err(), refused, "{verified:?}");
+        }
+        // Without, all is as ever.
+        let registered = world.register(&json!({})).await.unwrap();
+        assert!(registered.config.contains_key("client_id"));
+        let connector = world.connector().await;
+        assert_eq!(connector.new_dpop_key(), None);
+    }
+}

@@ -17,8 +17,8 @@ use crate::{
     identity::{Identity, IdentityFilter, IdentityStatus, Invalid, InvalidReason},
     identity_provider::{IdentityProvider, ProviderOptions},
     ids::{
-        ApiKeyId, AuthIdentityId, AuthProviderId, EventId, IdentityId, OrganizationIdentityId,
-        ProviderId, RevocationId, TransferId, WebhookEndpointId,
+        ApiKeyId, AuthIdentityId, AuthProviderId, DeviceLinkId, EventId, IdentityId,
+        OrganizationIdentityId, ProviderId, RevocationId, TransferId, WebhookEndpointId,
     },
     link_evidence::{LinkEvidence, LinkMethod},
     organization_identity::OrganizationIdentity,
@@ -411,7 +411,7 @@ pub async fn a_row_whose_id_is_taken_gets_a_new_one(store: &Arc<dyn Store>) {
     take(store, &telling(), &[of_transfer(7201, "one")]).await;
     take(store, &telling(), &[of_revocation(7301, 5001)]).await;
     let mut another = revocation_record(7301, 5001);
-    another.queued.owner = GrantOwner::Identity(IdentityId(60_000));
+    another.queued.owner = GrantOwner::DeviceLink(DeviceLinkId(60_000));
     for batch in [
         vec![of_provider(5001, "x"), of_provider(0, "y"), of_provider(KEPT_IDS_END, "z")],
         vec![

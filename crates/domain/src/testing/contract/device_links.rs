@@ -11,10 +11,12 @@ use crate::{
         NewDeviceLink,
     },
     event::EventKind,
+    identity::IdentityFilter,
     identity_provider::ProviderSecrets,
     ids::{DeviceLinkId, ProviderId},
     link_session::LinkFailure,
     ports::{AuthorityUpdate, Link, LinkOutcome},
+    revocation::{GrantOwner, OrphanedGrant},
     secret::Secret,
     testing::fixtures,
 };
@@ -50,6 +52,7 @@ pub async fn a_device_link_is_found_as_it_was_inserted(store: &Arc<dyn Store>) {
     let plain = new_link(provider);
     let full = NewDeviceLink {
         user_id: fixtures::user("ü"),
+        organization_id: Some(fixtures::organization("o")),
         scopes: vec!["openid".into(), "a:b/c".into()],
         created_by: fixtures::ACTOR.because("because she asked"),
         device_code: Secret::new("another code"),
@@ -63,6 +66,7 @@ pub async fn a_device_link_is_found_as_it_was_inserted(store: &Arc<dyn Store>) {
             id: inserted.id,
             user_id: new.user_id.clone(),
             provider_id: provider,
+            organization_id: new.organization_id.clone(),
             scopes: new.scopes.clone(),
             status: DeviceLinkStatus::Pending,
             identity_id: None,
@@ -209,9 +213,80 @@ pub async fn a_link_ends_its_device_link(store: &Arc<dyn Store>) {
     assert_eq!(again, LinkOutcome::SessionUsed, "a device link links once");
     assert_eq!(
         kinds(store).await,
-        [EventKind::IdentityLinked, EventKind::IdentityLinked],
+        [EventKind::IdentityLinked, EventKind::IdentityLinked, EventKind::GrantRevocationQueued],
         "the first is the one that stood in the way"
     );
+}
+
+/// A device link of an organization links for it: the organization uses the identity, and the events
+/// name it, also that of a failure.
+pub async fn a_device_link_of_an_organization_links_for_it(store: &Arc<dyn Store>) {
+    let provider = provider(store, "p").await;
+    let organization = Some(fixtures::organization("o"));
+    let new = NewDeviceLink { organization_id: organization.clone(), ..new_link(provider) };
+    insert(store, &new).await;
+    let claim = claimed(store).await.claim;
+    let asked = Link { device_link: Some(claim), ..link(provider, "user-1", "account-1") };
+    let identity = linked(store, &asked).await;
+    let filter = IdentityFilter { organization_id: organization.clone(), ..Default::default() };
+    let used = store.identities().list(&filter, ALL).await.unwrap().items;
+    assert_eq!(used, [identity]);
+
+    insert(store, &new).await;
+    let claim = claimed(store).await.claim;
+    let end = DeviceLinkEnd::Failed(LinkFailure::AccessDenied);
+    assert!(store.device_links().end(claim, end).await.unwrap());
+    let told = events(store).await;
+    let kinds: Vec<_> = told.iter().map(|it| it.about).collect();
+    let expected = [
+        EventKind::IdentityLinked,
+        EventKind::OrganizationIdentityLinked,
+        EventKind::DeviceLinkFailed,
+    ];
+    assert_eq!(kinds, expected);
+    assert!(told.iter().all(|it| it.organization_id == organization), "{told:?}");
+}
+
+/// A grant that comes when its device link is over is nobody's: it waits for its revocation, told of
+/// in the same breath.
+pub async fn a_grant_that_comes_when_its_device_link_is_over_waits_for_its_revocation(
+    store: &Arc<dyn Store>,
+) {
+    let provider = provider(store, "p").await;
+    let mut over = Vec::new();
+    for end in [DeviceLinkEnd::Expired, DeviceLinkEnd::Failed(LinkFailure::AccessDenied)] {
+        insert(store, &new_link(provider)).await;
+        let claim = claimed(store).await.claim;
+        assert!(store.device_links().end(claim, end).await.unwrap());
+        over.push(claim);
+    }
+    // One whose claim is another's by now.
+    insert(store, &new_link(provider)).await;
+    over.push(due(store, Duration::ZERO).await.remove(0).claim);
+    claimed(store).await;
+    let before = events(store).await.len();
+    for claim in &over {
+        let late = Link { device_link: Some(*claim), ..link(provider, "user-1", "account-1") };
+        let bare = Link { credentials: None, ..late.clone() };
+        for late in [late, bare] {
+            let outcome = store.identities().link(&late).await.unwrap();
+            assert_eq!(outcome, LinkOutcome::SessionUsed);
+        }
+    }
+    let told = events(store).await.split_off(before);
+    let queued = store.revocations().list(ALL).await.unwrap().items;
+    assert_eq!((told.len(), queued.len()), (3, 3), "a link without credentials has nothing to end");
+    for ((event, queued), claim) in told.iter().zip(&queued).zip(&over) {
+        assert_eq!(queued.owner, GrantOwner::DeviceLink(claim.id));
+        assert_eq!(queued.provider_id, provider);
+        assert_eq!(queued.user_id, fixtures::user("user-1"));
+        assert_eq!(queued.external_id, fixtures::external_id("account-1"));
+        assert_eq!((event.about, event.identity_id), (EventKind::GrantRevocationQueued, None));
+        let detail = json!({"revocation_id": queued.id.0, "device_link_id": claim.id.0});
+        assert_eq!(event.detail, fixtures::object(detail));
+        let grant = store.revocations().claim(queued.id, LONG).await.unwrap().unwrap().grant;
+        assert_eq!(grant, Some(OrphanedGrant::new(fixtures::credentials())));
+    }
 }
 
 /// A link by a claim that is another's by now links nothing.
@@ -224,7 +299,7 @@ pub async fn a_link_of_an_older_claim_links_nothing(store: &Arc<dyn Store>) {
     let outcome = store.identities().link(&asked).await.unwrap();
     assert_eq!(outcome, LinkOutcome::SessionUsed);
     assert_eq!(find(store, id).await.status, DeviceLinkStatus::Pending);
-    assert_eq!(kinds(store).await, []);
+    assert_eq!(kinds(store).await, [EventKind::GrantRevocationQueued]);
     linked(store, &Link { device_link: Some(new), ..asked }).await;
     assert_eq!(find(store, id).await.status, DeviceLinkStatus::Linked);
 }
@@ -264,7 +339,7 @@ pub async fn a_device_link_that_ran_out_is_expired_everywhere(store: &Arc<dyn St
     assert_eq!(links.expire().await.unwrap(), inserted);
     assert_eq!(links.expire().await.unwrap(), 0);
     assert_eq!(find(store, id).await.status, DeviceLinkStatus::Expired);
-    assert_eq!(kinds(store).await, []);
+    assert_eq!(kinds(store).await, [EventKind::GrantRevocationQueued], "the late grant's");
 }
 
 /// When a provider instance becomes another authority, what its users were to confirm there is

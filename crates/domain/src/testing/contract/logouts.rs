@@ -7,13 +7,17 @@ use serde_json::json;
 
 use super::{
     LONG, Store, auth_identities::account, auth_providers::single_sign_on, end_invalid, events,
-    lease, link, linked, now, provider, race,
+    lease, link, linked, now, provider, race, unlink,
 };
 use crate::{
     credentials::Credentials,
     event::EventKind,
     ids::{IdentityId, ProviderId},
-    ports::{BackOff, FailureClass, Link, LogoutOutcome, ProviderLogout, RefreshClaim, RefreshEnd},
+    link_evidence::{IdTokenEvidence, LinkEvidence, LinkMethod},
+    ports::{
+        BackOff, FailureClass, Link, LinkOwner, LogoutOutcome, ProviderLogout, RefreshClaim,
+        RefreshEnd, SsoSignIn,
+    },
     secret::SecretHash,
     testing::fixtures::{self, external_id},
 };
@@ -22,7 +26,7 @@ use crate::{
 fn logout(provider_id: ProviderId, account: &str, token: &str) -> ProviderLogout {
     ProviderLogout {
         provider_id,
-        external_id: external_id(account),
+        external_id: Some(external_id(account)),
         session_id: Some("session-1".into()),
         token: SecretHash::of(token),
         forget_at: now() + TimeDelta::hours(1),
@@ -94,6 +98,92 @@ pub async fn a_logout_of_an_account_that_nobody_linked_is_taken_and_tells_nobody
     assert_eq!(log_out(store, &word).await, LogoutOutcome::Told(0));
     assert_eq!(log_out(store, &word).await, LogoutOutcome::Replayed);
     assert_eq!(events(store).await.len(), before);
+}
+
+/// The provider's word about a session alone.
+fn session_over(provider_id: ProviderId, session: &str, token: &str) -> ProviderLogout {
+    let session_id = Some(session.to_owned());
+    ProviderLogout { external_id: None, session_id, ..logout(provider_id, "nobody", token) }
+}
+
+/// A link that began with this session at the provider.
+fn link_in(provider: ProviderId, user: &str, account: &str, session: &str) -> Link {
+    let id_token = Some(IdTokenEvidence { sid: Some(session.to_owned()), ..Default::default() });
+    let evidence = LinkEvidence { id_token, ..LinkEvidence::of(LinkMethod::Browser) };
+    Link { evidence, ..link(provider, user, account) }
+}
+
+/// A logout that names a session alone tells of every account that was linked or signed in with it
+/// at that instance, and of no other; each time it is another session, all of them count.
+pub async fn a_logout_of_a_session_alone_tells_of_every_account_that_began_with_it(
+    store: &Arc<dyn Store>,
+) {
+    let (meant, other) = (provider(store, "meant").await, provider(store, "other").await);
+    let ada = linked(store, &link_in(meant, "ada", "a", "s")).await;
+    let grace = linked(store, &link_in(meant, "grace", "b", "s")).await;
+    linked(store, &link_in(meant, "alan", "c", "another")).await;
+    linked(store, &link(meant, "edsger", "d")).await;
+    linked(store, &link_in(other, "ada", "a", "s")).await;
+    // Linked again in another session, and signed in in a third: the first goes on.
+    linked(store, &link_in(meant, "ada", "a", "s-2")).await;
+    linked(store, &Link { owner: LinkOwner::Whoever, ..link_in(meant, "nobody", "a", "s-3") })
+        .await;
+    let of = single_sign_on(store, "o", meant).await;
+    let signed_in = account(store, &of, "barbara", "e").await;
+    let again = SsoSignIn {
+        auth_provider_id: of.id,
+        ident: external_id("e"),
+        user: None,
+        provider_session: Some("s".into()),
+        ..fixtures::sso_sign_in()
+    };
+    store.auth_identities().sign_in(&again).await.unwrap();
+
+    let before = events(store).await.len();
+    let word = session_over(meant, "s", "t");
+    assert_eq!(log_out(store, &word).await, LogoutOutcome::Told(3));
+    let told = events(store).await.split_off(before);
+    let mut of_identities = Vec::new();
+    for event in &told {
+        assert_eq!(event.detail["session_id"], "s");
+        assert_eq!((event.provider_id, &event.actor), (Some(meant), &word.actor));
+        match event.about {
+            EventKind::IdentityLoggedOut => of_identities.extend(event.identity_id),
+            _ => assert_eq!(event.detail["auth_identity_id"], signed_in.id.0, "{event:?}"),
+        }
+    }
+    of_identities.sort();
+    assert_eq!(of_identities, [ada.id, grace.id]);
+    for (session, told) in [("s-2", 1), ("s-3", 1), ("nobody's", 0), ("S", 0)] {
+        let word = session_over(meant, session, session);
+        assert_eq!(log_out(store, &word).await, LogoutOutcome::Told(told), "{session}");
+    }
+    let elsewhere = session_over(other, "s", "t");
+    assert_eq!(log_out(store, &elsewhere).await, LogoutOutcome::Told(1));
+}
+
+/// A session that ended is not remembered, whether or not the logout named the account; one that
+/// goes on is, whatever is forgotten.
+pub async fn a_session_that_ended_is_not_remembered(store: &Arc<dyn Store>) {
+    let provider = provider(store, "p").await;
+    for session in ["s", "u", "v"] {
+        linked(store, &link_in(provider, "ada", "a", session)).await;
+    }
+    let by_account =
+        ProviderLogout { session_id: Some("u".into()), ..logout(provider, "a", "by account") };
+    assert_eq!(log_out(store, &by_account).await, LogoutOutcome::Told(1));
+    assert_eq!(store.logouts().forget_sessions().await.unwrap(), 0);
+    for (token, session, told) in
+        [("1", "s", 1), ("2", "s", 0), ("3", "u", 0), ("4", "v", 1), ("5", "v", 0)]
+    {
+        let word = session_over(provider, session, token);
+        assert_eq!(log_out(store, &word).await, LogoutOutcome::Told(told), "{session}");
+    }
+    // An account that is gone is told of to nobody.
+    let identity = linked(store, &link_in(provider, "ada", "a", "w")).await;
+    unlink(store, identity.id).await;
+    let word = session_over(provider, "w", "6");
+    assert_eq!(log_out(store, &word).await, LogoutOutcome::Told(0));
 }
 
 /// A token counts once, whatever it says the second time, until its time to be forgotten has come;

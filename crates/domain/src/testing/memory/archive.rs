@@ -320,6 +320,7 @@ impl Rows {
         let owner = match queued.owner {
             GrantOwner::Identity(id) => id.0,
             GrantOwner::AuthIdentity(id) => id.0,
+            GrantOwner::DeviceLink(id) => id.0,
         };
         self.speaks_of([owner, queued.provider_id.0].into_iter());
         let waits = queued.status == RevocationStatus::Waiting;

@@ -253,6 +253,11 @@ impl AuthIdentityRepository for MemoryStore {
                 SsoOutcome::NobodyLinked => LinkSessionStatus::Unlinked,
                 SsoOutcome::Taken(_) | SsoOutcome::SessionUsed => return Ok(outcome),
             };
+            if outcome.known().is_some() {
+                let provider = rows.auth_providers[&sign_in.auth_provider_id].provider_id;
+                let session = sign_in.provider_session.as_deref();
+                rows.remember_session(provider, session, &sign_in.ident, now);
+            }
             if let Some(claim) = sign_in.session {
                 rows.move_session_on(claim.id, status, None);
             }

@@ -11,8 +11,9 @@ use crate::{
         NewDeviceLink,
     },
     event::{EventKind, NewEvent},
-    ids::{DeviceLinkId, IdentityId, ProviderId},
-    ports::{DeviceLinkRepository, RepositoryError},
+    ids::{DeviceLinkId, IdentityId, OrganizationId, ProviderId},
+    ports::{DeviceLinkRepository, Link, LinkOwner, NewRevocation, RepositoryError},
+    revocation::{GrantOwner, OrphanedGrant},
     secret::Secret,
 };
 
@@ -50,6 +51,31 @@ impl Rows {
     pub(super) fn holds_device_link(&self, claim: DeviceLinkClaim, now: DateTime<Utc>) -> bool {
         let row = self.device_links.get(&claim.id);
         row.is_some_and(|row| row.is_live(now) && row.polls == claim.poll)
+    }
+
+    /// Queues the grant of a link whose device link is over.
+    pub(super) fn queue_late_grant(&mut self, link: &Link, now: DateTime<Utc>) {
+        let (Some(claim), Some(credentials)) = (link.device_link, &link.credentials) else {
+            return;
+        };
+        let LinkOwner::User(user_id) = &link.owner else { return };
+        let new = NewRevocation {
+            owner: GrantOwner::DeviceLink(claim.id),
+            provider_id: link.provider_id,
+            user_id: user_id.clone(),
+            external_id: link.external_id.clone(),
+            grant: OrphanedGrant::new(credentials.clone()),
+            actor: link.actor.clone(),
+        };
+        self.queue_revocation(new, now);
+    }
+
+    /// On whose behalf a device link was started.
+    pub(super) fn organization_of_device_link(
+        &self,
+        claim: DeviceLinkClaim,
+    ) -> Option<OrganizationId> {
+        self.device_links.get(&claim.id)?.link.organization_id.clone()
     }
 
     /// Ends a device link by what was linked.
@@ -92,6 +118,7 @@ impl DeviceLinkRepository for MemoryStore {
                 id,
                 user_id: new.user_id.clone(),
                 provider_id: new.provider_id,
+                organization_id: new.organization_id.clone(),
                 scopes: new.scopes.clone(),
                 status: DeviceLinkStatus::Pending,
                 identity_id: None,
@@ -176,6 +203,7 @@ impl DeviceLinkRepository for MemoryStore {
             let event = NewEvent {
                 provider_id: Some(link.provider_id),
                 user_id: Some(link.user_id.clone()),
+                organization_id: link.organization_id.clone(),
                 detail: Map::from_iter([
                     ("device_link_id".to_owned(), json!(link.id.0)),
                     ("error".to_owned(), json!(why.as_str())),

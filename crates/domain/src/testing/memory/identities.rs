@@ -8,7 +8,7 @@ use crate::{
     disconnection::{Disconnection, Guard, WaysIn},
     event::{Actor, EventKind, NewEvent},
     identity::{Identity, IdentityFilter, IdentityStatus},
-    ids::{ExternalId, IdentityId, ProviderId, UserId},
+    ids::{ExternalId, IdentityId, OrganizationId, ProviderId, UserId},
     link_session::LinkSessionStatus,
     page::{Page, PageRequest},
     ports::{
@@ -242,8 +242,7 @@ impl Rows {
         after: &Identity,
         now: DateTime<Utc>,
     ) {
-        let session = link.session.and_then(|claim| self.sessions.get(&claim.id));
-        let organization_id = session.and_then(|it| it.session.organization_id.clone());
+        let organization_id = self.organization_of(link);
         let mut event = NewEvent::of_identity(about, &link.actor, before, Some(after));
         event.organization_id = organization_id;
         event.detail.insert("evidence".into(), link.evidence.told());
@@ -252,6 +251,14 @@ impl Rows {
             event.detail.insert("previous_external_id".into(), json!(before.external_id.as_str()));
         }
         self.log(event, now);
+    }
+
+    /// On whose behalf a link is made.
+    fn organization_of(&self, link: &Link) -> Option<OrganizationId> {
+        if let Some(claim) = link.device_link {
+            return self.organization_of_device_link(claim);
+        }
+        self.sessions.get(&link.session?.id)?.session.organization_id.clone()
     }
 
     /// Whether the identity's user can sign in with it.
@@ -358,14 +365,19 @@ impl IdentityRepository for MemoryStore {
                 return Ok(LinkOutcome::SessionUsed);
             }
             if link.device_link.is_some_and(|claim| !rows.holds_device_link(claim, now)) {
+                rows.queue_late_grant(link, now);
                 return Ok(LinkOutcome::SessionUsed);
             }
             let outcome = match &link.owner {
                 LinkOwner::User(user) => rows.link_to(user, link, now),
                 LinkOwner::Whoever => rows.sign_in(link, now),
             };
-            let session = link.session.and_then(|claim| rows.sessions.get(&claim.id));
-            let organization = session.and_then(|row| row.session.organization_id.clone());
+            if let Some(identity) = outcome.known() {
+                let account = identity.external_id.clone();
+                let session = link.evidence.session_id();
+                rows.remember_session(link.provider_id, session, &account, now);
+            }
+            let organization = rows.organization_of(link);
             if let (Some(organization), Some(identity)) = (organization, outcome.linked()) {
                 rows.attach(&organization, identity, &link.actor, now);
             }

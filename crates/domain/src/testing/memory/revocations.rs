@@ -64,7 +64,11 @@ impl Rows {
         self.queue_revocation(new, now);
     }
 
-    fn queue_revocation(&mut self, new: NewRevocation, now: DateTime<Utc>) -> QueuedRevocation {
+    pub(super) fn queue_revocation(
+        &mut self,
+        new: NewRevocation,
+        now: DateTime<Utc>,
+    ) -> QueuedRevocation {
         let NewRevocation { owner, provider_id, user_id, external_id, grant, actor } = new;
         let queued = QueuedRevocation {
             id: RevocationId(self.next_id()),
