@@ -327,6 +327,62 @@ impl CatalogConnector {
             misconfigured("this provider has no refresh tokens; the user must link again")
         })
     }
+
+    /// What the token endpoint gives for a refresh token, with nothing of it checked yet.
+    pub(super) async fn trade_in(
+        &self,
+        metadata: &Metadata,
+        refresh_token: &Secret,
+        redirect_uri: Option<&Url>,
+        dpop: Option<&DpopKey>,
+    ) -> Result<TokenResponse, ConnectorError> {
+        let refresh = self.refreshing()?;
+        let further = filled(&refresh.parameters, &self.parameters.alone());
+        let token = refresh_token.expose();
+        let url = self.endpoints.refresh.as_ref().unwrap_or(&metadata.token_endpoint);
+        let to = Destination { url, encoding: &self.refresh, dpop };
+        let mut fields = match (refresh.grant, self.entry.token.grant) {
+            (Some(SelfRefreshGrant::Instagram), _) => {
+                vec![("grant_type", "ig_refresh_token"), ("access_token", token)]
+            }
+            (Some(SelfRefreshGrant::Threads), _) => {
+                vec![("grant_type", "th_refresh_token"), ("access_token", token)]
+            }
+            (None, CodeGrant::Code) => {
+                vec![("grant_type", "refresh_token"), ("refresh_token", token)]
+            }
+            (None, CodeGrant::Assertion) => {
+                vec![("grant_type", "refresh_token"), ("assertion", token)]
+            }
+        };
+        fields.extend(further.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        let scopes = self.entry.authorization.as_ref().map(|it| {
+            let scopes = self.scopes(it, &[]);
+            (it.scope_parameter.as_str(), scopes.join(&it.scope_separator))
+        });
+        if refresh.send_scope
+            && let Some((name, scopes)) = &scopes
+        {
+            fields.push((name, scopes));
+        }
+        if refresh.send_redirect_uri
+            && let Some(redirect_uri) = redirect_uri
+        {
+            fields.push(("redirect_uri", redirect_uri.as_str()));
+        }
+        let secrets = [refresh_token];
+        let layout = &self.refresh_layout;
+        if refresh.with == RefreshWith::AccessToken {
+            let asked = to.encoding.request(to.url.clone(), &fields);
+            let answer = self.base.engine.http.send(asked).await.map_err(to_domain)?;
+            self.base.read_answer(TOKEN_ENDPOINT, &answer, layout, &secrets)
+        } else {
+            let other = refresh.authentication.and_then(|it| self.base.authenticated_by(it));
+            let base = other.as_ref().unwrap_or(&self.base);
+            let read = |answer: &_| base.read_answer(TOKEN_ENDPOINT, answer, layout, &secrets);
+            base.send_authenticated(metadata, &to, &fields, read).await
+        }
+    }
 }
 
 #[async_trait]
@@ -506,54 +562,11 @@ impl Connector for CatalogConnector {
     }
 
     async fn refresh(&self, request: &RefreshRequest) -> Result<Credentials, ConnectorError> {
-        let refresh = self.refreshing()?;
         let metadata = self.metadata().await?;
-        let further = filled(&refresh.parameters, &self.parameters.alone());
-        let token = request.refresh_token.expose();
-        let url = self.endpoints.refresh.as_ref().unwrap_or(&metadata.token_endpoint);
         let key = self.base.dpop_key(request.dpop_key.as_ref())?;
-        let to = Destination { url, encoding: &self.refresh, dpop: key.as_ref() };
-        let mut fields = match (refresh.grant, self.entry.token.grant) {
-            (Some(SelfRefreshGrant::Instagram), _) => {
-                vec![("grant_type", "ig_refresh_token"), ("access_token", token)]
-            }
-            (Some(SelfRefreshGrant::Threads), _) => {
-                vec![("grant_type", "th_refresh_token"), ("access_token", token)]
-            }
-            (None, CodeGrant::Code) => {
-                vec![("grant_type", "refresh_token"), ("refresh_token", token)]
-            }
-            (None, CodeGrant::Assertion) => {
-                vec![("grant_type", "refresh_token"), ("assertion", token)]
-            }
-        };
-        fields.extend(further.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-        let scopes = self.entry.authorization.as_ref().map(|it| {
-            let scopes = self.scopes(it, &[]);
-            (it.scope_parameter.as_str(), scopes.join(&it.scope_separator))
-        });
-        if refresh.send_scope
-            && let Some((name, scopes)) = &scopes
-        {
-            fields.push((name, scopes));
-        }
-        if refresh.send_redirect_uri
-            && let Some(redirect_uri) = &request.redirect_uri
-        {
-            fields.push(("redirect_uri", redirect_uri.as_str()));
-        }
-        let secrets = [&request.refresh_token];
-        let layout = &self.refresh_layout;
-        let mut tokens = if refresh.with == RefreshWith::AccessToken {
-            let asked = to.encoding.request(to.url.clone(), &fields);
-            let answer = self.base.engine.http.send(asked).await.map_err(to_domain)?;
-            self.base.read_answer(TOKEN_ENDPOINT, &answer, layout, &secrets)?
-        } else {
-            let other = refresh.authentication.and_then(|it| self.base.authenticated_by(it));
-            let base = other.as_ref().unwrap_or(&self.base);
-            let read = |answer: &_| base.read_answer(TOKEN_ENDPOINT, answer, layout, &secrets);
-            base.send_authenticated(&metadata, &to, &fields, read).await?
-        };
+        let RefreshRequest { refresh_token, redirect_uri, .. } = request;
+        let mut tokens =
+            self.trade_in(&metadata, refresh_token, redirect_uri.as_ref(), key.as_ref()).await?;
         if let (Some(openid), Some(id_token)) = (&self.entry.openid, &tokens.id_token) {
             let check = self.check_id_token(openid, id_token, &metadata, &tokens, None);
             match self.base.proven_in_time(check).await? {

@@ -16,6 +16,7 @@ use super::{
         Authentication, Body, CodeGrant, Entry, Evidence, Method, Need, Refresh, RefreshRotation,
         Register, Requires, Revoke, Token,
     },
+    parameter::Parameter,
     template::{Template, Values},
     values::Parameters,
 };
@@ -139,7 +140,7 @@ impl Entry {
         let register = self.register.as_ref();
         for (name, parameter) in &self.parameters {
             properties.insert(name.clone(), parameter.schema());
-            if parameter.default.is_none() && !parameter.optional {
+            if !parameter.may_be_left_out() {
                 required.push(name);
             }
         }
@@ -391,6 +392,18 @@ impl CatalogKind {
         ErrorRules::built_in(&self.name).after(self.entry.errors.clone())
     }
 
+    /// What a parameter is that nobody has said, where it follows from another.
+    fn following<'a>(
+        &'a self,
+        parameter: &'a Parameter,
+        fields: &Fields<'a>,
+    ) -> Result<Option<&'a str>, InvalidConfig> {
+        let Some(by) = &parameter.default_by else { return Ok(None) };
+        let other = self.entry.parameters.get(&by.parameter).and_then(|it| it.default.as_deref());
+        let other = fields.optional(&by.parameter)?.or(other);
+        Ok(other.and_then(|it| by.values.get(it)).map(String::as_str))
+    }
+
     fn parameters(&self, fields: &Fields<'_>) -> Result<Parameters, InvalidConfig> {
         let (mut plain, mut secret) = (BTreeMap::new(), BTreeMap::new());
         for (name, parameter) in &self.entry.parameters {
@@ -405,7 +418,11 @@ impl CatalogKind {
                 }
                 continue;
             }
-            let Some(value) = fields.optional(name)?.or(parameter.default.as_deref()) else {
+            let value = match fields.optional(name)?.or(parameter.default.as_deref()) {
+                Some(value) => Some(value),
+                None => self.following(parameter, fields)?,
+            };
+            let Some(value) = value else {
                 if parameter.optional {
                     continue;
                 }

@@ -1,6 +1,6 @@
 //! A key of the configuration of instances that an entry asks for, and what it admits.
 
-use std::{fmt, sync::OnceLock};
+use std::{collections::BTreeMap, fmt, sync::OnceLock};
 
 use regex::Regex;
 use serde::Deserialize;
@@ -26,6 +26,8 @@ pub(crate) struct Parameter {
     pub(crate) one_of: Vec<String>,
     /// What it is when nothing is said; without it the key is required, unless it is optional.
     pub(crate) default: Option<String>,
+    /// The same where it follows from what another one is.
+    pub(crate) default_by: Option<DefaultBy>,
     /// Whether it may be left out: what is made of it is left out then.
     #[serde(default)]
     pub(crate) optional: bool,
@@ -38,6 +40,16 @@ pub(crate) struct Parameter {
     /// What kind of value it is.
     #[serde(default)]
     pub(crate) kind: ParameterKind,
+}
+
+/// A default that follows from another parameter.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DefaultBy {
+    /// Which one; it has a list of values.
+    pub(crate) parameter: String,
+    /// What the default is for each of them.
+    pub(crate) values: BTreeMap<String, String>,
 }
 
 /// A regular expression for the whole of a value.
@@ -114,6 +126,11 @@ impl Parameter {
         self.pattern.as_ref().is_none_or(|it| it.regex().is_some_and(|it| it.is_match(value)))
     }
 
+    /// Whether it may stay unsaid.
+    pub(crate) fn may_be_left_out(&self) -> bool {
+        self.optional || self.default.is_some() || self.default_by.is_some()
+    }
+
     /// Whether every value is a part of a host.
     pub(crate) fn is_of_a_host(&self) -> bool {
         if !self.one_of.is_empty() {
@@ -176,6 +193,7 @@ mod tests {
             pattern: None,
             one_of: Vec::new(),
             default: None,
+            default_by: None,
             optional: false,
             secret: false,
             authority: true,

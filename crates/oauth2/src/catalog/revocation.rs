@@ -11,7 +11,7 @@ use url::Url;
 
 use super::{
     connector::{CatalogConnector, filled},
-    entry::{Authentication, Revoke, RevokedToken},
+    entry::{Authentication, RefreshWith, Revoke, RevokedToken},
 };
 use crate::{
     connector::{Destination, to_domain},
@@ -40,7 +40,12 @@ impl CatalogConnector {
         };
         let renews_itself = credentials.refresh_token == credentials.access_token;
         let refresh = credentials.refresh_token.as_ref().filter(|_| !renews_itself);
-        let access = credentials.access_token.as_ref();
+        let living = match self.living_access_token(revoke, credentials).await {
+            // Neither token is good for anything any more.
+            Err(ConnectorError::GrantRejected { .. }) => return Ok(Revocation::Revoked),
+            living => living?,
+        };
+        let access = living.as_ref().or(credentials.access_token.as_ref());
         let (refresh, access) = match revoke.token {
             RevokedToken::Both => (refresh, access),
             RevokedToken::Access => (None, access),
@@ -64,6 +69,33 @@ impl CatalogConnector {
             }
         }
         Ok(outcome.unwrap_or(Revocation::Unsupported))
+    }
+
+    /// Another access token, where only one that lives ends the grant and the one that is there has
+    /// ended. To such a one many providers say that there is no such grant, and the refresh token
+    /// goes on living. It is this call's to spend: nobody refreshes what is to be revoked. Should the
+    /// revocation then fail, the next try sends it again, which ends the grant where that is how
+    /// spent tokens are met, and is refused where it is not.
+    async fn living_access_token(
+        &self,
+        revoke: &Revoke,
+        credentials: &Credentials,
+    ) -> Result<Option<Secret>, ConnectorError> {
+        let now = self.base.engine.clock.now();
+        let has_ended = credentials.expires_at.is_some_and(|it| it <= now);
+        let can_be_had = self
+            .entry
+            .refresh
+            .as_ref()
+            .is_some_and(|it| it.with != RefreshWith::AccessToken && !it.send_redirect_uri);
+        let Some(refresh_token) = &credentials.refresh_token else { return Ok(None) };
+        if revoke.token != RevokedToken::Access || !has_ended || !can_be_had {
+            return Ok(None);
+        }
+        let metadata = self.metadata().await?;
+        let key = self.base.dpop_key(credentials.key_of_refresh_token())?;
+        let tokens = self.trade_in(&metadata, refresh_token, None, key.as_ref()).await?;
+        Ok(Some(tokens.access_token))
     }
 
     /// Where a token is revoked: at an address of its own, where it stands in it.

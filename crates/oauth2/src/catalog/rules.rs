@@ -1,6 +1,6 @@
 //! What an entry must keep to, beyond its form: the mistakes that catalogs elsewhere are full of.
 
-use std::sync::LazyLock;
+use std::{collections::BTreeSet, sync::LazyLock};
 
 use regex::Regex;
 use url::Url;
@@ -190,6 +190,21 @@ impl Entry {
             }
             if parameter.optional && parameter.default.is_some() {
                 return Err(at("what has a default is never left out, so it is not optional"));
+            }
+            if let Some(by) = &parameter.default_by {
+                let other = self.parameters.get(&by.parameter).map(|it| &it.one_of[..]);
+                let Some(values @ [_, ..]) = other else {
+                    return Err(at("it follows from a parameter that has no one_of"));
+                };
+                if !by.values.keys().eq(values.iter().collect::<BTreeSet<_>>()) {
+                    return Err(at("default_by has to say one for each value of the other"));
+                }
+                if !by.values.values().all(|it| parameter.admits(it)) {
+                    return Err(at("a value of default_by does not fit it"));
+                }
+                if parameter.secret || parameter.optional || parameter.default.is_some() {
+                    return Err(at("default_by is a default already, and none of a secret"));
+                }
             }
             if name == TOKEN {
                 return Err(at("{token} is the token that is revoked"));
@@ -524,6 +539,30 @@ pub(super) mod tests {
         assert!(with("default = \"a\"", scopes, &used).contains("default"));
         assert!(with("", "example/me", "example/{audience}").contains("is optional"));
         assert!(with("", scopes, scopes).contains("nothing uses it"));
+    }
+
+    #[test]
+    fn what_follows_from_another_does_so_from_each_of_its_values() {
+        let (pattern, one_of) = ("pattern = \"[a-z]+\"", "one_of = [\"a\", \"b\"]");
+        let with = |host: &str, values: &str, more: &str| {
+            let entry = ENTRY.replacen(pattern, host, 1);
+            let entry = entry.replacen("{host}.example/me", "{web}.example/me", 1);
+            let web = "description = \"x\"\nexample = \"c\"\none_of = [\"c\", \"d\"]";
+            let by = format!("default_by = {{ parameter = \"host\", values = {{ {values} }} }}");
+            let entry = format!("{entry}\n[parameters.web]\n{web}\n{by}\n{more}");
+            Entry::parse("example", &entry).err().unwrap_or_default()
+        };
+        let all = "a = \"c\", b = \"d\"";
+        assert_eq!(with(one_of, all, ""), "");
+        for (host, values, more, expected) in [
+            (pattern, all, "", "no one_of"),
+            (one_of, "a = \"c\"", "", "for each value"),
+            (one_of, "a = \"c\", b = \"e\"", "", "does not fit"),
+            (one_of, all, "default = \"c\"", "a default already"),
+        ] {
+            let told = with(host, values, more);
+            assert!(told.contains(expected), "{host} {values} {more}: {told}");
+        }
     }
 
     #[test]

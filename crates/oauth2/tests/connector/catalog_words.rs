@@ -407,3 +407,49 @@ async fn the_secret_alone_ends_a_grant_after_the_scheme_of_the_provider() {
     assert_eq!((sent["client_id"].as_str(), sent["token"].as_str()), ("client", "access-1"));
     assert!(!sent.contains_key("client_secret"), "{sent:?}");
 }
+
+/// To an access token that has ended, many say that there is no such grant, and the refresh token
+/// goes on living.
+#[tokio::test]
+async fn a_grant_that_only_a_living_access_token_ends_is_brought_to_life_for_it() {
+    let provider = Provider::start().await;
+    let words = Words { more: "[revoke]\nurl = \"{origin}/revoke\"\ntoken = \"access\"", ..NONE };
+    let connector = words.at(&provider);
+    let grant = Credentials {
+        access_token: Some(Secret::new("access-0")),
+        refresh_token: Some(Secret::new("refresh-0")),
+        expires_at: Some(NOW + chrono::TimeDelta::minutes(1)),
+        ..Credentials::default()
+    };
+    let ended = Credentials { expires_at: Some(NOW), ..grant.clone() };
+    let revoked = async || {
+        let requests = provider.requests("/revoke").await;
+        requests.iter().map(|it| form(it)["token"].clone()).collect::<Vec<_>>()
+    };
+    provider.answer("/revoke", ResponseTemplate::new(200));
+
+    // What lives is revoked as it is.
+    assert_eq!(connector.revoke(&grant).await, Ok(Revocation::Revoked));
+    assert!(provider.requests("/token").await.is_empty());
+    assert_eq!(revoked().await, ["access-0"]);
+
+    provider.answer_tokens(&json!({}));
+    assert_eq!(connector.revoke(&ended).await, Ok(Revocation::Revoked));
+    let sent = form(&provider.requests("/token").await[0]);
+    let spent = (sent["grant_type"].as_str(), sent["refresh_token"].as_str());
+    assert_eq!(spent, ("refresh_token", "refresh-0"));
+    assert_eq!(revoked().await, ["access-0", "access-1"]);
+
+    // Where there is nothing to bring it to life with, it is tried as it is.
+    let alone = Credentials { refresh_token: None, ..ended.clone() };
+    assert_eq!(connector.revoke(&alone).await, Ok(Revocation::Revoked));
+    assert_eq!(revoked().await, ["access-0", "access-1", "access-0"]);
+
+    // A grant that is over needs no end; one of which nothing is known is tried again later.
+    let refused = ResponseTemplate::new(400).set_body_json(json!({"error": "invalid_grant"}));
+    provider.answer("/token", refused);
+    assert_eq!(connector.revoke(&ended).await, Ok(Revocation::Revoked));
+    provider.answer("/token", ResponseTemplate::new(503));
+    assert_refused!(connector.revoke(&ended).await, Unavailable);
+    assert_eq!(revoked().await.len(), 3);
+}

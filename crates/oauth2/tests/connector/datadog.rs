@@ -33,11 +33,6 @@ const MCP: &str = "mcp.datadoghq.eu/v1/mcp";
 const SCOPES: &str = "mcp_all";
 
 fn site() -> Value {
-    json!({"site": "datadoghq.eu", "web": "app.datadoghq.eu"})
-}
-
-/// What a token that somebody brings needs of it.
-fn pat_site() -> Value {
     json!({"site": "datadoghq.eu"})
 }
 
@@ -99,7 +94,7 @@ fn grant_of(token: &str) -> Grant {
 
 /// Whose a token is that somebody brought.
 async fn account_of(world: &StandIn, token: &str) -> Result<ExternalAccount, ConnectorError> {
-    let connector = world.connect("datadog_pat", &pat_site()).unwrap();
+    let connector = world.connect("datadog_pat", &site()).unwrap();
     connector.build_identity(&grant_of(token)).await
 }
 
@@ -351,13 +346,23 @@ async fn a_site_that_datadog_does_not_have_is_refused() {
             let refused = world.connect(provider_type, &config).err().map(|it| it.field);
             assert_eq!(refused.as_deref(), Some("site"), "{provider_type} {config}");
         }
+        assert!(world.connect(provider_type, &json!({"site": "us3.datadoghq.com"})).is_ok());
     }
-    let known = json!({"site": "us3.datadoghq.com"});
-    assert!(world.connect("datadog_pat", &known).is_ok());
-    let refused = world.connect("datadog", &known).err().map(|it| it.field);
-    assert_eq!(refused.as_deref(), Some("web"));
-    let whole = changed(known, &json!({"web": "us3.datadoghq.com"}));
-    assert!(world.connect("datadog", &whole).is_ok());
+}
+
+#[tokio::test]
+async fn where_users_open_datadog_follows_from_the_site() {
+    let world = world().await;
+    let client = json!({"client_id": "dcr-id", "client_secret": "dcr-secret"});
+    for (config, host) in [
+        (json!({"site": "datadoghq.com"}), "app.datadoghq.com"),
+        (json!({"site": "ap1.datadoghq.com"}), "ap1.datadoghq.com"),
+        (json!({"site": "datadoghq.com", "web": "us3.datadoghq.com"}), "us3.datadoghq.com"),
+    ] {
+        let connector = world.connect("datadog", &changed(config, &client)).unwrap();
+        let url = connector.authorize(&authorization_request()).await.unwrap();
+        assert_eq!(url.host_str(), Some(host));
+    }
 }
 
 #[tokio::test]
@@ -412,7 +417,7 @@ async fn a_token_that_a_user_brings_tells_whose_it_is() {
         assert_eq!(header(request, "accept"), Some("application/json, text/event-stream"));
     }
     assert_eq!(asked[3].method.as_str(), "DELETE", "the session is given up");
-    let connector = world.connect("datadog_pat", &pat_site()).unwrap();
+    let connector = world.connect("datadog_pat", &site()).unwrap();
     let capabilities = connector.capabilities();
     assert!(!capabilities.browser && !capabilities.refresh && !capabilities.sign_in);
     assert_refused!(connector.refresh(&refresh_request()).await, Misconfigured);
@@ -465,7 +470,7 @@ async fn a_stream_that_stays_open_is_left_once_the_answer_is_there() {
     })
     .await;
     let registry = stand_in::registry(([127, 0, 0, 1], server.port).into());
-    let provider = instance("datadog_pat", object(&pat_site()));
+    let provider = instance("datadog_pat", object(&site()));
     let connector = registry.connect(&provider, &ProviderSecrets::new()).unwrap();
     let account = connector.build_identity(&grant_of("t")).await.unwrap();
     assert_eq!(account.external_id.as_str(), "user-1");
