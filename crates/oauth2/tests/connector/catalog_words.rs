@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, io::Write as _};
 
+use chrono::DateTime;
 use flate2::{Compression, write::GzEncoder};
 use serde_json::{Value, json};
 use symbolon_domain::{
@@ -72,7 +73,7 @@ async fn asked(connector: &dyn Connector) -> BTreeMap<String, String> {
     url.query_pairs().into_owned().collect()
 }
 
-fn seconds(end: Option<chrono::DateTime<chrono::Utc>>) -> Option<i64> {
+fn seconds(end: Option<DateTime<chrono::Utc>>) -> Option<i64> {
     end.map(|it| it.timestamp() - NOW)
 }
 
@@ -418,10 +419,10 @@ async fn a_grant_that_only_a_living_access_token_ends_is_brought_to_life_for_it(
     let grant = Credentials {
         access_token: Some(Secret::new("access-0")),
         refresh_token: Some(Secret::new("refresh-0")),
-        expires_at: Some(NOW + chrono::TimeDelta::minutes(1)),
+        expires_at: DateTime::from_timestamp(NOW + 60, 0),
         ..Credentials::default()
     };
-    let ended = Credentials { expires_at: Some(NOW), ..grant.clone() };
+    let ended = Credentials { expires_at: DateTime::from_timestamp(NOW, 0), ..grant.clone() };
     let revoked = async || {
         let requests = provider.requests("/revoke").await;
         requests.iter().map(|it| form(it)["token"].clone()).collect::<Vec<_>>()
