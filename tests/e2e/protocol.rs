@@ -240,7 +240,10 @@ async fn a_provider_by_its_issuer_alone_is_linked_on_this_device_and_on_another(
     assert!(requests["/.well-known/oauth-authorization-server"].is_u64(), "{requests}");
     assert!(requests["/.well-known/openid-configuration"].is_null(), "{requests}");
     let shown = world.identity(identity).await;
-    assert_eq!((&shown["external_id"], &shown["data"]["name"]), (&json!("ada"), &json!("Test user ada")));
+    assert_eq!(
+        (&shown["external_id"], &shown["data"]["name"]),
+        (&json!("ada"), &json!("Test user ada"))
+    );
     let why = world.replica.get(&format!("/v1/identities/{identity}/explain")).await.good();
     assert!(why.to_string().contains("\"response_issuer\""), "{why}");
 
