@@ -1,4 +1,4 @@
-//! `make bench`: every figure of docs/benchmarks.md about requests, measured in one run; and
+//! `make bench-requests`: every figure of docs/benchmarks.md about requests, measured in one run; and
 //! [`scale`] and [`import`], which are `make bench-data`; [`refresh`], which is
 //! `make bench-refresh`; and [`rotate`], which is `make bench-rotate`.
 //!
@@ -100,7 +100,7 @@ async fn measure(report: &Path) {
     )
     .unwrap();
     println!("{text}");
-    write_between_marks(report, "<!-- figures: make bench -->\n", "<!-- end of figures -->", &text);
+    write_between_marks(report, "<!-- figures: make bench-requests -->\n", "<!-- end of figures -->", &text);
 }
 
 struct Row {
