@@ -100,7 +100,12 @@ async fn measure(report: &Path) {
     )
     .unwrap();
     println!("{text}");
-    write_between_marks(report, "<!-- figures: make bench-requests -->\n", "<!-- end of figures -->", &text);
+    write_between_marks(
+        report,
+        "<!-- figures: make bench-requests -->\n",
+        "<!-- end of figures -->",
+        &text,
+    );
 }
 
 struct Row {

@@ -223,7 +223,7 @@ const GUARDS: &[Guard] = &[
 ];
 
 fn main() -> ExitCode {
-    let worlds = env::args().nth(1).unwrap_or_else(|| "10000".to_owned());
+    let worlds = env::args().nth(1).unwrap_or_else(|| "100000".to_owned());
     let meant: Vec<_> = env::args().skip(2).collect();
     match try_all(&worlds, &meant) {
         Ok(0) => ExitCode::SUCCESS,
@@ -282,14 +282,14 @@ fn run(copy: &Path, worlds: &str) -> io::Result<Option<String>> {
     let built = Command::new(cargo)
         .current_dir(copy)
         .env("CARGO_TARGET_DIR", &target)
-        .args(["build", "--quiet", "--offline", "--package", "symbolon-domain"])
+        .args(["build", "--release", "--quiet", "--offline", "--package", "symbolon-domain"])
         .args(["--example", "simulate"])
         .output()?;
     if !built.status.success() {
         let error = String::from_utf8_lossy(&built.stderr);
         return Err(io::Error::other(format!("it does not build: {error}")));
     }
-    let mut simulation = Command::new(target.join("debug/examples/simulate"))
+    let mut simulation = Command::new(target.join("release/examples/simulate"))
         .arg(format!("0..{worlds}"))
         .stdout(Stdio::piped())
         .spawn()?;

@@ -30,7 +30,7 @@ use tokio::{
 
 pub(crate) use self::{mutant::Mutant, truth::Violation};
 use self::{
-    plan::Dice,
+    plan::{Dice, STALL},
     provider::Answer,
     truth::Row,
     world::{Replica, World, at},
@@ -208,12 +208,14 @@ async fn bounded<T>(
     what: &str,
     call: impl Future<Output = T>,
 ) -> Option<T> {
-    let patience = if dice.chance(100) { dice.millis(0, 3000) } else { LONGEST_WAIT };
+    // And for a few times in which the replica stands still for longer than in most worlds.
+    let longest_wait = LONGEST_WAIT + (world.plan.longest_stall - STALL) * 3;
+    let patience = if dice.chance(100) { dice.millis(0, 3000) } else { longest_wait };
     tokio::select! {
         biased;
         () = replica.ports.death() => None,
         answer = timeout(patience, call) => {
-            if answer.is_err() && patience == LONGEST_WAIT {
+            if answer.is_err() && patience == longest_wait {
                 let what = format!("{what} at {} since {patience:?}", replica.ports.name());
                 world.truth().violate("nobody waits for ever", what);
             }

@@ -7,6 +7,10 @@ use std::{
 const CHAOS: Duration = Duration::from_secs(100);
 /// In the others: longer than anybody may be let wait, with somebody cut off for most of it.
 const LONG_CHAOS: Duration = Duration::from_secs(240);
+/// A replica stands still for this long at most, in most worlds.
+pub(crate) const STALL: Duration = Duration::from_secs(20);
+/// In the others: so long that a lease can run out, and the next holder have sent, meanwhile.
+const LONG_STALL: Duration = Duration::from_secs(45);
 /// The service's own settings.
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(3);
 pub(crate) const MARGIN: Duration = Duration::from_secs(10);
@@ -128,6 +132,8 @@ pub(crate) struct Plan {
     pub(crate) windows: Vec<Window>,
     /// How long things go wrong.
     pub(crate) chaos: Duration,
+    /// How long a replica stands still at most.
+    pub(crate) longest_stall: Duration,
 }
 
 impl Plan {
@@ -182,6 +188,7 @@ impl Plan {
             let from = long.millis(0, 20_000);
             windows.push(Window { what, from, until: from + long.millis(150_000, 210_000) });
         }
+        let longest_stall = if long.chance(100) { LONG_STALL } else { STALL };
         Self {
             replicas,
             accounts: 1 + dice.below(3),
@@ -191,6 +198,7 @@ impl Plan {
             faults,
             windows,
             chaos,
+            longest_stall,
         }
     }
 }

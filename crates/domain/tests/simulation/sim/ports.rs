@@ -125,7 +125,8 @@ impl Ports {
         let time = if self.hits(world.plan.faults.stall) {
             world.truth().count("stalls");
             self.stalled();
-            world.dice.millis(2000, 20_000)
+            let longest = u64::try_from(world.plan.longest_stall.as_millis()).unwrap_or(u64::MAX);
+            world.dice.millis(2000, longest)
         } else if self.hits(world.plan.faults.slow) {
             world.dice.millis(0, 500)
         } else {
