@@ -263,7 +263,7 @@ impl Store {
     }
 
     /// There is one writer: nothing is taken together.
-    #[expect(clippy::unused_self, clippy::unused_async, reason = "the other dialect needs it")]
+    #[expect(clippy::unused_async, reason = "the other dialect needs it")]
     pub(crate) async fn take_lease_together(
         &self,
         _: IdentityId,
@@ -275,7 +275,7 @@ impl Store {
     }
 
     /// Nor written.
-    #[expect(clippy::unused_self, clippy::unused_async, reason = "the other dialect needs it")]
+    #[expect(clippy::unused_async, reason = "the other dialect needs it")]
     pub(crate) async fn record_sending_together(
         &self,
         _: &Lease,
@@ -285,7 +285,7 @@ impl Store {
     }
 
     /// Nor committed.
-    #[expect(clippy::unused_self, clippy::unused_async, reason = "the other dialect needs it")]
+    #[expect(clippy::unused_async, reason = "the other dialect needs it")]
     pub(crate) async fn commit_together(
         &self,
         _: &Lease,

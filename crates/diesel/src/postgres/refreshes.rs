@@ -27,7 +27,7 @@ use symbolon_domain::{
     credentials::Credentials,
     event::{Actor, EventKind, NewEvent},
     identity::Identity,
-    ids::IdentityId,
+    ids::{IdentityId, OrganizationId, UserId},
     ports::{Lease, LeasedWrite, RepositoryError, Sealer},
     refresh_plan::RefreshPlan,
 };
@@ -121,7 +121,7 @@ impl Store {
 }
 
 /// Of several that want the same row the first; the others are asked alone.
-fn first_of_each<'a, T>(asked: &'a [T], id: impl Fn(&T) -> IdentityId) -> Vec<&'a T> {
+fn first_of_each<T>(asked: &[T], id: impl Fn(&T) -> IdentityId) -> Vec<&T> {
     let mut seen = HashSet::new();
     asked.iter().filter(|it| seen.insert(id(it))).collect()
 }
@@ -356,16 +356,16 @@ async fn insert_events(conn: &mut Conn, events: &[NewEvent]) -> QueryResult<()> 
     .bind::<Array<Text>, _>(column(events, |it| it.about.as_str()))
     .bind::<Array<Text>, _>(column(events, |it| it.actor.who.to_string()))
     .bind::<Array<Nullable<Text>>, _>(column(events, |it| {
-        it.actor.acting_user.as_ref().map(|it| it.as_str())
+        it.actor.acting_user.as_ref().map(UserId::as_str)
     }))
     .bind::<Array<Nullable<Text>>, _>(column(events, |it| it.actor.reason.as_deref()))
     .bind::<Array<Nullable<BigInt>>, _>(column(events, |it| it.identity_id.map(|it| it.0)))
     .bind::<Array<Nullable<BigInt>>, _>(column(events, |it| it.provider_id.map(|it| it.0)))
     .bind::<Array<Nullable<Text>>, _>(column(events, |it| {
-        it.user_id.as_ref().map(|it| it.as_str())
+        it.user_id.as_ref().map(UserId::as_str)
     }))
     .bind::<Array<Nullable<Text>>, _>(column(events, |it| {
-        it.organization_id.as_ref().map(|it| it.as_str())
+        it.organization_id.as_ref().map(OrganizationId::as_str)
     }))
     .bind::<Array<Nullable<Jsonb>>, _>(json(|it| it.before.as_ref()))
     .bind::<Array<Nullable<Jsonb>>, _>(json(|it| it.after.as_ref()))

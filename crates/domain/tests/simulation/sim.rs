@@ -209,7 +209,7 @@ async fn bounded<T>(
     call: impl Future<Output = T>,
 ) -> Option<T> {
     // And for a few times in which the replica stands still for longer than in most worlds.
-    let longest_wait = LONGEST_WAIT + (world.plan.longest_stall - STALL) * 3;
+    let longest_wait = LONGEST_WAIT + world.plan.longest_stall.saturating_sub(STALL) * 3;
     let patience = if dice.chance(100) { dice.millis(0, 3000) } else { longest_wait };
     tokio::select! {
         biased;

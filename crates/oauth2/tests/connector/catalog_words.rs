@@ -437,8 +437,8 @@ async fn a_grant_that_only_a_living_access_token_ends_is_brought_to_life_for_it(
     provider.answer_tokens(&json!({}));
     assert_eq!(connector.revoke(&ended).await, Ok(Revocation::Revoked));
     let sent = form(&provider.requests("/token").await[0]);
-    let spent = (sent["grant_type"].as_str(), sent["refresh_token"].as_str());
-    assert_eq!(spent, ("refresh_token", "refresh-0"));
+    let traded_in = (sent["grant_type"].as_str(), sent["refresh_token"].as_str());
+    assert_eq!(traded_in, ("refresh_token", "refresh-0"));
     assert_eq!(revoked().await, ["access-0", "access-1"]);
 
     // Where there is nothing to bring it to life with, it is tried as it is.

@@ -549,24 +549,24 @@ pub async fn of_many_refreshes_at_once_each_is_kept_as_its_own(store: &Arc<dyn S
 
     let taken = race(MANY, |number| {
         let (store, id) = (store.clone(), ids[number]);
-        let generation = if is_late(number, 0) { 0 } else { 1 };
+        let generation = i64::from(!is_late(number, 0));
         async move { take(&store, id, generation, &format!("replica-{number}")).await }
     });
-    let mut leases = Vec::new();
+    let mut held_leases = Vec::new();
     for (number, outcome) in taken.await.into_iter().enumerate() {
         if is_late(number, 0) {
             assert_eq!(outcome, LeaseOutcome::Moved, "{number}");
             continue;
         }
-        let LeaseOutcome::Taken(lease, leased) = outcome else { panic!("{number}: {outcome:?}") };
+        let LeaseOutcome::Taken(lease, there) = outcome else { panic!("{number}: {outcome:?}") };
         let held = (lease.identity_id, lease.generation, lease.unanswered);
         assert_eq!(held, (ids[number], 1, 0));
-        assert_eq!(Some(leased.identity), store.identities().find(ids[number]).await.unwrap());
-        assert_eq!(leased.stored, credentials_of(store, ids[number]).await);
-        leases.push((number, lease));
+        assert_eq!(Some(there.identity), store.identities().find(ids[number]).await.unwrap());
+        assert_eq!(there.stored, credentials_of(store, ids[number]).await);
+        held_leases.push((number, lease));
     }
 
-    let leases = Arc::new(leases);
+    let leases = Arc::new(held_leases);
     let recorded = race(leases.len(), |at| {
         let (store, (number, mut lease)) = (store.clone(), leases[at].clone());
         lease.attempt -= i64::from(is_late(number, 1));

@@ -6,7 +6,7 @@ use std::{
 /// Chaos lasts this long in most worlds; then nothing goes wrong any more.
 const CHAOS: Duration = Duration::from_secs(100);
 /// In the others: longer than anybody may be let wait, with somebody cut off for most of it.
-const LONG_CHAOS: Duration = Duration::from_secs(240);
+const LONG_CHAOS: Duration = Duration::from_mins(4);
 /// A replica stands still for this long at most, in most worlds.
 pub(crate) const STALL: Duration = Duration::from_secs(20);
 /// In the others: so long that a lease can run out, and the next holder have sent, meanwhile.
