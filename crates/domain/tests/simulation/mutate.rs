@@ -223,7 +223,7 @@ const GUARDS: &[Guard] = &[
 ];
 
 fn main() -> ExitCode {
-    let worlds = env::args().nth(1).unwrap_or_else(|| "100000".to_owned());
+    let worlds = env::args().nth(1).unwrap_or_else(|| "300000".to_owned());
     let meant: Vec<_> = env::args().skip(2).collect();
     match try_all(&worlds, &meant) {
         Ok(0) => ExitCode::SUCCESS,
