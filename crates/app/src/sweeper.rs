@@ -19,7 +19,8 @@ pub(crate) struct Sweeper {
 
 impl Sweeper {
     /// Marks link sessions and device links that have run out as expired, and forgets logout tokens
-    /// and sessions at providers, about once a minute. What has run out is refused anyway; this drops what it held.
+    /// and sessions at providers, about once a minute. What has run out is refused anyway; this
+    /// drops what it held.
     pub(crate) async fn sweep(self, shutdown: Shutdown) {
         loop {
             tokio::select! {

@@ -320,9 +320,7 @@ impl OpenIdConnector {
         &self,
         scopes: &[String],
     ) -> Result<DeviceAuthorization, ConnectorError> {
-        let authentication = ClientAuthentication::None;
-        let client = Client { authentication, ..self.client.clone() };
-        Self::new(self.engine.clone(), client).device_authorize(scopes).await
+        self.with_authentication(ClientAuthentication::None).device_authorize(scopes).await
     }
 
     /// Asks the token endpoint what became of a device code.
